@@ -1,0 +1,235 @@
+"""The contract between an attack and its caller.
+
+Said once, for the whole project: images ``x`` are float32 in [0, 1] of shape (N, C, H, W), labels
+``y`` int64 of shape (N,), a model maps images to logits (N, K), and ε and every norm are in the
+units of the pixels.
+"""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from attacks import geometry
+from attacks.geometry import Norm
+from attacks.noise import Noise
+
+# A budget is kept to float32 rounding, no looser: one 8-bit level is 4e-3.
+_RELATIVE_SLACK, _ABSOLUTE_SLACK = 1e-5, 1e-6
+
+Goal = Literal["untargeted", "transfer"]
+
+
+class AttackError(RuntimeError):
+    """An attack, or the model under it, did what can be no result: it must never become a number."""
+
+
+class Outcome(NamedTuple):
+    """What an attack did to each of N samples."""
+
+    x_adv: Tensor
+    """(N, C, H, W): the adversarial image; the natural one where the attack found nothing."""
+    clean_prediction: Tensor
+    """(N,) int64: the class of x."""
+    prediction: Tensor
+    """(N,) int64: the class of x_adv, from a forward pass of its own."""
+    distance: Tensor
+    """(N,): the norm of x_adv - x."""
+    forwards: float
+    """Forward passes per sample, the mean over the batch."""
+    backwards: float
+    """Backward passes per sample, the mean over the batch."""
+
+
+class Counted(nn.Module):
+    """The model as an attack sees it: checks that logits are finite and counts passes of samples."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.forwards = 0
+        self.backwards = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A clone, because attacks of libraries write into the logits and a model may hand out a cached tensor.
+        logits: Tensor = self.model(x).clone()
+        if not torch.isfinite(logits).all():
+            raise AttackError("the model's logits are not finite (NaN or infinity)")
+        self.forwards += len(x)
+        if logits.requires_grad:
+            logits.register_hook(self._count_backward)
+        return logits
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.backwards += len(gradient)
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no weight gradients inside; every module and weight as before afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    wanted = [(weight, weight.requires_grad) for weight in model.parameters()]
+    model.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for weight, want in wanted:
+            weight.requires_grad_(want)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """An attack is its hyperparameters and one method, ``perturb``.
+
+    Its fields are its identity in records, its repr the test id. Two kinds: ``BudgetAttack`` stays
+    inside ε, ``MinimumNormAttack`` looks for the nearest adversarial image and so answers every ε.
+    """
+
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    """The norms this attack can work in."""
+    needs_gradients: ClassVar[bool] = True
+
+    norm: Norm
+
+    def __post_init__(self) -> None:
+        if self.norm not in self.norms:
+            raise ValueError(f"{type(self).__name__} works in {self.norms}, got norm={self.norm!r}")
+
+    @abstractmethod
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        """Adversarial images for ``x``, same shape, in [0, 1].
+
+        The caller has put ``model`` into evaluation mode with frozen weights, and judges success
+        itself. Where nothing was found any image may be returned. All randomness is ``noise``.
+        """
+
+    @abstractmethod
+    def passes(self, classes: int) -> tuple[int, int]:
+        """Forward and backward passes that a sample costs if it never falls: for time estimates."""
+
+    def for_transfer(self) -> "Attack":
+        """This attack as it should run on a surrogate, where the first success is not enough."""
+        return self
+
+    def check(self, distance: Tensor) -> None:  # noqa: B027 - no budget, nothing to check
+        """Raise AttackError if the attack broke its own budget."""
+
+    def identity(self) -> dict[str, Any]:
+        """Name and every hyperparameter, ready for JSON."""
+        return {"attack": type(self).__name__, **dataclasses.asdict(self)}
+
+    @final
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        ids: Tensor | None = None,
+        seed: int = 0,
+        goal: Goal = "untargeted",
+    ) -> Outcome:
+        """Attack N samples and judge the result by a forward pass on the very image that is kept.
+
+        Args:
+            ids: (N,) int64, what a sample's noise depends on besides ``seed``; default 0 … N-1.
+            goal: "untargeted" attacks only what is classified correctly and keeps the natural image
+                where it fails; "transfer" attacks every sample and keeps whatever it made.
+
+        Raises:
+            ValueError: x or y are not as the module says.
+            AttackError: non-finite logits, or an image outside the box or the budget.
+        """
+        check_images(x, y)
+        ids = torch.arange(len(x)) if ids is None else ids
+        noise = Noise.for_samples(ids.to(x.device), seed, type(self).__name__)
+        counted = Counted(model)
+        with frozen(counted):
+            clean_prediction = predict(counted, x)
+            aims = torch.ones_like(y, dtype=torch.bool) if goal == "transfer" else clean_prediction == y
+            x_adv, prediction = x.clone(), clean_prediction.clone()
+            if aims.any():
+                found = self.perturb(counted, x[aims], y[aims], noise[aims]).detach()
+                check_result(found, x[aims])
+                self.check(geometry.size(found - x[aims], self.norm))
+                judged = predict(counted, found)
+                kept = aims.clone()
+                if goal == "untargeted":
+                    fooled = judged != y[aims]
+                    kept[aims] = fooled
+                    found, judged = found[fooled], judged[fooled]
+                x_adv[kept], prediction[kept] = found, judged
+        n = max(len(x), 1)
+        distance = geometry.size(x_adv - x, self.norm)
+        return Outcome(
+            x_adv, clean_prediction, prediction, distance, counted.forwards / n, counted.backwards / n
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetAttack(Attack):
+    """An attack that stays within distance ``eps`` of the natural image."""
+
+    eps: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.eps >= 0:
+            raise ValueError(f"eps must be at least 0, got {self.eps}")
+
+    def check(self, distance: Tensor) -> None:
+        limit = self.eps * (1 + _RELATIVE_SLACK) + _ABSOLUTE_SLACK
+        if len(distance) and not (worst := distance.max().item()) <= limit:
+            raise AttackError(f"{self!r} left its budget: {self.norm} distance {worst:.6g} > {self.eps:.6g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinimumNormAttack(Attack):
+    """An attack that looks for the nearest adversarial image; one run answers every ε."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoAttack(BudgetAttack):
+    """The natural image: its column is natural accuracy."""
+
+    eps: float = 0.0
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        return x
+
+    def passes(self, classes: int) -> tuple[int, int]:
+        return 1, 0
+
+
+def predict(model: nn.Module, x: Tensor) -> Tensor:
+    """The class of each image, without gradients: (N, C, H, W) -> (N,)."""
+    with torch.no_grad():
+        classes: Tensor = model(x).argmax(1)
+    return classes
+
+
+def check_images(x: Tensor, y: Tensor) -> None:
+    """Raise ValueError unless ``x`` and ``y`` are as this module says."""
+    if x.dim() != 4 or x.dtype != torch.float32:
+        raise ValueError(f"expected float32 images (N, C, H, W), got {x.dtype} {tuple(x.shape)}")
+    if y.shape != (len(x),) or y.dtype != torch.int64:
+        raise ValueError(f"expected int64 labels ({len(x)},), got {y.dtype} {tuple(y.shape)}")
+    if len(x) and not (0.0 <= x.min() and x.max() <= 1.0):
+        raise ValueError(f"expected images in [0, 1], got [{x.min():.4g}, {x.max():.4g}]")
+
+
+def check_result(x_adv: Tensor, x: Tensor) -> None:
+    """Raise AttackError unless ``x_adv`` could be images in place of ``x``."""
+    if x_adv.shape != x.shape:
+        raise AttackError(f"the attack returned shape {tuple(x_adv.shape)} for {tuple(x.shape)}")
+    if not torch.isfinite(x_adv).all():
+        raise AttackError("the attack returned pixels that are not finite")
+    if not (x_adv.min() >= 0.0 and x_adv.max() <= 1.0):
+        raise AttackError(f"the attack returned pixels in [{x_adv.min():.6g}, {x_adv.max():.6g}]")

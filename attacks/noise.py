@@ -1,0 +1,73 @@
+"""Random numbers that belong to a sample, not to a batch.
+
+A counter-based generator (the idea of Salmon et al. 2011, "Parallel random numbers: as easy as
+1, 2, 3", with the SplitMix64 finaliser of Steele et al. 2014 as its mixing function): the value at
+(key, draw, position) is a hash of the three. So the noise of one sample is the same whatever batch,
+order, shard, resumed run or device it is computed in, and no global state is read or written.
+"""
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _shift_right(z: Tensor, bits: int) -> Tensor:
+    """Logical (not sign-extending) right shift of int64."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(z: Tensor) -> Tensor:
+    """SplitMix64 finaliser: a bijection of int64 whose output bits look independent of its input."""
+    z = (z ^ _shift_right(z, 30)) * _MIX_1
+    z = (z ^ _shift_right(z, 27)) * _MIX_2
+    return z ^ _shift_right(z, 31)
+
+
+def key_of(*parts: object) -> int:
+    """A signed 64-bit key from anything with a stable ``str``; the same in every process."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+class Noise:
+    """Noise for a batch of N samples, one int64 key each.
+
+    Args:
+        keys: (N,) int64; equal keys give equal noise.
+    """
+
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = keys
+
+    @classmethod
+    def for_samples(cls, ids: Tensor, *stream: object) -> "Noise":
+        """Noise of the samples ``ids`` (N,) int64 in the stream named by ``stream`` (seed, attack, …)."""
+        return cls(mix(mix(ids) + key_of(*stream)))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, rows: Tensor) -> "Noise":
+        """The noise of a subset of the samples (mask or indices)."""
+        return Noise(self.keys[rows])
+
+    def _bits(self, shape: tuple[int, ...], draw: int) -> Tensor:
+        positions = torch.arange(math.prod(shape), device=self.keys.device)
+        keys = mix(self.keys + mix(torch.tensor(draw, device=self.keys.device)))[:, None]
+        bits: Tensor = _shift_right(mix(mix(keys + positions * _GOLDEN)), 41)
+        return bits.reshape(len(self), *shape)
+
+    def uniform(self, shape: tuple[int, ...], *, draw: int = 0) -> Tensor:
+        """Uniform on (0, 1), float32 (N, *shape); another ``draw`` is another independent sample."""
+        return (self._bits(shape, draw).float() + 0.5) * 2.0**-23
+
+    def normal(self, shape: tuple[int, ...], *, draw: int = 0) -> Tensor:
+        """Standard normal, float32 (N, *shape), by Box and Muller (1958)."""
+        pair = self.uniform((2, *shape), draw=draw)
+        return (-2.0 * pair[:, 0].log()).sqrt() * (2.0 * math.pi * pair[:, 1]).cos()

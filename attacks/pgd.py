@@ -1,0 +1,84 @@
+"""Projected gradient descent: Madry et al. 2018, https://arxiv.org/abs/1706.06083, equation 2."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attacks import geometry
+from attacks.base import BudgetAttack
+from attacks.geometry import Norm
+from attacks.noise import Noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(BudgetAttack):
+    """Climb the cross-entropy inside the ball and the box, from a random point of both.
+
+    Args:
+        steps: gradient steps per start.
+        rel_step_size: step size as a fraction of ``eps``.
+        restarts: starts; only the first is spent on a sample that it fools.
+        random_start: uniform in the ball; False starts at the natural image.
+        early_stop: leave a sample as soon as it is fooled. Without it every step is taken and the
+            image of the highest loss is returned, which transfers better.
+    """
+
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+
+    steps: int = 40
+    rel_step_size: float = 0.25
+    restarts: int = 1
+    random_start: bool = True
+    early_stop: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1 or self.restarts < 1 or not self.rel_step_size > 0:
+            raise ValueError(f"steps, restarts and rel_step_size must be positive, got {self!r}")
+
+    def passes(self, classes: int) -> tuple[int, int]:
+        return self.restarts * (self.steps + 1), self.restarts * self.steps
+
+    def for_transfer(self) -> "PGD":
+        return dataclasses.replace(self, early_stop=False)
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        best = x.clone()
+        best_loss = x.new_full((len(x),), -torch.inf)
+        for restart in range(self.restarts):
+            start = x.clone()
+            if self.random_start:
+                start = geometry.random_start(noise, x, self.norm, self.eps, restart)
+            rows = torch.arange(len(x), device=x.device)  # the samples still under attack
+            if self.early_stop and restart > 0:
+                rows = rows[best_loss < torch.inf]
+            x_adv = start[rows]
+            for step in range(self.steps + 1):
+                if not len(rows):
+                    break
+                last = step == self.steps
+                x_adv.requires_grad_(not last)
+                logits = model(x_adv)
+                loss = functional.cross_entropy(logits, y[rows], reduction="none")
+                value = loss.detach()
+                if self.early_stop:
+                    # Being fooled counts as infinite loss: nothing replaces it.
+                    value = value.masked_fill(logits.argmax(1) != y[rows], torch.inf)
+                better = value > best_loss[rows]
+                best[rows[better]] = x_adv.detach()[better]
+                best_loss[rows] = torch.maximum(best_loss[rows], value)
+                if last:
+                    break
+                (gradient,) = torch.autograd.grad(loss.sum(), x_adv)
+                going = value < torch.inf
+                if not going.all():
+                    rows, x_adv, gradient = rows[going], x_adv[going], gradient[going]
+                step_size = self.rel_step_size * self.eps
+                x_adv = geometry.climb(
+                    x[rows], x_adv.detach(), gradient, self.norm, self.eps, step_size
+                )
+        return best

@@ -1,0 +1,1 @@
+"""Robustness Bench: everything that runs, keeps and shows."""

@@ -1,0 +1,52 @@
+"""The command ``bench``: a file per verb, heavy imports inside the verbs."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from benchmark.cli import list_ as list_verb
+from benchmark.cli import plan as plan_verb
+from benchmark.cli import run as run_verb
+from benchmark.errors import BenchError
+
+app = typer.Typer(
+    name="bench",
+    help="Train defenses, attack them, and see what survives.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("run")(run_verb.run)
+app.command("plan")(plan_verb.plan)
+app.add_typer(list_verb.app, name="list")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"bench {version('robustness-bench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train defenses, attack them, and see what survives."""
+
+
+def main() -> None:
+    """Entry point: what the user can mend is one line and exit status 2."""
+    try:
+        app()
+    except BenchError as error:
+        print(f"bench: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("bench: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,60 @@
+"""What a worker knows besides its task: where, on what, how large a batch. None of it decides a result."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+Advance = Callable[[float, float, str], None]
+"""(done, total, unit): how far the current task is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Where a task runs.
+
+    Args:
+        batch_size: images through the model at once when evaluating; 0 = automatic.
+        device: a torch device.
+        threads: torch threads of this process.
+    """
+
+    out: Path
+    device: str
+    batch_size: int
+    threads: int
+
+
+@cache
+def environment(device: str) -> dict[str, Any]:
+    """Versions, hardware and code revision, as stored in every record and checkpoint."""
+    import torch
+
+    packages = ("torch", "torchvision", "pyautoattack", "foolbox", "numpy", "robustness-bench")
+    hardware = platform.processor() or platform.machine()
+    if device.startswith("cuda"):
+        hardware = torch.cuda.get_device_name(device)
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: version(name) for name in packages},
+        "device": device,
+        "hardware": hardware,
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "revision": _revision(),
+    }
+
+
+def _revision() -> str:
+    """The commit of this code where it runs from a checkout, else an empty text."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,77 @@
+"""What one worker does with one task, wherever it runs."""
+
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from benchmark.context import Advance, Context, environment
+from benchmark.errors import BenchError
+from benchmark.plan import Task
+from benchmark.records import write_record
+
+_REPORT_EVERY = 0.2  # seconds between two progress messages
+
+
+def perform(task: Task, context: Context, advance: Advance) -> str:
+    """Run one task; the traceback if it raised, else an empty text.
+
+    A cell that raises becomes a record that says so. What the user can mend (BenchError: a full
+    disk, a damaged file) is no result of the cell, and is raised.
+    """
+    from benchmark.evaluation import craft, evaluate
+    from benchmark.training import train, train_estimators
+
+    actions: dict[str, Callable[[Task, Context, Advance], None]] = {
+        "train": train,
+        "estimators": train_estimators,
+        "craft": craft,
+        "evaluate": evaluate,
+    }
+    try:
+        actions[task.kind](task, context, _throttled(advance))
+    except BenchError:
+        raise
+    except Exception:
+        story = traceback.format_exc()
+        if task.kind == "evaluate":
+            record_failure(task, context, story)
+        return story
+    return ""
+
+
+def record_failure(task: Task, context: Context, story: str) -> None:
+    """Keep the traceback as the cell's record: shown as ERROR, never as a number."""
+    write_record(
+        context.out / task.path,
+        task,
+        {},
+        environment=environment(context.device),
+        seconds=0.0,
+        error=story,
+    )
+
+
+def end_with_parent() -> None:
+    """Leave as soon as the process that started this one is gone, even if it was killed."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _throttled(advance: Advance) -> Advance:
+    last = 0.0
+
+    def report(done: float, total: float, unit: str) -> None:
+        nonlocal last
+        if done >= total or time.monotonic() - last > _REPORT_EVERY:
+            last = time.monotonic()
+            advance(done, total, unit)
+
+    return report

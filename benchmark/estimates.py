@@ -1,0 +1,116 @@
+"""How much work a task is, before it runs: passes from its settings, seconds from a timed probe."""
+
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from attacks.registry import build_attack
+from benchmark.plan import Task
+
+_SURVIVORS = 0.5  # assumed share of samples that no step of an attack breaks
+_BACKWARD = 2.0  # cost of a backward pass in forward passes, where no probe has measured it
+_PROBE_IMAGES, _PROBE_RUNS = 64, 5
+
+
+class Passes(NamedTuple):
+    """Forward and backward passes of single images through ``model`` (name, width, data set)."""
+
+    model: tuple[str, int, str]
+    forwards: float
+    backwards: float
+
+    @property
+    def total(self) -> float:
+        """In units of one forward pass."""
+        return self.forwards + _BACKWARD * self.backwards
+
+
+class Speed(NamedTuple):
+    """Seconds per image, measured."""
+
+    forward: float
+    backward: float
+
+
+def passes(task: Task) -> Passes:
+    """An estimate: training is exact, an attack is assumed to leave half of the samples standing."""
+    spec = task.spec
+    if task.kind in ("train", "estimators"):
+        return _training_passes(task)
+    model = task.parents["model"].spec
+    key = (model["model"], model["width"], task.data.info.name)
+    if "crafted" in task.parents:
+        return Passes(key, 2.0 * spec["n_examples"], 0.0)
+    forwards, backwards = build_attack(spec["parameters"]).passes(task.data.info.classes)
+    share = 1.0 if task.kind == "craft" else _SURVIVORS
+    n = spec["n_examples"]
+    return Passes(key, n * (2 + share * forwards), n * share * backwards)
+
+
+def _training_passes(task: Task) -> Passes:
+    spec = task.spec
+    recipe = spec["training"]
+    images = min(recipe["train_limit"] or task.data.train_images, task.data.train_images)
+    if task.kind == "estimators":
+        model = task.parents["pretrained"].spec
+        steps, own = recipe["attack_steps"], 3
+        epochs = spec["estimators"]["epochs"]
+    else:
+        model, epochs = spec, recipe["epochs"]
+        steps = recipe["attack_steps"] if "norm" in spec else 0
+        own = 2 if "estimators" in task.parents else 1
+    key = (model["model"], model["width"], task.data.info.name)
+    return Passes(key, epochs * images * (steps + own), epochs * images * (steps + own))
+
+
+def measure(tasks: Iterable[Task], device: str) -> dict[tuple[str, int, str], Speed]:
+    """Time a batch of each model that the tasks use, freshly initialised."""
+    speeds: dict[tuple[str, int, str], Speed] = {}
+    for task in tasks:
+        key = passes(task).model
+        if key not in speeds:
+            speeds[key] = _probe(key, task, device)
+    return speeds
+
+
+def _probe(key: tuple[str, int, str], task: Task, device: str) -> Speed:
+    import torch
+
+    from benchmark.models import build_model
+    from benchmark.models.fold import folded
+
+    info = task.data.info
+    with torch.random.fork_rng(devices=[]):
+        model = folded(build_model(key[0], info, key[1])).requires_grad_(False)
+    layout = torch.channels_last
+    model = model.to(device, memory_format=layout)
+    x = torch.rand(_PROBE_IMAGES, info.channels, info.size, info.size, device=device)
+    x = x.contiguous(memory_format=layout)
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(x)
+
+    def both() -> None:
+        z = x.clone().requires_grad_()
+        torch.autograd.grad(model(z).sum(), z)
+
+    def seconds(run: object) -> float:
+        best = float("inf")
+        for _ in range(_PROBE_RUNS):
+            started = time.perf_counter()
+            run()  # type: ignore[operator]
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            best = min(best, time.perf_counter() - started)
+        return best / _PROBE_IMAGES
+
+    forwards = seconds(forward)
+    return Speed(forwards, max(seconds(both) - forwards, 0.0))
+
+
+def predicted_seconds(task: Task, speeds: dict[tuple[str, int, str], Speed]) -> float:
+    """Estimated seconds of one task alone on the probed device."""
+    work = passes(task)
+    speed = speeds[work.model]
+    return work.forwards * speed.forward + work.backwards * speed.backward

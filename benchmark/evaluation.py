@@ -1,0 +1,140 @@
+"""Attacking models: crafting on the surrogate, and evaluating a cell into a record."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from attacks import geometry
+from attacks.base import Counted, Goal, Outcome, predict
+from attacks.registry import build_attack
+from benchmark.checkpoints import load_tensors, save_tensors
+from benchmark.context import Advance, Context, environment
+from benchmark.datasets.base import subset
+from benchmark.plan import Task
+from benchmark.records import write_record
+from benchmark.training import load_model
+
+_AUTO_BATCH = {"cpu": 128, "cuda": 1024}
+Part = TypeVar("Part")
+
+
+class _Sample(NamedTuple):
+    """The test images of a task."""
+
+    ids: Tensor
+    x: Tensor
+    y: Tensor
+
+
+def evaluate(task: Task, context: Context, advance: Advance) -> None:
+    """Evaluate one cell and write its record."""
+    started = time.monotonic()
+    model = load_model(task.parents["model"], context)
+    sample = _test_sample(task, context)
+    crafted = None
+    if "crafted" in task.parents:
+        crafted = load_tensors(context.out / task.parents["crafted"].path)["x_adv"].to(context.device)
+
+    def work(rows: slice) -> dict[str, NDArray[Any]]:
+        piece = _Sample(*(tensor[rows] for tensor in sample))
+        if crafted is None:
+            outcome = _attack(task, model, piece, "untargeted")
+        else:
+            outcome = _replay(model, piece.x, crafted[rows], task.spec["norm"])
+        return _rows(piece, outcome)
+
+    parts = list(_in_batches(len(sample.y), context, advance, work))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    write_record(
+        context.out / task.path,
+        task,
+        columns,
+        environment=environment(context.device),
+        seconds=round(time.monotonic() - started, 3),
+    )
+
+
+def craft(task: Task, context: Context, advance: Advance) -> None:
+    """Attack the surrogate and keep the adversarial images, float32, for every defense to face."""
+    started = time.monotonic()
+    model = load_model(task.parents["model"], context)
+    sample = _test_sample(task, context)
+
+    def work(rows: slice) -> Outcome:
+        outcome = _attack(task, model, _Sample(*(tensor[rows] for tensor in sample)), "transfer")
+        return outcome._replace(x_adv=outcome.x_adv.cpu())
+
+    parts = list(_in_batches(len(sample.y), context, advance, work))
+    sizes = [len(part.x_adv) for part in parts]
+    card = {
+        "id": task.id,
+        "seed": task.seed,
+        "spec": task.spec,
+        "forwards": float(np.average([part.forwards for part in parts], weights=sizes)),
+        "backwards": float(np.average([part.backwards for part in parts], weights=sizes)),
+        "environment": environment(context.device),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    save_tensors(context.out / task.path, {"x_adv": torch.cat([part.x_adv for part in parts])}, card)
+
+
+def _attack(task: Task, model: nn.Module, piece: _Sample, goal: Goal) -> Outcome:
+    attack = build_attack(task.spec["parameters"])
+    if goal == "transfer":
+        attack = attack.for_transfer()
+    return attack(model, piece.x, piece.y, ids=piece.ids, seed=task.seed, goal=goal)
+
+
+def _replay(model: nn.Module, x: Tensor, x_adv: Tensor, norm: geometry.Norm) -> Outcome:
+    """What images crafted elsewhere do to this model."""
+    counted = Counted(model)
+    clean, prediction = predict(counted, x), predict(counted, x_adv)
+    distance = geometry.size(x_adv - x, norm)
+    return Outcome(x_adv, clean, prediction, distance, counted.forwards / len(x), 0.0)
+
+
+def _rows(piece: _Sample, outcome: Outcome) -> dict[str, NDArray[Any]]:
+    n = len(piece.y)
+    return {
+        "sample": piece.ids.cpu().numpy(),
+        "label": piece.y.cpu().numpy(),
+        "clean_prediction": outcome.clean_prediction.cpu().numpy(),
+        "adversarial_prediction": outcome.prediction.cpu().numpy(),
+        "distance": outcome.distance.cpu().numpy(),
+        "forwards": np.full(n, outcome.forwards),
+        "backwards": np.full(n, outcome.backwards),
+    }
+
+
+def _test_sample(task: Task, context: Context) -> _Sample:
+    splits = task.data.load()
+    kept = subset(len(splits.test_y), task.spec["n_examples"])
+    x = torch.from_numpy(splits.test_x[kept]).to(context.device, memory_format=torch.channels_last)
+    y = torch.from_numpy(splits.test_y[kept]).to(context.device)
+    return _Sample(torch.from_numpy(kept).to(context.device), x.float() / 255, y)
+
+
+def _in_batches(
+    n: int, context: Context, advance: Advance, work: Callable[[slice], Part]
+) -> Iterator[Part]:
+    """``work`` on consecutive rows; an automatic batch size is halved where memory runs out."""
+    size = context.batch_size or _AUTO_BATCH[torch.device(context.device).type]
+    start = 0
+    advance(0, n, "images")
+    while start < n:
+        try:
+            part = work(slice(start, start + size))
+        except torch.OutOfMemoryError:
+            if context.batch_size or size == 1:
+                raise
+            size //= 2
+            torch.cuda.empty_cache()
+            continue
+        yield part
+        start = min(start + size, n)
+        advance(start, n, "images")

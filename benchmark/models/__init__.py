@@ -1,0 +1,30 @@
+"""Architectures: images in [0, 1] in, logits out; normalisation is the first layer."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from benchmark.datasets.base import DatasetInfo
+
+MODELS = {
+    "resnet-18": "He et al. 2016, CIFAR stem: 3×3, stride 1, no pooling",
+    "vgg-19": "Simonyan and Zisserman 2015, batch norm, one linear layer: the black-box surrogate",
+}
+
+
+def build_model(name: str, info: "DatasetInfo", width: int) -> "nn.Module":
+    """A freshly initialised ``name`` for images of ``info``; draws from torch's global generator."""
+    from torch import nn
+
+    from benchmark.models.layers import Normalize
+    from benchmark.models.resnet import ResNet18
+    from benchmark.models.vgg import VGG19
+
+    if name == "resnet-18":
+        network: nn.Module = ResNet18(info.channels, info.classes, width)
+    elif name == "vgg-19":
+        network = VGG19(info.channels, info.classes, width, info.size)
+    else:
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+    return nn.Sequential(Normalize(info.mean, info.std), network)

@@ -1,0 +1,29 @@
+"""What both architectures share."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalize(nn.Module):
+    """The model's first layer: [0, 1] pixels to zero mean and unit variance per channel.
+
+    Kept inside the model so that everything outside, attacks and budgets above all, sees [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+def initialize(model: nn.Module) -> None:
+    """He et al. 2015 (fan out) for convolutions, ones and zeros for batch norm."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

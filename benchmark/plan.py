@@ -1,0 +1,183 @@
+"""From a protocol to tasks: what depends on what, each with an id made of all that decides its result."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from attacks.registry import attack_presets
+from benchmark.atomic import short_hash
+from benchmark.datasets import Located
+from benchmark.protocol import Protocol, Settings
+from defenses.registry import defense_presets
+
+Kind = Literal["train", "estimators", "craft", "evaluate"]
+_FORMAT = 1  # raise it when code changes what a finished task means
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One piece of work. Picklable; holds no path of this machine but the data's folder.
+
+    Attributes:
+        spec: all that decides the result, JSON; the ids of its parents are in it.
+        id: hash of ``spec`` and ``seed``.
+        family: the same without any seed, so that a family is one line of the results.
+        parents: role -> task.
+        data: where the decoded images lie; decides nothing.
+    """
+
+    kind: Kind
+    title: str
+    spec: dict[str, Any]
+    seed: int
+    id: str
+    family: str
+    path: Path
+    data: Located = field(repr=False)
+    parents: dict[str, "Task"] = field(default_factory=dict, repr=False)
+
+    def lineage(self) -> Iterator["Task"]:
+        """Everything that must exist before this task can run, parents first, then itself."""
+        for parent in self.parents.values():
+            yield from parent.lineage()
+        yield self
+
+
+def make_plan(protocol: Protocol, data: dict[str, Located]) -> list[Task]:
+    """Every cell's evaluation and all it needs, each once, parents before children.
+
+    Args:
+        data: data set name -> where it is.
+    """
+    tasks: dict[str, Task] = {}
+    for settings in protocol.settings:
+        planner = _Planner(settings, data[settings.dataset])
+        for seed in range(protocol.seeds):
+            for norm in protocol.norms:
+                for threat in protocol.threats:
+                    for defense in protocol.defenses:
+                        for attack in settings.attacks[norm]:
+                            cell = planner.evaluate(threat, norm, defense, attack, seed)
+                            tasks.update({task.id: task for task in cell.lineage()})
+    return list(tasks.values())
+
+
+class _Planner:
+    """Makes the tasks of one data set; equal tasks come out equal, so sharing is by id."""
+
+    def __init__(self, settings: Settings, data: Located) -> None:
+        self.settings, self.data = settings, data
+        self._made: dict[tuple[Any, ...], Task] = {}
+
+    def evaluate(self, threat: str, norm: str, defense: str, attack: str, seed: int) -> Task:
+        """A cell: one defense against one attack."""
+        settings, label = self.settings, self.data.label
+        parents = {"model": self.train(defense, norm, seed)}
+        if threat == "black" and attack != "none":
+            parents["crafted"] = self.craft(norm, attack)
+        preset = attack_presets()[attack]
+        spec = {
+            "threat": threat,
+            "norm": norm,
+            "eps": settings.eps[norm],
+            "defense": defense,
+            "attack": attack,
+            "kind_of_attack": preset.kind,
+            "parameters": preset.identity(norm, settings.eps[norm]),
+            **self._sample(),
+        }
+        folder = Path("records") / label / norm / threat / defense
+        title = f"{label} {norm} {threat}-box {defense} × {attack}, seed {seed}"
+        return self._task("evaluate", title, spec, seed, folder / f"{attack}-seed{seed}", ".parquet", parents)
+
+    def train(self, defense: str, norm: str, seed: int, model: str | None = None) -> Task:
+        """A defended model; ``model`` names another architecture than the protocol's."""
+        key = ("train", defense, norm, seed, model)
+        if key not in self._made:
+            self._made[key] = self._train(defense, norm, seed, model or self.settings.model.name)
+        return self._made[key]
+
+    def _train(self, defense: str, norm: str, seed: int, model: str) -> Task:
+        preset, settings = defense_presets()[defense], self.settings
+        parents = {}
+        if "estimators" in preset.requires:
+            parents["estimators"] = self.estimators(norm, seed)
+        spec = {
+            "model": model,
+            "width": settings.model.width,
+            "defense": preset.identity(),
+            "training": asdict(settings.training),
+            **self._dataset(),
+        }
+        name = f"{defense}-{model}"
+        if preset.adversarial:  # a naturally trained model is the same for every norm
+            spec |= {"norm": norm, "eps": settings.eps[norm]}
+            name += f"-{norm}"
+        folder = Path("checkpoints") / self.data.label
+        title = f"{self.data.label} train {name}, seed {seed}"
+        return self._task("train", title, spec, seed, folder / f"{name}-seed{seed}", ".safetensors", parents)
+
+    def estimators(self, norm: str, seed: int) -> Task:
+        """The two MI estimators, on the Standard-AT model of the same seed as h_θ0."""
+        settings = self.settings
+        spec = {
+            "norm": norm,
+            "eps": settings.eps[norm],
+            "estimators": asdict(settings.estimators),
+            "training": asdict(settings.training),
+            **self._dataset(),
+        }
+        path = Path("checkpoints") / self.data.label / f"estimators-{norm}-seed{seed}"
+        title = f"{self.data.label} train MI estimators {norm}, seed {seed}"
+        parents = {"pretrained": self.train("standard", norm, seed)}
+        return self._task("estimators", title, spec, seed, path, ".safetensors", parents)
+
+    def craft(self, norm: str, attack: str) -> Task:
+        """Adversarial images made on the surrogate, once, for every defense and seed."""
+        settings, seed = self.settings, self.settings.surrogate.seed
+        parents = {"model": self.train("standard", norm, seed, settings.surrogate.model)}
+        spec = {
+            "norm": norm,
+            "attack": attack,
+            "goal": "transfer",
+            "parameters": attack_presets()[attack].identity(norm, settings.eps[norm]),
+            **self._sample(),
+        }
+        path = Path("crafted") / self.data.label / norm / attack
+        title = f"{self.data.label} {norm} craft {attack} on {settings.surrogate.model}"
+        return self._task("craft", title, spec, seed, path, ".safetensors", parents)
+
+    def _dataset(self) -> dict[str, Any]:
+        return {"dataset": self.data.label, "data": self.data.hash}
+
+    def _sample(self) -> dict[str, Any]:
+        images = min(self.settings.n_examples or self.data.test_images, self.data.test_images)
+        return {**self._dataset(), "n_examples": images}
+
+    def _task(
+        self,
+        kind: Kind,
+        title: str,
+        spec: dict[str, Any],
+        seed: int,
+        stem: Path,
+        suffix: str,
+        parents: dict[str, Task],
+    ) -> Task:
+        spec = {"kind": kind, "format": _FORMAT, **spec}
+        family = short_hash([spec, {role: task.family for role, task in parents.items()}])
+        spec["parents"] = {role: task.id for role, task in parents.items()}
+        identity = short_hash([spec, seed])
+        path = stem.with_name(f"{stem.name}-{identity}{suffix}")
+        return Task(
+            kind=kind,
+            title=title,
+            spec=spec,
+            seed=seed,
+            id=identity,
+            family=family,
+            path=path,
+            data=self.data,
+            parents=parents,
+        )

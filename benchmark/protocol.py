@@ -1,0 +1,277 @@
+"""What to run: a TOML file, overlaid by flags, checked before anything starts.
+
+The built-in ``protocols/default.toml`` names every key and its default; an unknown key is an error.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from attacks.registry import attack_presets
+from benchmark.datasets import DATASETS, dataset_named
+from benchmark.errors import BenchError, unknown
+from benchmark.models import MODELS
+from defenses.registry import defense_presets
+
+NORMS = ("linf", "l2")
+THREATS = ("white", "black")
+_DEFAULT = Path(__file__).parent / "protocols" / "default.toml"
+
+Tree = dict[str, Any]
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a model is trained; every field enters its id. Units and sources: ``default.toml``."""
+
+    epochs: int
+    batch_size: int
+    train_limit: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    schedule: str
+    milestones: tuple[float, ...]
+    augment: str
+    attack_steps: int
+    rel_step_size: float
+    clip_norm: float
+
+    def __post_init__(self) -> None:
+        _at_least(1, epochs=self.epochs, attack_steps=self.attack_steps)
+        _at_least(2, batch_size=self.batch_size)
+        _at_least(0, train_limit=self.train_limit, clip_norm=self.clip_norm, momentum=self.momentum)
+        _at_least(0, weight_decay=self.weight_decay)
+        _positive(lr=self.lr, rel_step_size=self.rel_step_size)
+        _one_of("training.schedule", self.schedule, ("steps", "one-cycle"))
+        _one_of("training.augment", self.augment, ("crop-flip", "none"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimators:
+    """How the MI estimators are trained."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    milestones: tuple[float, ...]
+    units: int
+    objective: str
+    clip_norm: float
+
+    def __post_init__(self) -> None:
+        _at_least(1, epochs=self.epochs, units=self.units)
+        _at_least(2, batch_size=self.batch_size)
+        _at_least(0, clip_norm=self.clip_norm)
+        _positive(lr=self.lr)
+        _one_of("estimators.objective", self.objective, ("eq-5", "eq-4"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The defended architecture."""
+
+    name: str
+    width: int
+
+    def __post_init__(self) -> None:
+        _at_least(1, width=self.width)
+        if self.name not in MODELS:
+            raise unknown("model", self.name, MODELS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surrogate:
+    """The model black-box attacks are crafted on, of the same width as the defended one."""
+
+    model: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        _at_least(0, surrogate_seed=self.seed)
+        if self.model not in MODELS:
+            raise unknown("model", self.model, MODELS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What holds for one data set."""
+
+    dataset: str
+    n_examples: int
+    attacks: dict[str, tuple[str, ...]]
+    """norm -> names"""
+    eps: dict[str, float]
+    """norm -> budget in pixels of [0, 1]"""
+    model: Model
+    surrogate: Surrogate
+    training: Training
+    estimators: Estimators
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """A checked request. Lists are without repetition, in the order of the registries."""
+
+    defenses: tuple[str, ...]
+    norms: tuple[str, ...]
+    threats: tuple[str, ...]
+    seeds: int
+    settings: tuple[Settings, ...]
+    """One per data set."""
+
+
+def load_protocol(config: Path | None = None, overrides: Tree | None = None) -> Protocol:
+    """The built-in protocol, overlaid by a file, overlaid by ``overrides`` (same keys).
+
+    Raises:
+        BenchError: unreadable file, unknown key or name, value out of range.
+    """
+    layers = [_read(_DEFAULT)]
+    if config is not None:
+        layers.append(_read(config))
+    for layer in layers[1:]:
+        _check_keys(layer, layers[0], str(config))
+    overrides = overrides or {}
+    base: Tree = {}
+    for layer in [*layers, overrides]:
+        base = _merged(base, {key: value for key, value in layer.items() if key != "dataset"})
+    _check_lists(base)
+    settings = []
+    for name in _in_order(base["datasets"], DATASETS, "data set"):
+        tree: Tree = {}
+        for layer in [*layers, overrides]:
+            tree = _merged(tree, {key: value for key, value in layer.items() if key != "dataset"})
+            tree = _merged(tree, layer.get("dataset", {}).get(name, {}))
+        settings.append(_settings(name, tree, base["norms"]))
+    return Protocol(
+        defenses=_in_order(base["defenses"], defense_presets(), "defense"),
+        norms=_in_order(base["norms"], NORMS, "norm"),
+        threats=_in_order(base["threats"], THREATS, "threat"),
+        seeds=base["seeds"],
+        settings=tuple(settings),
+    )
+
+
+def _read(path: Path) -> Tree:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BenchError(f"cannot read --config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BenchError(f"--config {path} is not TOML: {error}") from error
+
+
+def _merged(base: Tree, layer: Mapping[str, Any]) -> Tree:
+    merged = dict(base)
+    for key, value in layer.items():
+        nested = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        merged[key] = _merged(base[key], value) if nested else value
+    return merged
+
+
+def _check_keys(layer: Tree, template: Tree, where: str) -> None:
+    """Every key and type of ``layer`` must be the template's; [dataset.X] may hold any section."""
+    for key, value in layer.items():
+        if key == "dataset":
+            for name, section in value.items():
+                dataset_named(name)
+                _check_keys(section, template, f"{where} [dataset.{name}]")
+        elif key not in template:
+            raise BenchError(f"{where}: {unknown('key', key, template)}")
+        elif isinstance(template[key], dict):
+            if not isinstance(value, dict):
+                raise BenchError(f"{where}: {key} must be a table, got {value!r}")
+            _check_keys(value, template[key], f"{where} [{key}]")
+        else:
+            _check_type(key, value, template[key], where)
+
+
+def _check_type(key: str, value: Any, default: Any, where: str) -> None:
+    expected = type(default)
+    fits = type(value) is expected or (expected is float and type(value) is int)
+    if not fits:
+        raise BenchError(f"{where}: {key} must be of type {expected.__name__}, got {value!r}")
+
+
+def _check_lists(tree: Tree) -> None:
+    _at_least(1, seeds=tree["seeds"])
+    for key in ("datasets", "defenses", "norms", "threats"):
+        if not tree[key]:
+            raise BenchError(f"{key} is empty: name at least one")
+
+
+def _in_order(names: Any, known: Any, kind: str) -> tuple[str, ...]:
+    for name in names:
+        if name not in known:
+            raise unknown(kind, name, known)
+    return tuple(name for name in known if name in names)
+
+
+def _settings(name: str, tree: Tree, norms: list[str]) -> Settings:
+    info = dataset_named(name).info
+    _at_least(0, n_examples=tree["n_examples"])
+    eps = {norm: tree["eps"][norm] or info.eps(norm) for norm in NORMS}
+    for norm, value in eps.items():
+        if not 0 < value <= (1.0 if norm == "linf" else (info.channels * info.size**2) ** 0.5):
+            raise BenchError(f"ε must be positive and fit into the pixel box, got {value} for {norm}")
+    return Settings(
+        dataset=name,
+        n_examples=tree["n_examples"],
+        attacks={norm: _attacks(norm, tree["attacks"]) for norm in norms},
+        eps=eps,
+        model=_section(Model, tree["model"]),
+        surrogate=_section(Surrogate, tree["surrogate"]),
+        training=_section(Training, tree["training"]),
+        estimators=_section(Estimators, tree["estimators"]),
+    )
+
+
+def _section(section: type[Section], tree: Tree) -> Section:
+    fields = {field.name for field in dataclasses.fields(section)}  # type: ignore[arg-type]
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in tree.items() if key in fields}
+    return section(**values)
+
+
+def _attacks(norm: str, by_norm: Tree) -> tuple[str, ...]:
+    """The attacks of one norm; natural accuracy is always among them."""
+    presets = attack_presets()
+    names = _in_order(by_norm[norm], presets, "attack")
+    for name in names:
+        if norm not in presets[name].norms:
+            raise BenchError(f"attack {name} does not work in {norm}; it knows {', '.join(presets[name].norms)}")
+    return names if "none" in names else ("none", *names)
+
+
+def attacks_by_norm(names: list[str], norms: list[str]) -> dict[str, list[str]]:
+    """Each named attack under each norm it knows; an error for one that fits none of ``norms``."""
+    presets = attack_presets()
+    for name in names:
+        if name not in presets:
+            raise unknown("attack", name, presets)
+        if not set(presets[name].norms) & set(norms):
+            raise BenchError(
+                f"attack {name} works in {', '.join(presets[name].norms)}, not in {', '.join(norms)}"
+            )
+    return {norm: [name for name in names if norm in presets[name].norms] for norm in NORMS}
+
+
+def _at_least(least: float, **values: float) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise BenchError(f"{name.replace('_', '-')} must be at least {least}, got {value}")
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise BenchError(f"{name.replace('_', '-')} must be positive, got {value}")
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise unknown(name, value, choices)

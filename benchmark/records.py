@@ -1,0 +1,124 @@
+"""A record is one evaluated cell: a Parquet file with a row per sample and its story in the metadata."""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from benchmark.atomic import write_atomic
+from benchmark.errors import StoreError
+from benchmark.plan import Task
+
+FORMAT = 1
+_KEY = b"bench"
+SCHEMA = pa.schema(
+    {
+        "sample": pa.int32(),  # index in the test set
+        "label": pa.int16(),
+        "clean_prediction": pa.int16(),
+        "adversarial_prediction": pa.int16(),
+        "distance": pa.float32(),  # norm of x_adv - x, 0 where the attack found nothing
+        "forwards": pa.float32(),  # passes per sample, the mean over its batch
+        "backwards": pa.float32(),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One cell as read back.
+
+    Attributes:
+        spec: all that decides the result (the task's spec).
+        family: what it has in common with the same cell of other seeds.
+        error: the traceback of a cell that failed, which has no rows.
+        environment: versions and hardware; never part of an id.
+        rows: column name -> (n,) array.
+    """
+
+    id: str
+    family: str
+    seed: int
+    spec: dict[str, Any]
+    status: Literal["ok", "error"]
+    error: str
+    environment: dict[str, Any]
+    seconds: float
+    rows: dict[str, NDArray[Any]]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Which samples keep their class at any distance: (n,)."""
+        return self.rows["adversarial_prediction"] == self.rows["label"]
+
+    @property
+    def robust(self) -> NDArray[np.bool_]:
+        """Which samples no image within ε fooled: (n,). A misclassified natural image is fooled at 0."""
+        if self.spec["kind_of_attack"] == "natural":
+            return self.correct
+        slack = self.spec["eps"] * (1 + 1e-5) + 1e-6
+        return np.asarray(self.correct | (self.rows["distance"] > slack))
+
+
+def write_record(
+    path: Path,
+    task: Task,
+    rows: dict[str, NDArray[Any]],
+    *,
+    environment: dict[str, Any],
+    seconds: float,
+    error: str = "",
+) -> None:
+    """Write the record of ``task``; without rows and with a traceback if it failed."""
+    story = {
+        "format": FORMAT,
+        "id": task.id,
+        "family": task.family,
+        "seed": task.seed,
+        "spec": task.spec,
+        "status": "error" if error else "ok",
+        "error": error,
+        "environment": environment,
+        "seconds": seconds,
+    }
+    columns = {name: rows.get(name, np.empty(0)) for name in SCHEMA.names}
+    arrays = [pa.array(columns[f.name]).cast(f.type) for f in SCHEMA]
+    table = pa.table(arrays, schema=SCHEMA.with_metadata({_KEY: json.dumps(story).encode()}))
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    write_atomic(path, buffer.getvalue())
+
+
+def read_record(path: Path) -> Record:
+    """Read and verify one record.
+
+    Raises:
+        StoreError: truncated, altered, or of another format; the message names the file.
+    """
+    try:
+        table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
+        story = json.loads(table.schema.metadata[_KEY])
+        if story["format"] != FORMAT:
+            raise StoreError(
+                f"{path} is a record of format {story['format']}, this is bench's format {FORMAT}: "
+                "use the version that wrote it, or another --out"
+            )
+        del story["format"]
+        rows = {name: table.column(name).to_numpy() for name in SCHEMA.names}
+        return Record(rows=rows, **story)
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise StoreError(
+            f"{path} is damaged ({reason}); delete it and run the same command again"
+        ) from error
+
+
+def find_records(out: Path) -> list[Path]:
+    """All record files of a store, in a fixed order; unfinished cells are not among them."""
+    return sorted(path for path in out.glob("records/**/*.parquet") if not path.name.startswith("."))

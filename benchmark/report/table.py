@@ -1,0 +1,51 @@
+"""A table is a finished value: sorting, rounding and "best" are decided here, before any rendering."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One figure as it is shown."""
+
+    text: str
+    best: bool = False
+    error: str = ""
+    """Why there is no figure, where the text is ERROR."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A figure's heading, under the heading of its group (a norm)."""
+
+    group: str
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One defense; rows of different groups are ruled off."""
+
+    group: str
+    label: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Everything a renderer needs, and nothing it has to decide."""
+
+    name: str
+    title: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    def groups(self) -> list[tuple[str, int]]:
+        """Column groups in order, with their widths."""
+        spans: list[tuple[str, int]] = []
+        for column in self.columns:
+            if spans and spans[-1][0] == column.group:
+                spans[-1] = (column.group, spans[-1][1] + 1)
+            else:
+                spans.append((column.group, 1))
+        return spans

@@ -1,0 +1,109 @@
+"""What `bench run` and `bench plan` do, callable without a command line."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark import checkpoints
+from benchmark.context import Context
+from benchmark.datasets import Located, locate
+from benchmark.errors import BenchError
+from benchmark.plan import Task, make_plan
+from benchmark.protocol import Protocol
+from benchmark.report.publish import publish
+from benchmark.report.table import Table
+from benchmark.store import locked, open_tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A plan held against a store."""
+
+    protocol: Protocol
+    data: dict[str, Located]
+    tasks: list[Task]
+    todo: list[Task]
+
+    @property
+    def cells(self) -> int:
+        """Cells of the plan, done or not."""
+        return _cells(self.tasks)
+
+    @property
+    def open_cells(self) -> int:
+        """Cells that have to run."""
+        return _cells(self.todo)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What a run leaves: title -> traceback of what failed, and the tables."""
+
+    failures: dict[str, str]
+    tables: list[Table]
+
+
+def _cells(tasks: Sequence[Task]) -> int:
+    return sum(task.kind == "evaluate" for task in tasks)
+
+
+def prepare(protocol: Protocol, out: Path, data_dir: Path, *, download: bool = False) -> Work:
+    """Find the data, expand the protocol and see what the store already holds.
+
+    Raises:
+        BenchError: data missing, or something in the store is damaged.
+    """
+    names = [settings.dataset for settings in protocol.settings]
+    data = {name: locate(name, data_dir, download=download) for name in names}
+    tasks = make_plan(protocol, data)
+    todo = open_tasks(out, tasks)
+    _verify_parents(out, todo)
+    return Work(protocol=protocol, data=data, tasks=tasks, todo=todo)
+
+
+def _verify_parents(out: Path, todo: list[Task]) -> None:
+    """A damaged checkpoint is found before any work, not hours into it."""
+    running = {task.id for task in todo}
+    parents = {parent.path for task in todo for parent in task.parents.values() if parent.id not in running}
+    for path in sorted(parents):
+        checkpoints.verify(out / path)
+
+
+def run(work: Work, context: Context, *, workers: int, live: bool) -> Finished:
+    """Run what is open, then write results.csv and the tables from all records.
+
+    Raises:
+        BenchError: something only the user can mend; finished tasks are kept.
+    """
+    with locked(context.out):
+        failures = _run_open(work.todo, context, workers, live) if work.todo else {}
+        return Finished(failures=failures, tables=publish(context.out, work.protocol, work.data))
+
+
+def _run_open(todo: list[Task], context: Context, workers: int, live: bool) -> dict[str, str]:
+    from benchmark.engines.local import local_contexts, run_tasks
+    from benchmark.estimates import passes
+    from benchmark.progress import Progress
+
+    work = {task.id: passes(task) for task in todo}
+    with Progress(todo, work, live=live) as progress:
+        return run_tasks(todo, local_contexts(context, workers), progress)
+
+
+def choose_device(wanted: str) -> str:
+    """"auto" is CUDA where there is one.
+
+    Raises:
+        BenchError: unknown, or CUDA asked for and absent.
+    """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise BenchError(f"--device must be auto, cpu or cuda, got {wanted!r}")
+    if wanted == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise BenchError("--device cuda: torch sees no CUDA GPU here; use --device cpu, or mend the driver")
+    return "cpu"

@@ -1,0 +1,69 @@
+"""A folder of results: which tasks are done, and one writer at a time."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmark.errors import StoreError
+from benchmark.plan import Task
+from benchmark.records import read_record
+
+_LOCK = ".lock"
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Make the folder if need be and keep other writers out; the lock goes with the process.
+
+    Raises:
+        StoreError: not writable, or another run is at work in it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StoreError(f"cannot write into --out {out}: {error.strerror}; choose another folder") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise StoreError(f"another bench run is writing into {out}: wait for it or choose another --out") from error
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_done(out: Path, task: Task) -> bool:
+    """Whether ``task`` has its result; a cell that failed has not, and will be tried again.
+
+    Raises:
+        StoreError: the result is there but damaged.
+    """
+    path = out / task.path
+    if task.kind == "evaluate":
+        return path.is_file() and read_record(path).status == "ok"
+    return path.with_suffix(".json").is_file()
+
+
+def open_tasks(out: Path, tasks: list[Task]) -> list[Task]:
+    """What still has to run: cells without a record, and what they need that is not there.
+
+    A finished cell needs none of its parents, so checkpoints may be deleted once their cells are done.
+    """
+    cells = [task for task in tasks if task.kind == "evaluate" and not is_done(out, task)]
+    wanted: dict[str, Task] = {}
+    for cell in cells:
+        _want(out, cell, wanted)
+    return [task for task in tasks if task.id in wanted]
+
+
+def _want(out: Path, task: Task, wanted: dict[str, Task]) -> None:
+    if task.id in wanted:
+        return
+    wanted[task.id] = task
+    for parent in task.parents.values():
+        if not is_done(out, parent):
+            _want(out, parent, wanted)

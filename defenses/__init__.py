@@ -1,0 +1,1 @@
+"""Defenses: one file each. This package knows torch and ``attacks`` and nothing of ``benchmark``."""

@@ -1,0 +1,103 @@
+"""The contract between a defense and the trainer.
+
+A defense says what each training batch costs, as named terms whose sum is the loss. The trainer owns
+everything else: optimizer, schedule, the inner attack's loop, precision, checkpoints, progress.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attacks import geometry
+from attacks.base import frozen
+from attacks.geometry import Norm
+from attacks.noise import Noise
+
+if TYPE_CHECKING:
+    from defenses.mutual_information.estimator import MIEstimators
+
+InnerLoss = Callable[[Tensor], Tensor]
+"""Logits of the adversarial images (N, K) -> what the inner attack maximises, (N,)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InnerAttack:
+    """The training's own projected gradient ascent: every step is taken, the last iterate is used.
+
+    Args:
+        eps: budget in pixels of [0, 1].
+        steps: gradient steps (Madry et al. 2018 and Zhou et al. 2022: 10).
+        rel_step_size: step size as a fraction of ``eps`` (Zhou et al. 2022: 1/4).
+    """
+
+    norm: Norm
+    eps: float
+    steps: int = 10
+    rel_step_size: float = 0.25
+
+    def __call__(self, model: nn.Module, x: Tensor, noise: Noise, loss: InnerLoss) -> Tensor:
+        """Adversarial images for ``x`` from a random start; ``model`` must be frozen and evaluating."""
+        x_adv = geometry.random_start(noise, x, self.norm, self.eps)
+        for _ in range(self.steps):
+            x_adv.requires_grad_()
+            (gradient,) = torch.autograd.grad(loss(model(x_adv)).sum(), x_adv)
+            step_size = self.rel_step_size * self.eps
+            x_adv = geometry.climb(x, x_adv.detach(), gradient, self.norm, self.eps, step_size)
+        return x_adv
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch; the model's outputs are computed when first asked for.
+
+    Attributes:
+        x, y: natural images (N, C, H, W) and labels (N,).
+        x_adv: what the inner attack made of x; x itself for a defense that is not adversarial.
+        estimators: the frozen MI estimators, for a defense that requires them.
+    """
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    x_adv: Tensor
+    estimators: "MIEstimators | None" = None
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """h(x), (N, K)."""
+        logits: Tensor = self.model(self.x)
+        return logits
+
+    @cached_property
+    def adversarial_logits(self) -> Tensor:
+        """h(x̃), (N, K)."""
+        logits: Tensor = self.model(self.x_adv)
+        return logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defense(ABC):
+    """Its fields are its hyperparameters and its identity in records."""
+
+    adversarial: ClassVar[bool] = True
+    """Whether it trains on adversarial images."""
+
+    def inner_loss(self, model: nn.Module, x: Tensor, y: Tensor) -> InnerLoss:
+        """What the inner attack maximises: the cross-entropy, unless a defense says otherwise."""
+        return lambda logits: functional.cross_entropy(logits, y, reduction="none")
+
+    @abstractmethod
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss as named scalar terms, weights included: their sum is minimised."""
+
+
+def craft(attack: InnerAttack, model: nn.Module, x: Tensor, noise: Noise, loss: InnerLoss) -> Tensor:
+    """``attack`` on ``model`` in evaluation mode; the model comes back as it was."""
+    with frozen(model):
+        return attack(model, x, noise, loss)

@@ -1,0 +1,19 @@
+"""Natural training: the floor that every defense has to clear."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn import functional
+
+from defenses.base import Batch, Defense
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undefended(Defense):
+    """Cross-entropy on natural images."""
+
+    adversarial: ClassVar[bool] = False
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        return {"natural": functional.cross_entropy(batch.logits, batch.y)}
