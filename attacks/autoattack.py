@@ -5,6 +5,7 @@ outcomes depend on nothing but the sample: the library seeds the global generato
 a whole batch at once, which ties a sample's result to its neighbours.
 """
 
+import logging
 import math
 import random
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from attacks.noise import Noise, key_of, mix
 
 _LIBRARY_NORM = {"linf": "Linf", "l2": "L2"}
 _MOST_TARGETS = 9  # AutoAttack's own number of target classes
+_SILENT = logging.Logger("autoattack", logging.CRITICAL)  # its warnings name no cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,7 @@ class AutoAttack(BudgetAttack):
         library.fab.n_target_classes = min(_MOST_TARGETS, classes - 1)
 
         x_adv, rows = x.clone(), torch.arange(len(x), device=x.device)
+        library.logger = library.apgd.logger = library.apgd_targeted.logger = _SILENT
         devices = [x.device] if x.is_cuda else []
         with torch.random.fork_rng(devices):
             for name in library.attacks_to_run:

@@ -68,7 +68,6 @@ class _Planner:
 
     def __init__(self, settings: Settings, data: Located) -> None:
         self.settings, self.data = settings, data
-        self._made: dict[tuple[Any, ...], Task] = {}
 
     def evaluate(self, threat: str, norm: str, defense: str, attack: str, seed: int) -> Task:
         """A cell: one defense against one attack."""
@@ -91,21 +90,25 @@ class _Planner:
         title = f"{label} {norm} {threat}-box {defense} × {attack}, seed {seed}"
         return self._task("evaluate", title, spec, seed, folder / f"{attack}-seed{seed}", ".parquet", parents)
 
-    def train(self, defense: str, norm: str, seed: int, model: str | None = None) -> Task:
-        """A defended model; ``model`` names another architecture than the protocol's."""
-        key = ("train", defense, norm, seed, model)
-        if key not in self._made:
-            self._made[key] = self._train(defense, norm, seed, model or self.settings.model.name)
-        return self._made[key]
+    def train(self, defense: str, norm: str, seed: int) -> Task:
+        """A defended model."""
+        model = self.settings.model
+        return self._train(defense, norm, seed, model.name, model.width)
 
-    def _train(self, defense: str, norm: str, seed: int, model: str) -> Task:
+    def surrogate(self, norm: str) -> Task:
+        """The Standard-AT model that black-box attacks are crafted on."""
+        surrogate = self.settings.surrogate
+        width = surrogate.width or self.settings.model.width
+        return self._train("standard", norm, surrogate.seed, surrogate.model, width)
+
+    def _train(self, defense: str, norm: str, seed: int, model: str, width: int) -> Task:
         preset, settings = defense_presets()[defense], self.settings
         parents = {}
         if "estimators" in preset.requires:
             parents["estimators"] = self.estimators(norm, seed)
         spec = {
             "model": model,
-            "width": settings.model.width,
+            "width": width,
             "defense": preset.identity(),
             "training": asdict(settings.training),
             **self._dataset(),
@@ -136,7 +139,7 @@ class _Planner:
     def craft(self, norm: str, attack: str) -> Task:
         """Adversarial images made on the surrogate, once, for every defense and seed."""
         settings, seed = self.settings, self.settings.surrogate.seed
-        parents = {"model": self.train("standard", norm, seed, settings.surrogate.model)}
+        parents = {"model": self.surrogate(norm)}
         spec = {
             "norm": norm,
             "attack": attack,

@@ -60,6 +60,7 @@ class Estimators:
     lr: float
     milestones: tuple[float, ...]
     units: int
+    scores: str
     objective: str
     clip_norm: float
 
@@ -68,6 +69,7 @@ class Estimators:
         _at_least(2, batch_size=self.batch_size)
         _at_least(0, clip_norm=self.clip_norm)
         _positive(lr=self.lr)
+        _one_of("estimators.scores", self.scores, ("cosine", "dot"))
         _one_of("estimators.objective", self.objective, ("eq-5", "eq-4"))
 
 
@@ -86,13 +88,14 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Surrogate:
-    """The model black-box attacks are crafted on, of the same width as the defended one."""
+    """The model black-box attacks are crafted on; width 0 = the defended model's."""
 
     model: str
+    width: int
     seed: int
 
     def __post_init__(self) -> None:
-        _at_least(0, surrogate_seed=self.seed)
+        _at_least(0, surrogate_seed=self.seed, surrogate_width=self.width)
         if self.model not in MODELS:
             raise unknown("model", self.model, MODELS)
 

@@ -104,8 +104,8 @@ def load_estimators(task: Task, context: Context) -> MIEstimators:
 
 
 def _new_estimators(task: Task) -> MIEstimators:
-    info = task.data.info
-    return MIEstimators(info.channels, info.classes, task.spec["estimators"]["units"])
+    info, recipe = task.data.info, task.spec["estimators"]
+    return MIEstimators(info.channels, info.classes, recipe["units"], recipe["scores"])
 
 
 class _TrainingData:

@@ -110,8 +110,8 @@ def _cell(line: Line | None, figure: MeanStd | None, best: float | None, decimal
 
 def _budget(eps: float) -> str:
     """8/255 where that is what it is, else the decimal number."""
-    levels = eps * 255
-    return f"{levels:.0f}/255" if abs(levels - round(levels)) < 1e-9 else f"{eps:.4g}"
+    levels = round(eps * 255)
+    return f"{levels}/255" if levels < 64 and abs(eps * 255 - levels) < 1e-9 else f"{eps:.4g}"
 
 
 def _caption(threat: str, lines: list[Line], settings: Settings, label: str) -> str:
