@@ -31,6 +31,7 @@ class AutoAttack(BudgetAttack):
 
     Args:
         version: the library's parameter set.
+        square_queries: Square's queries per sample; 5000 in the paper.
 
     Differs from the paper: with fewer than ten classes there are fewer targets.
     """
@@ -38,11 +39,12 @@ class AutoAttack(BudgetAttack):
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
     version: str = "standard"
+    square_queries: int = 5000
 
     def passes(self, classes: int) -> tuple[int, int]:
         targets = min(_MOST_TARGETS, classes - 1)
-        # APGD: 100 steps; FAB: 100 steps of two forward and two backward passes; Square: 5000 queries.
-        return 101 + targets * (102 + 200) + 5000, 101 + targets * (101 + 200)
+        # APGD: 100 steps; FAB: 100 steps of two forward and two backward passes; Square: forward only.
+        return 101 + targets * (102 + 200) + self.square_queries, 101 + targets * (101 + 200)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         from pyautoattack import AutoAttack as Library
@@ -61,7 +63,9 @@ class AutoAttack(BudgetAttack):
         )
         library.apgd_targeted.n_target_classes = min(_MOST_TARGETS, classes - 1)
         library.fab.n_target_classes = min(_MOST_TARGETS, classes - 1)
+        library.square.n_queries = self.square_queries
 
+        x = x.contiguous()  # the library views images flat, which channels-last ones do not allow
         x_adv, rows = x.clone(), torch.arange(len(x), device=x.device)
         library.logger = library.apgd.logger = library.apgd_targeted.logger = _SILENT
         devices = [x.device] if x.is_cuda else []
@@ -111,13 +115,13 @@ class _NoiseOfSamples(TorchFunctionMode):
         self._runs = self._draws = 0
 
     def __enter__(self) -> "_NoiseOfSamples":
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         self._member.attack_single_run = self._start_run
         return self
 
     def __exit__(self, *error: Any) -> None:
         del self._member.attack_single_run
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def _start_run(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         keys = torch.tensor([self._keys[f] for f in _fingerprints(x).tolist()], device=x.device)

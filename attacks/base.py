@@ -56,7 +56,7 @@ class Counted(nn.Module):
         self.backwards = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        # A clone, because attacks of libraries write into the logits and a model may hand out a cached tensor.
+        # A clone: libraries write into the logits, and a model may hand out a cached tensor.
         logits: Tensor = self.model(x).clone()
         if not torch.isfinite(logits).all():
             raise AttackError("the model's logits are not finite (NaN or infinity)")
@@ -221,7 +221,7 @@ def check_images(x: Tensor, y: Tensor) -> None:
         raise ValueError(f"expected float32 images (N, C, H, W), got {x.dtype} {tuple(x.shape)}")
     if y.shape != (len(x),) or y.dtype != torch.int64:
         raise ValueError(f"expected int64 labels ({len(x)},), got {y.dtype} {tuple(y.shape)}")
-    if len(x) and not (0.0 <= x.min() and x.max() <= 1.0):
+    if len(x) and not (x.min() >= 0.0 and x.max() <= 1.0):
         raise ValueError(f"expected images in [0, 1], got [{x.min():.4g}, {x.max():.4g}]")
 
 

@@ -78,7 +78,5 @@ class PGD(BudgetAttack):
                 if not going.all():
                     rows, x_adv, gradient = rows[going], x_adv[going], gradient[going]
                 step_size = self.rel_step_size * self.eps
-                x_adv = geometry.climb(
-                    x[rows], x_adv.detach(), gradient, self.norm, self.eps, step_size
-                )
+                x_adv = geometry.climb(x[rows], x_adv.detach(), gradient, self.norm, self.eps, step_size)
         return best

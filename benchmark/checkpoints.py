@@ -2,14 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from benchmark.atomic import file_hash, write_atomic
 from benchmark.errors import StoreError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 1
 
@@ -19,8 +18,10 @@ def card_of(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
+def save_tensors(path: Path, tensors: "dict[str, Tensor]", card: dict[str, Any]) -> None:
     """Write tensors and card; a reader that finds the card finds the tensors it describes."""
+    from safetensors.torch import save
+
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomic(path, save(tensors))
     card = {"format": FORMAT, "sha256": file_hash(path), **card}
@@ -53,8 +54,11 @@ def verify(path: Path) -> None:
         raise _damaged(path, f"SHA-256 {found[:12]}…, its card says {expected[:12]}…")
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path) -> "dict[str, Tensor]":
     """The tensors of a verified checkpoint."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     verify(path)
     try:
         return load(path.read_bytes())

@@ -83,7 +83,7 @@ def _probe(key: tuple[str, int, str], task: Task, device: str) -> Speed:
     with torch.random.fork_rng(devices=[]):
         model = folded(build_model(key[0], info, key[1])).requires_grad_(False)
     layout = torch.channels_last
-    model = model.to(device, memory_format=layout)
+    model = model.to(device).to(memory_format=layout)
     x = torch.rand(_PROBE_IMAGES, info.channels, info.size, info.size, device=device)
     x = x.contiguous(memory_format=layout)
 

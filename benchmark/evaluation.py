@@ -119,9 +119,7 @@ def _test_sample(task: Task, context: Context) -> _Sample:
     return _Sample(torch.from_numpy(kept).to(context.device), x.float() / 255, y)
 
 
-def _in_batches(
-    n: int, context: Context, advance: Advance, work: Callable[[slice], Part]
-) -> Iterator[Part]:
+def _in_batches(n: int, context: Context, advance: Advance, work: Callable[[slice], Part]) -> Iterator[Part]:
     """``work`` on consecutive rows; an automatic batch size is halved where memory runs out."""
     size = context.batch_size or _AUTO_BATCH[torch.device(context.device).type]
     start = 0

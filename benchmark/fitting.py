@@ -153,4 +153,3 @@ def shuffled(indices: Tensor, batch_size: int, seed: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     order = indices[torch.randperm(len(indices), generator=generator)]
     return [batch for batch in order.split(batch_size) if len(batch) > 1]
-

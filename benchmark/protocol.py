@@ -246,7 +246,9 @@ def _attacks(norm: str, by_norm: Tree) -> tuple[str, ...]:
     names = _in_order(by_norm[norm], presets, "attack")
     for name in names:
         if norm not in presets[name].norms:
-            raise BenchError(f"attack {name} does not work in {norm}; it knows {', '.join(presets[name].norms)}")
+            raise BenchError(
+                f"attack {name} does not work in {norm}; it knows {', '.join(presets[name].norms)}"
+            )
     return names if "none" in names else ("none", *names)
 
 

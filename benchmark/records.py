@@ -55,7 +55,7 @@ class Record:
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Which samples keep their class at any distance: (n,)."""
-        return self.rows["adversarial_prediction"] == self.rows["label"]
+        return np.asarray(self.rows["adversarial_prediction"] == self.rows["label"])
 
     @property
     def robust(self) -> NDArray[np.bool_]:
@@ -114,9 +114,7 @@ def read_record(path: Path) -> Record:
         return Record(rows=rows, **story)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise StoreError(
-            f"{path} is damaged ({reason}); delete it and run the same command again"
-        ) from error
+        raise StoreError(f"{path} is damaged ({reason}); delete it and run the same command again") from error
 
 
 def find_records(out: Path) -> list[Path]:

@@ -30,6 +30,12 @@ class Work:
         return _cells(self.tasks)
 
     @property
+    def chains(self) -> int:
+        """Data set × norm × seed: each trains on its own."""
+        cells = [task for task in self.tasks if task.kind == "evaluate"]
+        return len({(task.spec["data"], task.spec["norm"], task.seed) for task in cells})
+
+    @property
     def open_cells(self) -> int:
         """Cells that have to run."""
         return _cells(self.todo)
@@ -76,22 +82,23 @@ def run(work: Work, context: Context, *, workers: int, live: bool) -> Finished:
         BenchError: something only the user can mend; finished tasks are kept.
     """
     with locked(context.out):
-        failures = _run_open(work.todo, context, workers, live) if work.todo else {}
+        failures = _run_open(work, context, workers, live) if work.todo else {}
         return Finished(failures=failures, tables=publish(context.out, work.protocol, work.data))
 
 
-def _run_open(todo: list[Task], context: Context, workers: int, live: bool) -> dict[str, str]:
+def _run_open(work: Work, context: Context, workers: int, live: bool) -> dict[str, str]:
     from benchmark.engines.local import local_contexts, run_tasks
     from benchmark.estimates import passes
     from benchmark.progress import Progress
 
-    work = {task.id: passes(task) for task in todo}
-    with Progress(todo, work, live=live) as progress:
-        return run_tasks(todo, local_contexts(context, workers), progress)
+    contexts = local_contexts(context, workers, work.chains)
+    estimates = {task.id: passes(task) for task in work.todo}
+    with Progress(work.todo, estimates, live=live) as progress:
+        return run_tasks(work.todo, contexts, progress)
 
 
 def choose_device(wanted: str) -> str:
-    """"auto" is CUDA where there is one.
+    """ "auto" is CUDA where there is one.
 
     Raises:
         BenchError: unknown, or CUDA asked for and absent.

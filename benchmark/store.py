@@ -29,7 +29,9 @@ def locked(out: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(handle)
-        raise StoreError(f"another bench run is writing into {out}: wait for it or choose another --out") from error
+        raise StoreError(
+            f"another bench run is writing into {out}: wait for it or choose another --out"
+        ) from error
     try:
         yield
     finally:

@@ -33,14 +33,15 @@ def train(task: Task, context: Context, advance: Advance) -> None:
     if "estimators" in task.parents:
         estimators = load_estimators(task.parents["estimators"], context)
     model = _seeded(task.seed, lambda: build_model(spec["model"], task.data.info, spec["width"]))
-    model = model.to(device, memory_format=torch.channels_last).train()
+    model = model.to(device).to(memory_format=torch.channels_last).train()
 
     def loss(epoch: int, indices: Tensor) -> dict[str, Tensor]:
         x, y, noise = data.batch(indices, epoch)
         x_adv = x
         if attack is not None:
             x_adv = craft(attack, folded(model), x, noise, defense.inner_loss(model, x, y))
-        return defense.terms(Batch(model, x, y, x_adv, estimators))
+        terms: dict[str, Tensor] = defense.terms(Batch(model, x, y, x_adv, estimators))
+        return terms
 
     schedule = one_cycle(recipe["lr"])
     if recipe["schedule"] == "steps":
@@ -60,7 +61,7 @@ def train_estimators(task: Task, context: Context, advance: Advance) -> None:
     data = _TrainingData(task, device)
     attack = inner_attack(task.spec)
     pretrained = load_model(task.parents["pretrained"], context)
-    module = _seeded(task.seed, lambda: _new_estimators(task)).to(device).train()
+    module: MIEstimators = _seeded(task.seed, lambda: _new_estimators(task)).to(device).train()
 
     def loss(epoch: int, indices: Tensor) -> dict[str, Tensor]:
         x, y, noise = data.batch(indices, epoch)
@@ -93,7 +94,7 @@ def load_model(task: Task, context: Context) -> nn.Module:
     model = build_model(task.spec["model"], task.data.info, task.spec["width"])
     model.load_state_dict(load_tensors(context.out / task.path), strict=True)
     model = folded(model).requires_grad_(False)
-    return model.to(context.device, memory_format=torch.channels_last)
+    return model.to(context.device).to(memory_format=torch.channels_last)
 
 
 def load_estimators(task: Task, context: Context) -> MIEstimators:
@@ -142,9 +143,7 @@ def _fit(
     indices = torch.arange(len(data))
     return Fit(
         epochs=recipe["epochs"],
-        batches=lambda epoch: shuffled(
-            indices, recipe["batch_size"], key_of(task.kind, task.seed, epoch)
-        ),
+        batches=lambda epoch: shuffled(indices, recipe["batch_size"], key_of(task.kind, task.seed, epoch)),
         learning_rate=schedule,
         clip_norm=recipe["clip_norm"],
         partial=(context.out / task.path).with_suffix(".partial"),

@@ -27,9 +27,7 @@ TrainLimit = Annotated[int | None, typer.Option("--train-limit", help="Training 
 Width = Annotated[int | None, typer.Option("--width", help="Channels of the models' first stage.")]
 EpsLinf = Annotated[float | None, typer.Option("--eps-linf", help="L∞ budget in pixels of [0, 1].")]
 EpsL2 = Annotated[float | None, typer.Option("--eps-l2", help="L2 budget in pixels of [0, 1].")]
-Config = Annotated[
-    Path | None, typer.Option("--config", help="TOML protocol; the flags here override it.")
-]
+Config = Annotated[Path | None, typer.Option("--config", help="TOML protocol; the flags here override it.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder of the results.")]
 DataDir = Annotated[
     Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
@@ -116,7 +114,8 @@ def show_plan(work: "Work", device: str, workers: int) -> None:
     print(f"{work.cells} cells, {work.cells - work.open_cells} done, {work.open_cells} to do")
     if not work.todo:
         return
-    contexts = local_contexts(Context(out=Path(), device=device, batch_size=0, threads=1), workers)
+    context = Context(out=Path(), device=device, batch_size=0, threads=1)
+    contexts = local_contexts(context, workers, work.chains)
     speeds = measure(work.todo, contexts[0].device)
     seconds = {task.id: predicted_seconds(task, speeds) for task in work.todo}
     for task in work.todo:

@@ -91,7 +91,7 @@ def _keep(home: Path, splits: Splits) -> None:
         home.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=home.parent, prefix=".decoding-"))
         try:
-            for field, array in zip(Splits._fields, splits, strict=True):
+            for field, array in splits._asdict().items():
                 np.save(scratch / f"{field}.npy", array)
             facts = {
                 "hash": splits.content_hash(),

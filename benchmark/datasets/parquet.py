@@ -1,5 +1,6 @@
 """Folders of Parquet files as image hubs publish them: an image column {bytes, path} and a label column."""
 
+import functools
 import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,7 +55,7 @@ def _read_split(files: list[Path], info: DatasetInfo) -> tuple[Images, Labels]:
         image_column, label_column = _columns(file, table.column_names)
         encoded = [cell["bytes"] for cell in table.column(image_column).to_pylist()]
         with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-            images += list(pool.map(lambda content: _decode(content, info, file), encoded))
+            images += list(pool.map(functools.partial(_decode, info=info, file=file), encoded))
         labels.append(np.asarray(table.column(label_column).to_pylist(), dtype=np.int64))
     x, y = np.stack(images), np.concatenate(labels)
     if y.min() < 0 or y.max() >= info.classes:

@@ -21,23 +21,25 @@ def _cifar10_stamp(folder: Path) -> Any:
 
 
 def _read_cifar10(folder: Path) -> Splits:
-    from torchvision.datasets import CIFAR10 as Loader
+    from torchvision import datasets
 
     arrays: list[Any] = []
     for train in (True, False):
-        split = Loader(str(folder), train=train)
+        split = datasets.CIFAR10(str(folder), train=train)
         arrays += [split.data.transpose(0, 3, 1, 2), np.asarray(split.targets, dtype=np.int64)]
     return Splits(*arrays)
 
 
 def _download_cifar10(folder: Path) -> None:
-    from torchvision.datasets import CIFAR10 as Loader
+    from torchvision import datasets
 
-    Loader(str(folder), download=True)
+    datasets.CIFAR10(str(folder), download=True)
 
 
 def _mnist_stamp(folder: Path) -> Any:
-    names = [f"{split}-{what}-ubyte" for split in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
+    names = [
+        f"{split}-{what}-ubyte" for split in ("train", "t10k") for what in ("images-idx3", "labels-idx1")
+    ]
     raw = folder / "MNIST" / "raw"
     return _stamp([raw / name for name in names]) or _stamp([raw / f"{name}.gz" for name in names])
 
@@ -64,9 +66,9 @@ def _read_mnist(folder: Path) -> Splits:
 
 
 def _download_mnist(folder: Path) -> None:
-    from torchvision.datasets import MNIST as Loader
+    from torchvision import datasets
 
-    Loader(str(folder), download=True)
+    datasets.MNIST(str(folder), download=True)
 
 
 CIFAR10 = Dataset(
@@ -103,8 +105,7 @@ MNIST = Dataset(
         std=(0.3081,),
         eps_linf=0.3,
         eps_l2=2.0,
-        get="the four *-ubyte.gz files of http://yann.lecun.com/exdb/mnist/ (11 MB) "
-        "into {folder}/MNIST/raw",
+        get="the four *-ubyte.gz files of http://yann.lecun.com/exdb/mnist/ (11 MB) into {folder}/MNIST/raw",
     ),
     fingerprint=_mnist_stamp,
     read=_read_mnist,

@@ -66,9 +66,7 @@ class Agenda:
                 self.finish(task, story)
 
 
-def run_tasks(
-    tasks: Sequence[Task], contexts: Sequence[Context], reporter: Reporter
-) -> dict[str, str]:
+def run_tasks(tasks: Sequence[Task], contexts: Sequence[Context], reporter: Reporter) -> dict[str, str]:
     """Run tasks in an order that respects their parents, one at a time on each context.
 
     Returns:
@@ -162,11 +160,13 @@ def _set_threads(context: Context) -> None:
     torch.set_num_threads(context.threads)
 
 
-def local_contexts(context: Context, workers: int) -> list[Context]:
+def local_contexts(context: Context, workers: int, chains: int) -> list[Context]:
     """One context per worker: a GPU each, or an equal share of the cores.
 
     Args:
-        workers: 0 = one per GPU, or on CPU one per core up to four.
+        workers: 0 = automatic: one per GPU, or on CPU one per core up to four and up to ``chains``.
+        chains: how many trainings can go on side by side. It belongs to the whole plan, so that the
+            threads of a task, which its rounding depends on, are the same when a run is resumed.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if context.device == "cuda":
@@ -176,8 +176,7 @@ def local_contexts(context: Context, workers: int) -> list[Context]:
         count = min(workers, gpus) if workers else gpus
         threads = max(1, cores // count)
         return [
-            dataclasses.replace(context, device=f"cuda:{index}", threads=threads)
-            for index in range(count)
+            dataclasses.replace(context, device=f"cuda:{index}", threads=threads) for index in range(count)
         ]
-    count = workers or min(cores, 4)
+    count = workers or min(cores, 4, chains)
     return [dataclasses.replace(context, threads=max(1, cores // count))] * count

@@ -1,6 +1,7 @@
 """Batch norm folded into the convolution before it: the same function in evaluation mode, faster."""
 
 import copy
+from itertools import pairwise
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -24,7 +25,7 @@ def folded(model: nn.Module) -> nn.Module:
 
 def _fold_children(module: nn.Module) -> None:
     children = list(module.named_children())
-    for (name, first), (next_name, second) in zip(children, children[1:], strict=False):
+    for (name, first), (next_name, second) in pairwise(children):
         if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
             setattr(module, name, fuse_conv_bn_eval(first, second))
             setattr(module, next_name, nn.Identity())

@@ -40,9 +40,7 @@ def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Tab
     return tables
 
 
-def _fitting(
-    settings: Settings, data: dict[str, Located], by_id: dict[str, Record]
-) -> list[Record]:
+def _fitting(settings: Settings, data: dict[str, Located], by_id: dict[str, Record]) -> list[Record]:
     """The records that any run with these settings would count as its own."""
     every_attack = {
         norm: tuple(name for name, preset in attack_presets().items() if norm in preset.norms)

@@ -65,12 +65,12 @@ def _aligned(line: list[str], widths: list[int]) -> str:
 
 def to_html(table: Table) -> str:
     """A whole page without any outside resource; everything in it is escaped."""
-    return _template("table.html.j2").render(table=table) + "\n"
+    return str(_template("table.html.j2").render(table=table)) + "\n"
 
 
 def to_latex(table: Table) -> str:
     """A booktabs float, two columns wide, to be \\input; needs \\usepackage{booktabs,graphicx}."""
-    return _template("table.tex.j2").render(table=table, rules=_column_rules(table)) + "\n"
+    return str(_template("table.tex.j2").render(table=table, rules=_column_rules(table))) + "\n"
 
 
 def _column_rules(table: Table) -> str:

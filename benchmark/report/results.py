@@ -1,7 +1,5 @@
 """One line per data set × norm × threat × defense × attack, from the records of its seeds."""
 
-import csv
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -129,12 +127,12 @@ def _position(name: str, names: list[str]) -> tuple[int, str]:
 
 def to_csv(lines: Iterable[Line]) -> str:
     """The lines as CSV text with a header; the same records give the same bytes."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    import pandas as pd
+
+    rows = []
     for line in lines:
         bounded, unbounded = line.bounded, line.unbounded
-        writer.writerow(
+        rows.append(
             [
                 line.dataset,
                 line.norm,
@@ -154,7 +152,8 @@ def to_csv(lines: Iterable[Line]) -> str:
                 line.setting,
             ]
         )
-    return buffer.getvalue()
+    text: str = pd.DataFrame(rows, columns=COLUMNS, dtype=str).to_csv(index=False, lineterminator="\n")
+    return text
 
 
 def _number(value: float | None) -> str:

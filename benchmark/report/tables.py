@@ -46,10 +46,7 @@ def threat_table(threat: str, lines: list[Line], settings: Settings, label: str)
         for measure in measures
     }
     decimals = 2 if min(line.images for line in lines) >= 1000 else 1
-    best = {
-        measure: max((round(f.mean, decimals) for d in defenses if (f := figures[d, measure])), default=None)
-        for measure in measures
-    }
+    best = {m: _best([figures[defense, m] for defense in defenses], decimals) for m in measures}
     rows = []
     for defense in defenses:
         row = []
@@ -79,7 +76,9 @@ def _measures(lines: list[Line]) -> list[_Measure]:
                 continue
             if preset.kind == "minimum-norm":
                 measures.append(_Measure(norm=norm, attack=name, label=f"{preset.label} ≤ε", pick=_bounded))
-                measures.append(_Measure(norm=norm, attack=name, label=f"{preset.label} any", pick=_unbounded))
+                measures.append(
+                    _Measure(norm=norm, attack=name, label=f"{preset.label} any", pick=_unbounded)
+                )
             else:
                 measures.append(_Measure(norm=norm, attack=name, label=preset.label, pick=_bounded))
     return measures
@@ -95,6 +94,12 @@ def _unbounded(line: Line) -> MeanStd | None:
 
 def _figure(line: Line | None, pick: Pick) -> MeanStd | None:
     return pick(line) if line is not None else None
+
+
+def _best(column: list[MeanStd | None], decimals: int) -> float | None:
+    """The highest mean as shown; None where all are equal, which distinguishes nobody."""
+    shown = {round(figure.mean, decimals) for figure in column if figure is not None}
+    return max(shown) if len(shown) > 1 else None
 
 
 def _cell(line: Line | None, figure: MeanStd | None, best: float | None, decimals: int) -> Cell:

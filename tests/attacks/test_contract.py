@@ -1,0 +1,169 @@
+"""What no attack may forget, over the whole registry."""
+
+import dataclasses
+import importlib
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacks import geometry
+from attacks.autoattack import AutoAttack
+from attacks.base import Attack, AttackError, predict
+from attacks.registry import attack_presets
+from tests.support import Cheats, Constant, Linear, Small, images, small_model
+
+EPS = {"linf": 0.05, "l2": 0.5}
+CASES = [(name, norm) for name, preset in attack_presets().items() for norm in preset.norms]
+every_attack = pytest.mark.parametrize(("name", "norm"), CASES, ids=[f"{n}-{m}" for n, m in CASES])
+
+
+def build(name: str, norm: str, eps: float | None = None) -> Attack:
+    """The preset, except that AutoAttack's last member gets few queries: its size is not at stake here."""
+    attack = attack_presets()[name].build(norm, EPS[norm] if eps is None else eps)
+    return dataclasses.replace(attack, square_queries=30) if isinstance(attack, AutoAttack) else attack
+
+
+def labels(model: nn.Module, x: Tensor) -> Tensor:
+    """The model's own classes in evaluation mode, so that every sample is attacked; mode as before."""
+    training = model.training
+    y = predict(model.eval(), x)
+    model.train(training)
+    return y
+
+
+@every_attack
+def test_leaves_the_model_and_the_global_generator_as_they_were(name: str, norm: str) -> None:
+    model, x = small_model().train(), images(3)
+    y = labels(model, x)
+    model.layers[1].eval()  # a module in another mode than the rest
+    model.layers[0].weight.requires_grad_(False)
+    model(x).sum().backward()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    gradients = [None if w.grad is None else w.grad.clone() for w in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    wanted = [w.requires_grad for w in model.parameters()]
+    generator = torch.get_rng_state()
+
+    build(name, norm)(model, x, y)
+
+    assert torch.equal(generator, torch.get_rng_state())
+    assert modes == [module.training for module in model.modules()]
+    assert wanted == [w.requires_grad for w in model.parameters()]
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key]), key
+    for before, weight in zip(gradients, model.parameters(), strict=True):
+        assert (before is None and weight.grad is None) or torch.equal(before, weight.grad)  # type: ignore[arg-type]
+
+
+@every_attack
+def test_success_is_what_the_kept_image_does(name: str, norm: str) -> None:
+    model, x = small_model().eval(), images(6)
+    y = labels(model, x)
+    y[0] = (y[0] + 1) % 5  # a misclassified natural image is not attacked
+    outcome = build(name, norm)(model, x, y)
+    assert torch.equal(outcome.prediction, predict(model, outcome.x_adv))
+    assert torch.equal(outcome.clean_prediction, predict(model, x))
+    assert torch.allclose(outcome.distance, geometry.size(outcome.x_adv - x, build(name, norm).norm))
+    assert outcome.distance[0] == 0
+    survived = outcome.prediction == y
+    assert torch.equal(outcome.x_adv[survived], x[survived])
+    assert outcome.x_adv.min() >= 0
+    assert outcome.x_adv.max() <= 1
+    if name != "none":
+        assert not survived.all(), "an undefended model must fall somewhere at this budget"
+
+
+@every_attack
+def test_batch_order_and_neighbours_change_nothing(name: str, norm: str) -> None:
+    model, x, ids = small_model().eval(), images(6), torch.arange(100, 106)
+    y, attack = labels(model, x), build(name, norm, 0.3 * EPS[norm])
+    whole = attack(model, x, y, ids=ids, seed=4)
+    order = torch.tensor([4, 1, 5, 0, 3, 2])
+    shuffled = attack(model, x[order], y[order], ids=ids[order], seed=4)
+    assert torch.allclose(whole.x_adv[order], shuffled.x_adv, atol=1e-4)
+    for row in range(3):
+        alone = attack(model, x[row : row + 1], y[row : row + 1], ids=ids[row : row + 1], seed=4)
+        assert torch.allclose(whole.x_adv[row : row + 1], alone.x_adv, atol=1e-4)
+
+
+@every_attack
+def test_nothing_found_is_the_natural_image(name: str, norm: str) -> None:
+    x, y = images(3), torch.zeros(3, dtype=torch.int64)
+    outcome = build(name, norm)(Constant(), x, y)
+    assert torch.equal(outcome.x_adv, x)
+    assert outcome.distance.tolist() == [0, 0, 0]
+
+
+@every_attack
+def test_nan_logits_are_an_error(name: str, norm: str) -> None:
+    class Broken(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) / 0.0 * 0.0
+
+    with pytest.raises(AttackError, match="not finite"):
+        build(name, norm)(Broken((1, 8, 8)), images(2), torch.zeros(2, dtype=torch.int64))
+
+
+@every_attack
+def test_a_cached_output_is_not_written_into(name: str, norm: str) -> None:
+    class Cached(nn.Module):
+        """Hands out the same tensor for the same images, as caching wrappers do."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.kept = small_model().eval(), {}
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.requires_grad:
+                return self.inner(x)  # type: ignore[no-any-return]
+            key = x.detach().numpy().tobytes()
+            if key not in self.kept:
+                self.kept[key] = self.inner(x)
+            return self.kept[key]
+
+    cached, x = Cached(), images(2)
+    build(name, norm)(cached, x, labels(cached.inner, x))
+    for key, kept in cached.kept.items():
+        again = torch.frombuffer(bytearray(key), dtype=torch.float32).reshape(-1, 1, 8, 8)
+        assert torch.allclose(kept, cached.inner(again), atol=1e-5)
+
+
+@every_attack
+@pytest.mark.parametrize(("channels", "classes"), [(3, 200), (1, 4)])
+def test_any_channels_and_classes_in_any_memory_layout(
+    name: str, norm: str, channels: int, classes: int
+) -> None:
+    model = Small(channels, classes).eval().to(memory_format=torch.channels_last)
+    x = images(2, channels).contiguous(memory_format=torch.channels_last)
+    outcome = build(name, norm)(model, x, labels(model, x))
+    assert outcome.x_adv.shape == x.shape
+
+
+@pytest.mark.parametrize("name", attack_presets())
+def test_presets_write_out_every_hyperparameter(name: str) -> None:
+    preset = attack_presets()[name]
+    module, _, attack = preset.attack.partition(":")
+    fields = {field.name for field in dataclasses.fields(getattr(importlib.import_module(module), attack))}
+    assert set(preset.parameters) == fields - {"norm", "eps"}
+    assert preset.source
+
+
+def test_an_attack_that_leaves_its_budget_is_an_error() -> None:
+    model, x = small_model().eval(), images(2)
+    with pytest.raises(AttackError, match="left its budget"):
+        Cheats(norm="linf", eps=0.1)(model, x, labels(model, x))
+
+
+def test_wrong_input_is_named() -> None:
+    attack, model, y = build("pgd-40", "linf"), small_model(), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        attack(model, images(2) * 255, y)
+    with pytest.raises(ValueError, match="float32"):
+        attack(model, images(2).double(), y)
+    with pytest.raises(ValueError, match="int64 labels"):
+        attack(model, images(2), y.float())
+    with pytest.raises(ValueError, match="at least 0"):
+        build("pgd-40", "linf", -0.1)
+    with pytest.raises(ValueError, match="works in"):
+        build("cw", "linf")

@@ -1,0 +1,147 @@
+"""Each attack against an oracle: on a linear model the nearest other class is known in closed form."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from attacks.base import Attack
+from attacks.geometry import Norm
+from attacks.pgd import PGD
+from attacks.registry import attack_presets
+from tests.attacks.test_contract import build
+from tests.support import Linear, images, small_model
+
+
+@pytest.fixture(scope="module")
+def problem() -> tuple[Linear, Tensor, Tensor]:
+    """Images near mid-grey, so that the box binds nowhere near the boundary."""
+    model = Linear(classes=5)
+    x = 0.5 + 0.1 * (images(24, size=6) - 0.5)
+    return model, x, model(x).argmax(1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", ["pgd-40", "aa"])
+def test_budget_attacks_succeed_just_above_and_fail_just_below(
+    name: str, norm: Norm, problem: tuple[Linear, Tensor, Tensor]
+) -> None:
+    model, x, y = problem
+    distances = model.boundary(x, norm)
+    chosen = distances.argsort()[[0, 8, 16, 23]]  # near and far margins
+    for row in chosen.tolist():
+        eps = distances[row].item()
+        one, label = x[row : row + 1], y[row : row + 1]
+        above = build(name, norm, 1.03 * eps)(model, one, label)
+        below = build(name, norm, 0.98 * eps)(model, one, label)
+        assert above.prediction != label
+        assert below.prediction == label
+
+
+@pytest.mark.parametrize(("name", "factor"), [("cw", 1.10), ("ddn", 1.05)])
+def test_minimum_norm_attacks_come_near_the_boundary(
+    name: str, factor: float, problem: tuple[Linear, Tensor, Tensor]
+) -> None:
+    model, x, y = problem
+    outcome = attack_presets()[name].build("l2", 0.0)(model, x, y)
+    assert (outcome.prediction != y).all()
+    ratio = outcome.distance / model.boundary(x, "l2")
+    assert ratio.min() >= 1 - 1e-4
+    assert ratio.max() <= factor
+
+
+def test_cw_never_keeps_the_black_image_foolbox_returns_on_failure() -> None:
+    """foolbox's CW returns zeros where it finds nothing; this model misclassifies black."""
+
+    class OnlyBlackFalls(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            dark = (x.flatten(1).sum(1) < 1e-3).float()
+            return torch.stack([1 - dark, dark, 0 * dark, 0 * dark], 1) + 0.0 * super().forward(x)[:, :4]
+
+    x, y = images(3), torch.zeros(3, dtype=torch.int64)
+    outcome = attack_presets()["cw"].build("l2", 0.5)(OnlyBlackFalls((1, 8, 8)), x, y)
+    assert torch.equal(outcome.prediction, y)
+    assert torch.equal(outcome.x_adv, x)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_without_early_stop_reaches_the_highest_loss(
+    norm: Norm, problem: tuple[Linear, Tensor, Tensor]
+) -> None:
+    """With two classes the loss rises with (z_k - z_y) alone, whose maximum in the ball is closed-form."""
+    model = Linear(classes=2)
+    _, x, _ = problem
+    y, eps = model(x).argmax(1), 0.05
+    attack = PGD(norm=norm, eps=eps).for_transfer()
+    assert not attack.early_stop
+    outcome = attack(model, x, y, goal="transfer")
+    difference = model.weight[1 - y] - model.weight[y]
+    lift = torch.linalg.vector_norm(difference, ord=1 if norm == "linf" else 2, dim=1)
+    rows = torch.arange(len(x))
+    natural, attacked = model(x), model(outcome.x_adv)
+    gained = (attacked[rows, 1 - y] - attacked[rows, y]) - (natural[rows, 1 - y] - natural[rows, y])
+    assert torch.allclose(gained, eps * lift, rtol=0.01)
+
+
+def test_pgd_keeps_the_best_of_its_restarts() -> None:
+    """What one start finds, several starts cannot lose."""
+    model = small_model().eval()
+    x = images(64, seed=5)
+    y = model(x).argmax(1)
+    one = PGD(norm="linf", eps=0.012, steps=3)
+    fooled = one(model, x, y).prediction != y
+    more = dataclasses.replace(one, restarts=4)(model, x, y).prediction != y
+    assert fooled.any()
+    assert not fooled.all()
+    assert (more | ~fooled).all()
+    assert more.sum() > fooled.sum()
+
+
+def test_pgd_spends_nothing_on_fallen_samples() -> None:
+    model, x = small_model().eval(), images(32)
+    y = model(x).argmax(1)
+    outcome = PGD(norm="linf", eps=0.3)(model, x, y)
+    assert (outcome.prediction != y).all()
+    assert outcome.backwards < 5
+
+
+def _outcomes(attack: Attack, model: torch.nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return attack(model, x, y).prediction != y
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_autoattack_equals_the_library_called_directly(norm: Norm) -> None:
+    """Same members, same parameters: the library's own loop breaks the same samples."""
+    from pyautoattack import AutoAttack as Library
+
+    model = small_model().eval()
+    x = images(24, seed=3)
+    y = model(x).argmax(1)
+    eps = {"linf": 0.008, "l2": 0.045}[norm]
+    library = Library(model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, seed=0, version="standard")
+    with torch.random.fork_rng():
+        found, _ = library.run_standard_evaluation(x, y, batch_size=24)
+    direct = model(found).argmax(1) != y
+    ours = _outcomes(attack_presets()["aa"].build(norm, eps), model, x, y)
+    assert direct.any()
+    assert not direct.all()
+    assert torch.equal(ours, direct)
+
+
+def test_pgd_agrees_with_foolbox() -> None:
+    """Robust accuracy of 128 samples within three of foolbox's own PGD with the same settings."""
+    import foolbox
+
+    model = small_model().eval()
+    x = images(128, seed=7)
+    y = model(x).argmax(1)
+    reference = foolbox.attacks.LinfPGD(rel_stepsize=0.25, steps=40)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        _, _, success = reference(
+            foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilons=0.01
+        )
+    ours = _outcomes(PGD(norm="linf", eps=0.01), model, x, y)
+    assert 10 < int(success.sum()) < 118
+    assert abs(int(ours.sum()) - int(success.sum())) <= 3

@@ -1,0 +1,56 @@
+"""Shared fixtures: no test reads or writes the user's cache, no test needs a network or a GPU."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+class Said(NamedTuple):
+    """What a command printed and how it ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Bench = Callable[..., Said]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    import os
+
+    os.environ["BENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Run ``bench`` in this process."""
+
+    def run(*arguments: object) -> Said:
+        from benchmark.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
+        capsys.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(bool(end.code))
+        out, err = capsys.readouterr()
+        return Said(status, out, err)
+
+    return run
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real images, which only some machines have."""
+    if not SHARED.is_dir():
+        pytest.skip("real images are not on this machine")
+    return SHARED
