@@ -144,16 +144,17 @@ def load_protocol(config: Path | None = None, overrides: Tree | None = None) -> 
     for layer in [*layers, overrides]:
         base = _merged(base, {key: value for key, value in layer.items() if key != "dataset"})
     _check_lists(base)
+    norms = _in_order(base["norms"], NORMS, "norm")
     settings = []
     for name in _in_order(base["datasets"], DATASETS, "data set"):
         tree: Tree = {}
         for layer in [*layers, overrides]:
             tree = _merged(tree, {key: value for key, value in layer.items() if key != "dataset"})
             tree = _merged(tree, layer.get("dataset", {}).get(name, {}))
-        settings.append(_settings(name, tree, base["norms"]))
+        settings.append(_settings(name, tree, norms))
     return Protocol(
         defenses=_in_order(base["defenses"], defense_presets(), "defense"),
-        norms=_in_order(base["norms"], NORMS, "norm"),
+        norms=norms,
         threats=_in_order(base["threats"], THREATS, "threat"),
         seeds=base["seeds"],
         settings=tuple(settings),
@@ -215,7 +216,7 @@ def _in_order(names: Any, known: Any, kind: str) -> tuple[str, ...]:
     return tuple(name for name in known if name in names)
 
 
-def _settings(name: str, tree: Tree, norms: list[str]) -> Settings:
+def _settings(name: str, tree: Tree, norms: tuple[str, ...]) -> Settings:
     info = dataset_named(name).info
     _at_least(0, n_examples=tree["n_examples"])
     eps = {norm: tree["eps"][norm] or info.eps(norm) for norm in NORMS}

@@ -53,17 +53,20 @@ class Record:
     rows: dict[str, NDArray[Any]]
 
     @property
-    def correct(self) -> NDArray[np.bool_]:
-        """Which samples keep their class at any distance: (n,)."""
-        return np.asarray(self.rows["adversarial_prediction"] == self.rows["label"])
+    def clean(self) -> NDArray[np.bool_]:
+        """Which natural images are classified correctly: (n,)."""
+        return np.asarray(self.rows["clean_prediction"] == self.rows["label"])
+
+    @property
+    def withstood(self) -> NDArray[np.bool_]:
+        """Which samples no image at any distance fooled, the natural one included: (n,)."""
+        return self.clean & (self.rows["adversarial_prediction"] == self.rows["label"])
 
     @property
     def robust(self) -> NDArray[np.bool_]:
-        """Which samples no image within ε fooled: (n,). A misclassified natural image is fooled at 0."""
-        if self.spec["kind_of_attack"] == "natural":
-            return self.correct
-        slack = self.spec["eps"] * (1 + 1e-5) + 1e-6
-        return np.asarray(self.correct | (self.rows["distance"] > slack))
+        """Which samples no image within ε fooled, the natural one included: (n,)."""
+        limit = self.spec["eps"] * (1 + 1e-5) + 1e-6
+        return self.withstood | (self.clean & (self.rows["distance"] > limit))
 
 
 def write_record(

@@ -22,6 +22,14 @@ Bench = Callable[..., Said]
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Small models run fastest so, and many times faster where another process keeps a core busy."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     import os
 

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FORBIDDEN = {"attacks": ("defenses", "benchmark"), "defenses": ("benchmark",), "benchmark": ("benchmark.cli",)}
+FORBIDDEN = {
+    "attacks": ("defenses", "benchmark"),
+    "defenses": ("benchmark",),
+    "benchmark": ("benchmark.cli",),
+}
 
 
 def _imported(file: Path) -> set[str]:

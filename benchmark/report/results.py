@@ -85,7 +85,7 @@ def _line(records: list[Record]) -> Line:
         attack=spec["attack"],
         kind=spec["kind_of_attack"],
         bounded=mean_std([value for value in per_seed.values() if value is not None]) if whole else None,
-        unbounded=mean_std([_percent(r.correct) for r in records]) if whole and open_ended else None,
+        unbounded=mean_std([_percent(r.withstood) for r in records]) if whole and open_ended else None,
         median_distance=_median_distance(records) if whole and open_ended else None,
         per_seed=per_seed,
         images=spec["n_examples"],
@@ -102,7 +102,7 @@ def _median_distance(records: list[Record]) -> float | None:
     medians = []
     for record in records:
         rows = record.rows
-        fell = (rows["clean_prediction"] == rows["label"]) & ~record.correct
+        fell = record.clean & ~record.withstood
         if fell.any():
             medians.append(float(np.median(rows["distance"][fell])))
     return sum(medians) / len(medians) if medians else None

@@ -1,0 +1,139 @@
+"""Records, checkpoints and atomic files: whole or refused, never half."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmark import checkpoints
+from benchmark.atomic import canonical_json, short_hash, write_atomic
+from benchmark.datasets import locate
+from benchmark.errors import StoreError
+from benchmark.plan import Task, make_plan
+from benchmark.protocol import load_protocol
+from benchmark.records import find_records, read_record, write_record
+from benchmark.store import is_done, locked, open_tasks
+
+
+@pytest.fixture
+def tasks() -> list[Task]:
+    return make_plan(load_protocol(), {"digits": locate("digits", Path("data"))})
+
+
+def cell_of(tasks: list[Task], attack: str) -> Task:
+    return next(task for task in tasks if task.kind == "evaluate" and task.spec["attack"] == attack)
+
+
+ROWS = {
+    "sample": np.array([3, 5, 8, 9, 11]),
+    "label": np.array([1, 1, 1, 1, 1]),
+    "clean_prediction": np.array([1, 1, 2, 1, 2]),
+    "adversarial_prediction": np.array([0, 1, 2, 0, 2]),
+    "distance": np.array([0.5, 0.0, 0.0, 3.0, 3.0]),
+    "forwards": np.full(5, 10.0),
+    "backwards": np.full(5, 9.0),
+}
+
+
+def test_record_round_trip_and_readings(tmp_path: Path, tasks: list[Task]) -> None:
+    """Fooled within ε, survived, misclassified from the start, fooled only beyond ε, and the last two at once."""
+    task = cell_of(tasks, "cw")
+    path = tmp_path / task.path
+    write_record(path, task, ROWS, environment={"python": "3"}, seconds=1.5)
+    record = read_record(path)
+    assert record.spec == task.spec
+    assert (record.id, record.family, record.seed, record.seconds) == (task.id, task.family, task.seed, 1.5)
+    assert record.withstood.tolist() == [False, True, False, False, False]
+    assert record.robust.tolist() == [False, True, False, True, False]
+    assert find_records(tmp_path) == [path]
+    assert is_done(tmp_path, task)
+
+
+def test_failed_record_has_a_story_and_no_rows_and_is_tried_again(tmp_path: Path, tasks: list[Task]) -> None:
+    task = cell_of(tasks, "pgd-40")
+    write_record(tmp_path / task.path, task, {}, environment={}, seconds=0, error="Traceback: planted")
+    record = read_record(tmp_path / task.path)
+    assert record.status == "error"
+    assert record.error == "Traceback: planted"
+    assert len(record.rows["label"]) == 0
+    assert not is_done(tmp_path, task)
+    assert task in open_tasks(tmp_path, tasks)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "empty"])
+def test_damaged_record_is_refused_by_name(tmp_path: Path, tasks: list[Task], damage: str) -> None:
+    task = cell_of(tasks, "cw")
+    path = tmp_path / task.path
+    rows = {name: np.resize(values, 500) for name, values in ROWS.items()}
+    write_record(path, task, rows, environment={}, seconds=0)
+    content = bytearray(path.read_bytes())
+    if damage == "altered":
+        content[60] ^= 0xFF
+    path.write_bytes({"truncated": content[:-40], "altered": content, "empty": b""}[damage])
+    with pytest.raises(StoreError, match=f"{path.name} is damaged.*delete it and run the same command"):
+        read_record(path)
+
+
+def test_checkpoint_round_trip_and_damage(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    tensors = {"weight": torch.randn(3, 4).t(), "count": torch.tensor(3)}
+    checkpoints.save_tensors(path, tensors, {"seed": 1})
+    loaded = checkpoints.load_tensors(path)
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+    assert checkpoints.read_card(path)["seed"] == 1
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(StoreError, match=r"model\.safetensors is damaged.*delete .* to make them anew"):
+        checkpoints.load_tensors(path)
+    checkpoints.card_of(path).write_text("{")
+    with pytest.raises(StoreError, match=r"model\.json is damaged"):
+        checkpoints.verify(path)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    path = tmp_path / "kept"
+    write_atomic(path, b"old")
+
+    def fail(handle: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    remedy = "free some space" if code == errno.ENOSPC else "choose another --out"
+    with pytest.raises(StoreError, match=f"cannot write .*kept.*nothing is lost, {remedy}"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["kept"]
+
+
+def test_second_writer_is_kept_out(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(StoreError, match="another bench run is writing"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_out_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"cannot write into --out .*file"), locked(tmp_path / "file"):
+        pass
+
+
+def test_parents_of_finished_cells_are_not_made_again(tmp_path: Path, tasks: list[Task]) -> None:
+    for task in tasks:
+        if task.kind == "evaluate":
+            write_record(tmp_path / task.path, task, ROWS, environment={}, seconds=0)
+    assert open_tasks(tmp_path, tasks) == []
+    task = cell_of(tasks, "aa")
+    (tmp_path / task.path).unlink()
+    assert {t.id for t in open_tasks(tmp_path, tasks)} == {t.id for t in task.lineage()}
+
+
+def test_hashes_are_of_values_not_of_spelling() -> None:
+    assert short_hash({"a": 1, "b": (2, 3)}) == short_hash({"b": [2, 3], "a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json(float("nan"))

@@ -1,0 +1,98 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.datasets import locate
+from benchmark.plan import Task, make_plan
+from benchmark.protocol import load_protocol
+
+
+def plan(overrides: dict[str, Any] | None = None) -> list[Task]:
+    return make_plan(load_protocol(None, overrides), {"digits": locate("digits", Path("data"))})
+
+
+def ids(tasks: list[Task]) -> set[str]:
+    return {task.id for task in tasks}
+
+
+def test_parents_come_first_and_each_task_once() -> None:
+    tasks = plan({"seeds": 2})
+    seen: set[str] = set()
+    for task in tasks:
+        assert task.id not in seen
+        assert all(parent.id in seen for parent in task.parents.values())
+        seen.add(task.id)
+    assert len({task.path for task in tasks}) == len(tasks)
+
+
+def test_counts_of_the_default_plan() -> None:
+    """3 defenses × (3 + 4 attacks) × 2 threats per seed; crafting and the surrogate once for all."""
+    tasks = plan({"seeds": 2})
+    kinds = {kind: sum(task.kind == kind for task in tasks) for kind in ("evaluate", "craft", "estimators")}
+    assert kinds == {"evaluate": 2 * 3 * 7 * 2, "craft": 5, "estimators": 4}
+    trained = [task.title for task in tasks if task.kind == "train"]
+    assert sum("undefended" in title for title in trained) == 2  # one model for both norms
+    assert sum("vgg" in title for title in trained) == 2  # one per norm, for all seeds
+    assert len(trained) == 2 + 2 + 4 + 4
+
+
+def test_namid_needs_what_the_paper_says() -> None:
+    cell = next(t for t in plan({"threats": ["white"]}) if t.kind == "evaluate" and "namid" in t.title)
+    kinds = [task.title.removeprefix("digits train ") for task in cell.lineage()][:-1]
+    assert kinds == [
+        "standard-resnet-18-linf, seed 0",
+        "MI estimators linf, seed 0",
+        "namid-resnet-18-linf, seed 0",
+    ]
+
+
+def test_more_seeds_and_attacks_keep_what_was_there() -> None:
+    assert ids(plan()) < ids(plan({"seeds": 2}))
+    few = plan({"attacks": {"linf": ["pgd-40"], "l2": []}})
+    assert ids(few) < ids(plan())
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"eps": {"linf": 0.1, "l2": 0.1}},
+        {"training": {"epochs": 3}},
+        {"model": {"width": 4}},
+        {"n_examples": 50},
+    ],
+)
+def test_what_decides_a_result_decides_its_id(overrides: dict[str, Any]) -> None:
+    def cells(tasks: list[Task]) -> set[str]:
+        return {t.id for t in tasks if t.kind == "evaluate" and "undefended" not in t.title}
+
+    assert not cells(plan()) & cells(plan(overrides))
+
+
+def test_estimator_settings_touch_only_what_uses_them() -> None:
+    changed = plan({"estimators": {"units": 16}})
+    kept = [task for task in changed if task.id in ids(plan())]
+    assert all("namid" not in task.title and task.kind != "estimators" for task in kept)
+    assert any("standard" in task.title for task in kept)
+
+
+def test_other_data_is_another_task() -> None:
+    data = locate("digits", Path("data"))
+    altered = make_plan(load_protocol(), {"digits": data._replace(hash="0" * 64)})
+    assert not ids(plan()) & ids(altered)
+
+
+def test_family_is_the_same_for_all_seeds_and_only_for_them() -> None:
+    cells = [task for task in plan({"seeds": 3}) if task.kind == "evaluate"]
+    families: dict[str, set[int]] = {}
+    for task in cells:
+        families.setdefault(task.family, set()).add(task.seed)
+    assert all(seeds == {0, 1, 2} for seeds in families.values())
+    assert len(families) == len(cells) / 3
+
+
+def test_ids_are_the_same_in_every_release() -> None:
+    """Results on disk are found by these: a change here has to raise the plan's format number."""
+    data = locate("digits", Path("data"))._replace(hash="0" * 64)
+    first = make_plan(load_protocol(), {"digits": data})[0]
+    assert first.id == "be2ad58ae905"

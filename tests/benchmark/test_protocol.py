@@ -1,0 +1,96 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.errors import BenchError
+from benchmark.protocol import attacks_by_norm, load_protocol
+
+
+def test_defaults() -> None:
+    protocol = load_protocol()
+    (digits,) = protocol.settings
+    assert protocol.defenses == ("undefended", "standard", "namid")
+    assert digits.attacks == {"linf": ("none", "pgd-40", "aa"), "l2": ("none", "pgd-40", "cw", "ddn")}
+    assert digits.eps == {"linf": 0.18, "l2": 0.75}
+    assert digits.model.width == 8  # [dataset.digits] over the general 64
+    (cifar,) = load_protocol(None, {"datasets": ["cifar10"]}).settings
+    assert (cifar.model.width, cifar.training.epochs, cifar.training.batch_size) == (64, 100, 1024)
+    assert cifar.eps == {"linf": 8 / 255, "l2": 0.5}
+
+
+def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        "seeds = 5\n[training]\nlr = 1\nepochs = 7\n[dataset.digits.training]\nepochs = 8\n[eps]\nl2 = 2.0\n"
+    )
+    protocol = load_protocol(file, {"training": {"epochs": 9}})
+    (digits,) = protocol.settings
+    assert protocol.seeds == 5
+    assert digits.training.epochs == 9
+    assert load_protocol(file).settings[0].training.epochs == 8
+    assert digits.eps == {"linf": 0.18, "l2": 2.0}
+    assert digits.training.lr == 1  # any key of the file goes before any built-in one
+
+
+def test_lists_lose_repetition_and_take_the_registry_s_order() -> None:
+    protocol = load_protocol(None, {"defenses": ["namid", "standard", "namid"], "norms": ["l2", "linf"]})
+    assert protocol.defenses == ("standard", "namid")
+    assert protocol.norms == ("linf", "l2")
+
+
+def test_natural_accuracy_is_always_there() -> None:
+    attacks = attacks_by_norm(["cw"], ["linf", "l2"])
+    assert attacks == {"linf": [], "l2": ["cw"]}
+    assert load_protocol(None, {"attacks": attacks}).settings[0].attacks["l2"] == ("none", "cw")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"defenses": ["namdi"]}, r"unknown defense 'namdi'; did you mean namid\? known: undefended"),
+        ({"datasets": ["digit"]}, r"did you mean digits\?"),
+        ({"norms": ["l1"]}, "unknown norm 'l1'"),
+        ({"threats": ["grey"]}, "unknown threat 'grey'"),
+        ({"attacks": {"linf": ["pgd"]}}, r"unknown attack 'pgd'; did you mean pgd-40\?"),
+        ({"attacks": {"linf": ["cw"]}}, "attack cw does not work in linf"),
+        ({"defenses": []}, "defenses is empty"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"n_examples": -1}, "n-examples must be at least 0, got -1"),
+        ({"eps": {"linf": -0.1}}, "ε must be positive"),
+        ({"eps": {"linf": 8.0}}, "fit into the pixel box, got 8.0 for linf"),
+        ({"training": {"epochs": 0}}, "epochs must be at least 1, got 0"),
+        ({"training": {"lr": float("nan")}}, "lr must be positive, got nan"),
+        ({"training": {"schedule": "cosine"}}, "unknown training.schedule 'cosine'"),
+        ({"model": {"width": 0}}, "width must be at least 1"),
+        ({"model": {"name": "resnet18"}}, r"did you mean resnet-18\?"),
+        ({"estimators": {"objective": "eq-6"}}, r"did you mean eq-\d"),
+    ],
+)
+def test_wrong_values_are_named(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(BenchError, match=message):
+        load_protocol(None, overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed = 3", r"unknown key 'seed'; did you mean seeds\?"),
+        ("[training]\nepoch = 3", r"\[training\]: unknown key 'epoch'; did you mean epochs\?"),
+        ("[training]\nepochs = 'ten'", "epochs must be of type int, got 'ten'"),
+        ("seeds = true", "seeds must be of type int"),
+        ("training = 3", "training must be a table"),
+        ("[dataset.digit]\nseeds = 1", r"did you mean digits\?"),
+        ("seeds =", "is not TOML"),
+    ],
+)
+def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(BenchError, match=message):
+        load_protocol(file)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"cannot read --config .*none\.toml"):
+        load_protocol(tmp_path / "none.toml")
