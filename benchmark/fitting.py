@@ -26,7 +26,7 @@ History = list[dict[str, float]]
 
 
 class TrainingError(RuntimeError):
-    """Training that cannot go on: the loss or a weight is no longer a number."""
+    """Training that cannot go on: the loss, a weight or a statistic is no longer a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class Fit:
 
     def _guard(self, module: nn.Module, entry: dict[str, float], epoch: int) -> None:
         finite = all(math.isfinite(value) for value in entry.values())
-        if not finite or not all(bool(torch.isfinite(w).all()) for w in module.parameters()):
+        if not finite or not all(bool(torch.isfinite(t).all()) for t in module.state_dict().values()):
             raise TrainingError(
                 f"training diverged in epoch {epoch + 1} (loss terms {entry}): lower the learning rate"
             )

@@ -60,13 +60,13 @@ class Record:
     @property
     def withstood(self) -> NDArray[np.bool_]:
         """Which samples no image at any distance fooled, the natural one included: (n,)."""
-        return self.clean & (self.rows["adversarial_prediction"] == self.rows["label"])
+        return np.asarray(self.clean & (self.rows["adversarial_prediction"] == self.rows["label"]))
 
     @property
     def robust(self) -> NDArray[np.bool_]:
         """Which samples no image within ε fooled, the natural one included: (n,)."""
         limit = self.spec["eps"] * (1 + 1e-5) + 1e-6
-        return self.withstood | (self.clean & (self.rows["distance"] > limit))
+        return np.asarray(self.withstood | (self.clean & (self.rows["distance"] > limit)))
 
 
 def write_record(

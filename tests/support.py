@@ -1,5 +1,7 @@
 """Models whose answers are known, and attacks that misbehave."""
 
+import os
+import signal
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +22,8 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(0.1 * torch.randn(classes, generator=generator))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.weight.T + self.bias
+        logits: Tensor = x.flatten(1) @ self.weight.T + self.bias
+        return logits
 
     def boundary(self, x: Tensor, norm: str) -> Tensor:
         """Distance to the nearest other class, as long as the box does not bind: (N,).
@@ -91,6 +94,15 @@ class Raises(BudgetAttack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         raise RuntimeError("planted failure")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kills(Raises):
+    """An attack under which the process dies, as it does when memory runs out."""
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,4 +133,4 @@ def _caption(threat: str, lines: list[Line], settings: Settings, label: str) -> 
     )
     if any(line.kind == "minimum-norm" for line in lines):
         text += " Minimum-norm attacks: ≤ε counts only images within ε, any counts all."
-    return text + " Best of a column in bold."
+    return text + " The best of each column is marked."

@@ -10,8 +10,8 @@ from benchmark.errors import BenchError
 from benchmark.fitting import Fit, TrainingError, one_cycle, shuffled, stepped
 
 
-class Killed(Exception):
-    pass
+class KilledError(Exception):
+    """Stands for the end of the process."""
 
 
 def fit_to(
@@ -30,7 +30,7 @@ def fit_to(
 
     def loss(epoch: int, indices: Tensor) -> dict[str, Tensor]:
         if epoch == kill_in:
-            raise Killed
+            raise KilledError
         return {"error": scale * ((module(x[indices]) - y[indices]) ** 2).mean()}
 
     fit = Fit(
@@ -53,7 +53,7 @@ def test_resumed_training_ends_in_the_same_bits(
     (tmp_path / "whole").mkdir()
     whole, history = fit_to(tmp_path / "whole", kind)
     for epoch in (2, 4):
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             fit_to(tmp_path, kind, kill_in=epoch)
     resumed, resumed_history = fit_to(tmp_path, kind)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -63,7 +63,7 @@ def test_resumed_training_ends_in_the_same_bits(
 
 
 def test_divergence_stops_with_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="diverged in epoch 1.*lower the learning rate"):
+    with pytest.raises(TrainingError, match=r"diverged in epoch 1.*lower the learning rate"):
         fit_to(tmp_path, "sgd", scale=float("nan"))
 
 

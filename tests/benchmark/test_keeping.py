@@ -39,7 +39,7 @@ ROWS = {
 
 
 def test_record_round_trip_and_readings(tmp_path: Path, tasks: list[Task]) -> None:
-    """Fooled within ε, survived, misclassified from the start, fooled only beyond ε, and the last two at once."""
+    """Fooled within ε, survived, wrong from the start, fooled only beyond ε, and the last two at once."""
     task = cell_of(tasks, "cw")
     path = tmp_path / task.path
     write_record(path, task, ROWS, environment={"python": "3"}, seconds=1.5)
@@ -72,7 +72,7 @@ def test_damaged_record_is_refused_by_name(tmp_path: Path, tasks: list[Task], da
     content = bytearray(path.read_bytes())
     if damage == "altered":
         content[60] ^= 0xFF
-    path.write_bytes({"truncated": content[:-40], "altered": content, "empty": b""}[damage])
+    path.write_bytes(bytes({"truncated": content[:-40], "altered": content, "empty": b""}[damage]))
     with pytest.raises(StoreError, match=f"{path.name} is damaged.*delete it and run the same command"):
         read_record(path)
 
