@@ -38,7 +38,8 @@ class Linear(nn.Module):
         )
         ratios = margins / lengths
         ratios[torch.arange(len(y)), y] = torch.inf
-        return ratios.min(1).values.detach()
+        nearest: Tensor = ratios.min(1).values.detach()
+        return nearest
 
 
 class Small(nn.Module):
