@@ -1,7 +1,7 @@
 """How much work a task is, before it runs: passes from its settings, seconds from a timed probe."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from attacks.registry import build_attack
@@ -95,11 +95,11 @@ def _probe(key: tuple[str, int, str], task: Task, device: str) -> Speed:
         z = x.clone().requires_grad_()
         torch.autograd.grad(model(z).sum(), z)
 
-    def seconds(run: object) -> float:
+    def seconds(run: Callable[[], None]) -> float:
         best = float("inf")
         for _ in range(_PROBE_RUNS):
             started = time.perf_counter()
-            run()  # type: ignore[operator]
+            run()
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
             best = min(best, time.perf_counter() - started)

@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import os
 import queue
+import signal
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -142,6 +143,7 @@ _seat: tuple[Context, Any] | None = None  # of this worker process
 
 def _take_seat(seats: Any, messages: Any) -> None:
     global _seat
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     end_with_parent()
     context = seats.get()
     _set_threads(context)
