@@ -98,6 +98,19 @@ def test_pgd_keeps_the_best_of_its_restarts() -> None:
     assert more.sum() > fooled.sum()
 
 
+def test_pgd_for_transfer_returns_the_best_image_it_has_seen() -> None:
+    """With steps so large that the loss oscillates, more of them cannot lower the result's loss."""
+    model, x = small_model().eval(), images(16)
+    y = model(x).argmax(1)
+    before = torch.full((16,), -torch.inf)
+    for steps in (1, 2, 3, 5, 8):
+        attack = PGD(norm="linf", eps=0.1, steps=steps, rel_step_size=2.0).for_transfer()
+        logits = model(attack(model, x, y, goal="transfer").x_adv)
+        loss = torch.nn.functional.cross_entropy(logits, y, reduction="none").detach()
+        assert (loss >= before - 1e-5).all()
+        before = loss
+
+
 def test_pgd_spends_nothing_on_fallen_samples() -> None:
     model, x = small_model().eval(), images(32)
     y = model(x).argmax(1)
@@ -128,6 +141,21 @@ def test_autoattack_equals_the_library_called_directly(norm: Norm) -> None:
     assert direct.any()
     assert not direct.all()
     assert torch.equal(ours, direct)
+
+
+def test_autoattack_breaks_what_a_saturated_cross_entropy_hides() -> None:
+    """Logits so large that the softmax is exactly one-hot: CE has no gradient, the scale-free DLR has."""
+
+    class Saturated(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 1e6 * super().forward(x)
+
+    model = Saturated(classes=5)
+    x = 0.5 + 0.1 * (images(6, size=6) - 0.5)
+    y = model(x).argmax(1)
+    eps = 1.05 * model.boundary(x, "linf").max().item()
+    assert (build("pgd-40", "linf", eps)(model, x, y).prediction == y).any()
+    assert (build("aa", "linf", eps)(model, x, y).prediction != y).all()
 
 
 def test_pgd_agrees_with_foolbox() -> None:
