@@ -98,7 +98,7 @@ def _run_open(work: Work, context: Context, workers: int, live: bool) -> dict[st
 
 
 def choose_device(wanted: str) -> str:
-    """ "auto" is CUDA where there is one.
+    """The torch device for ``--device``: with "auto", CUDA where there is one.
 
     Raises:
         BenchError: unknown, or CUDA asked for and absent.
