@@ -121,16 +121,21 @@ def _budget(eps: float) -> str:
 
 def _caption(threat: str, lines: list[Line], settings: Settings, label: str) -> str:
     seeds = sorted({len(line.per_seed) for line in lines})
-    counts = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    spread = ", mean ± sample standard deviation over seeds" if seeds[-1] > 1 else ""
-    source = ""
-    if threat == "black":
-        source = f" Adversarial images are crafted once on a Standard-AT {settings.surrogate.model}."
+    runs = _count(seeds[-1], "training seed")
+    if len(seeds) > 1:
+        runs = f"{seeds[0]} to {runs}"
+    if seeds[-1] > 1:
+        runs += ", mean ± sample standard deviation over seeds"
     text = (
-        f"Accuracy in % on {lines[0].images} test images of {label}, {counts} training "
-        f"{'seed' if counts == '1' else 'seeds'}{spread}. {settings.model.name} of width "
-        f"{settings.model.width}, {settings.training.epochs} epochs.{source}"
+        f"Accuracy in % on {lines[0].images} test images of {label}, {runs}. {settings.model.name} of "
+        f"width {settings.model.width}, {_count(settings.training.epochs, 'epoch')}."
     )
+    if threat == "black":
+        text += f" Adversarial images are crafted once on a Standard-AT {settings.surrogate.model}."
     if any(line.kind == "minimum-norm" for line in lines):
         text += " Minimum-norm attacks: ≤ε counts only images within ε, any counts all."
     return text + " The best of each column is marked."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
