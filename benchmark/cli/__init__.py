@@ -47,6 +47,3 @@ def main() -> None:
     except BenchError as error:
         print(f"bench: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("bench: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)

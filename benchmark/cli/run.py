@@ -69,7 +69,11 @@ def run(
         where = "cpu"
         print(f"nothing to do: all {work.cells} cells are done")
     context = Context(out=out, device=where, batch_size=images, threads=1)
-    finished = run_work(work, context, workers=workers, live=sys.stdout.isatty())
+    try:
+        finished = run_work(work, context, workers=workers, live=sys.stdout.isatty())
+    except KeyboardInterrupt:
+        print("\nbench: interrupted; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
     for table in finished.tables:
         print(f"\n{to_text(table)}")
     print(f"records, results.csv and tables are in {out}/")

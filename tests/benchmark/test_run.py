@@ -274,6 +274,22 @@ def test_killed_at_any_moment_it_ends_with_the_same_results(tmp_path: Path) -> N
     assert not list(broken.rglob("*.partial"))
 
 
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmark.cli", "run", *map(str, TINY), "--seeds", "2"]
+    process = subprocess.Popen(
+        [*command, "--workers", "2", "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / ".lock").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on from here" in said
+    assert "Traceback" not in said
+
+
 def _workers_of(parent: int) -> list[int]:
     """Processes that a command started: they name their parent on their command line."""
     found = []
