@@ -94,7 +94,6 @@ class Attack(ABC):
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     """The norms this attack can work in."""
-    needs_gradients: ClassVar[bool] = True
 
     norm: Norm
 

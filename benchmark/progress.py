@@ -19,7 +19,6 @@ class Progress:
     def __init__(self, tasks: Iterable[Task], work: dict[str, Passes], *, live: bool) -> None:
         self._tasks = {task.id: task for task in tasks}
         self._work = {identity: passes.total for identity, passes in work.items()}
-        self._live = live
         self._begun = time.monotonic()
         self._fraction = dict.fromkeys(self._tasks, 0.0)
         self._started: dict[str, float] = {}
