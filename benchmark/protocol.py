@@ -46,6 +46,8 @@ class Training:
         _at_least(2, batch_size=self.batch_size)
         _at_least(0, train_limit=self.train_limit, clip_norm=self.clip_norm, momentum=self.momentum)
         _at_least(0, weight_decay=self.weight_decay)
+        if self.train_limit == 1:
+            raise BenchError("train-limit must be 0 (all) or at least 2, got 1: batch norm needs two images")
         _positive(lr=self.lr, rel_step_size=self.rel_step_size)
         _one_of("training.schedule", self.schedule, ("steps", "one-cycle"))
         _one_of("training.augment", self.augment, ("crop-flip", "none"))

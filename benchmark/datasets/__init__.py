@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from benchmark.datasets.tiny_imagenet import TINY_IMAGENET
 from benchmark.datasets.vision import CIFAR10, MNIST
 from benchmark.errors import DataError, unknown
 
+Facts = dict[str, Any]
 DATASETS = {dataset.info.name: dataset for dataset in (DIGITS, MNIST, CIFAR10, TINY_IMAGENET)}
 
 
@@ -50,7 +51,8 @@ def locate(name: str, folder: Path, *, download: bool = False) -> Located:
         DataError: not there (the message says what to fetch and where to put it), or not readable.
     """
     dataset = dataset_named(name)
-    as_parquet = parquet.fingerprint(folder) if folder.is_dir() else None
+    embedded = dataset.download is None  # its images are not looked for in any folder
+    as_parquet = parquet.fingerprint(folder) if folder.is_dir() and not embedded else None
     stamp = as_parquet or dataset.fingerprint(folder)
     if stamp is None and download and dataset.download is not None:
         _download(dataset, folder)
@@ -62,10 +64,10 @@ def locate(name: str, folder: Path, *, download: bool = False) -> Located:
             "or name another --data-dir, or add --download"
         )
     home = _cache_home() / f"{name}-{short_hash([name, str(folder.resolve()), stamp])}"
-    if not (home / "data.json").is_file():
+    facts = _kept(home)
+    if facts is None:
         splits = parquet.read(folder, dataset.info) if as_parquet else dataset.read(folder)
-        _keep(home, splits)
-    facts = json.loads((home / "data.json").read_text())
+        facts = _keep(home, splits)
     label = folder.resolve().name if as_parquet else name
     return Located(dataset.info, label, facts["hash"], facts["train"], facts["test"], home)
 
@@ -85,7 +87,17 @@ def _cache_home() -> Path:
     return Path(base) / "robustness-bench"
 
 
-def _keep(home: Path, splits: Splits) -> None:
+def _kept(home: Path) -> Facts | None:
+    """What the cache says of a data set, or None if it is absent or damaged: it is made anew then."""
+    try:
+        facts: Facts = json.loads((home / "data.json").read_text())
+        whole = all((home / name).stat().st_size == size for name, size in facts["files"].items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return facts if whole else None
+
+
+def _keep(home: Path, splits: Splits) -> Facts:
     """Write the arrays into a folder that appears under its name only when it is complete."""
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
@@ -94,14 +106,16 @@ def _keep(home: Path, splits: Splits) -> None:
             for field, array in splits._asdict().items():
                 np.save(scratch / f"{field}.npy", array)
             facts = {
+                "files": {file.name: file.stat().st_size for file in sorted(scratch.iterdir())},
                 "hash": splits.content_hash(),
                 "train": len(splits.train_y),
                 "test": len(splits.test_y),
             }
             (scratch / "data.json").write_text(json.dumps(facts))
             if home.exists():
-                shutil.rmtree(home)  # a cache that lost its data.json
+                shutil.rmtree(home)  # a damaged cache
             scratch.rename(home)
+            return facts
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:

@@ -70,6 +70,23 @@ def test_parquet_folder(tmp_path: Path) -> None:
     assert locate("cifar10", folder).hash != data.hash
 
 
+def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
+    data = locate("digits", tmp_path)
+    whole = data.load().content_hash()
+    for name, content in (("train_x.npy", b"cut off"), ("data.json", b"{"), ("data.json", b"[]")):
+        (data.arrays / name).write_bytes(content)
+        assert locate("digits", tmp_path).load().content_hash() == whole
+    (data.arrays / "test_y.npy").unlink()
+    assert locate("digits", tmp_path).load().content_hash() == whole
+
+
+def test_embedded_data_ignores_what_lies_in_the_folder(tmp_path: Path) -> None:
+    _write_parquet(tmp_path / "train.parquet", _pixels(2, 32, 0), [0, 1])
+    _write_parquet(tmp_path / "test.parquet", _pixels(2, 32, 0), [0, 1])
+    assert locate("digits", tmp_path).label == "digits"
+    assert locate("cifar10", tmp_path).label == tmp_path.name
+
+
 def test_wrong_parquet_is_named(tmp_path: Path) -> None:
     _write_parquet(tmp_path / "train.parquet", _pixels(2, 32, 0), [0, 1])
     _write_parquet(tmp_path / "test.parquet", _pixels(2, 16, 0), [0, 1])

@@ -60,6 +60,7 @@ def test_natural_accuracy_is_always_there() -> None:
         ({"eps": {"linf": -0.1}}, "ε must be positive"),
         ({"eps": {"linf": 8.0}}, "fit into the pixel box, got 8.0 for linf"),
         ({"training": {"epochs": 0}}, "epochs must be at least 1, got 0"),
+        ({"training": {"train_limit": 1}}, "train-limit must be 0 .* or at least 2, got 1"),
         ({"training": {"lr": float("nan")}}, "lr must be positive, got nan"),
         ({"training": {"schedule": "cosine"}}, "unknown training.schedule 'cosine'"),
         ({"model": {"width": 0}}, "width must be at least 1"),
