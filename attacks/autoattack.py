@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from attacks.base import AttackError, BudgetAttack, predict
 from attacks.geometry import Norm
+from attacks.margins import margin
 from attacks.noise import Noise, key_of, mix
 
 _LIBRARY_NORM = {"linf": "Linf", "l2": "L2"}
@@ -25,55 +26,71 @@ _MOST_TARGETS = 9  # AutoAttack's own number of target classes
 _SILENT = logging.Logger("autoattack", logging.CRITICAL)  # its warnings name no cell
 
 
+_MEMBERS: dict[str, tuple[str, ...]] = {
+    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
+    "rand": ("apgd-ce", "apgd-dlr"),
+    "square": ("square",),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(BudgetAttack):
-    """The standard ensemble: APGD-CE, targeted APGD-DLR, targeted FAB, Square; each on the survivors.
+    """An ensemble of parameter-free attacks, each on what the ones before it left standing.
 
     Args:
-        version: the library's parameter set.
+        version: "standard" (APGD-CE, targeted APGD-DLR, targeted FAB, Square), "plus" (also untargeted
+            APGD-DLR and FAB, with five restarts), "rand" (APGD-CE and APGD-DLR, each gradient a mean of
+            20, for randomised models) or "square" (that member alone, which sees scores only).
+        steps: of each run of APGD and FAB; 100 in the paper.
         square_queries: Square's queries per sample; 5000 in the paper.
 
-    Differs from the paper: with fewer than ten classes there are fewer targets.
+    Differs from the paper: with fewer than ten classes there are fewer targets; where the DLR losses
+    are not defined (targeted: below four classes, untargeted: below three) the margin takes their place.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
     version: str = "standard"
+    steps: int = 100
     square_queries: int = 5000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.version not in _MEMBERS:
+            raise ValueError(f"version must be one of {', '.join(_MEMBERS)}, got {self.version!r}")
+        if self.steps < 1 or self.square_queries < 1:
+            raise ValueError(f"steps and square_queries must be at least 1, got {self!r}")
 
     def passes(self, classes: int) -> tuple[int, int]:
         targets = min(_MOST_TARGETS, classes - 1)
-        # APGD: 100 steps; FAB: 100 steps of two forward and two backward passes; Square: forward only.
-        return 101 + targets * (102 + 200) + self.square_queries, 101 + targets * (101 + 200)
+        restarts, averaged = (5 if self.version == "plus" else 1), (20 if self.version == "rand" else 1)
+        apgd = restarts * (self.steps + 1) * averaged
+        costs = {
+            "apgd-ce": (apgd, apgd),
+            "apgd-dlr": (apgd, apgd),
+            "apgd-t": (targets * (self.steps + 2), targets * (self.steps + 1)),
+            "fab": (restarts * 2 * self.steps, restarts * self.steps * classes),
+            "fab-t": (targets * 2 * self.steps, targets * 2 * self.steps),
+            "square": (self.square_queries, 0),
+        }
+        members = [costs[name] for name in _MEMBERS[self.version]]
+        return sum(forwards for forwards, _ in members), sum(backwards for _, backwards in members)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        from pyautoattack import AutoAttack as Library
-
         with torch.no_grad():
             classes = model(x[:1]).shape[1]
-        if classes < 4:
-            raise AttackError(f"AutoAttack's targeted DLR loss needs 4 classes, the model has {classes}")
-        library = Library(
-            model,
-            norm=_LIBRARY_NORM[self.norm],
-            eps=self.eps,
-            seed=0,
-            version=self.version,
-            device=x.device,
-        )
-        library.apgd_targeted.n_target_classes = min(_MOST_TARGETS, classes - 1)
-        library.fab.n_target_classes = min(_MOST_TARGETS, classes - 1)
-        library.square.n_queries = self.square_queries
-
+        if classes < 2:
+            raise AttackError("AutoAttack needs a model of at least 2 classes, this one has 1")
+        library = self._library(model, x.device, classes)
         x = x.contiguous()  # the library views images flat, which channels-last ones do not allow
         x_adv, rows = x.clone(), torch.arange(len(x), device=x.device)
-        library.logger = library.apgd.logger = library.apgd_targeted.logger = _SILENT
         devices = [x.device] if x.is_cuda else []
         with torch.random.fork_rng(devices):
-            for name in library.attacks_to_run:
+            for name in _MEMBERS[self.version]:
                 if not len(rows):
                     break
-                member = _member(library, name)
+                member = _member(library, name, classes)
                 with _NoiseOfSamples(member, noise[rows], x[rows], name):
                     found = member.perturb(x[rows].clone(), y[rows].clone()).detach()
                 fooled = predict(model, found) != y[rows]
@@ -81,20 +98,49 @@ class AutoAttack(BudgetAttack):
                 rows = rows[~fooled]
         return x_adv
 
+    def _library(self, model: nn.Module, device: torch.device, classes: int) -> Any:
+        from pyautoattack import AutoAttack as Library
 
-def _member(library: Any, name: str) -> Any:
+        version = "standard" if self.version == "square" else self.version
+        library = Library(
+            model, norm=_LIBRARY_NORM[self.norm], eps=self.eps, seed=0, version=version, device=device
+        )
+        targets = min(_MOST_TARGETS, classes - 1)
+        library.apgd_targeted.n_target_classes = library.fab.n_target_classes = targets
+        library.square.n_queries = self.square_queries
+        for apgd in (library.apgd, library.apgd_targeted):  # the checkpoints are shares of the steps
+            apgd.n_iter = apgd.n_iter_orig = self.steps
+            apgd.n_iter_2, apgd.n_iter_min, apgd.size_decr = (
+                max(int(share * self.steps), 1) for share in (0.22, 0.06, 0.03)
+            )
+        library.fab.n_iter = self.steps
+        library.logger = library.apgd.logger = library.apgd_targeted.logger = _SILENT
+        return library
+
+
+def _member(library: Any, name: str, classes: int) -> Any:
     """The library's attack ``name``, set up as its own evaluation loop does."""
-    if name == "apgd-ce":
-        library.apgd.loss = "ce"
+    if name in ("apgd-ce", "apgd-dlr"):
+        library.apgd.loss = name.removeprefix("apgd-")
+        if classes < 3:
+            library.apgd.dlr_loss = margin
         return library.apgd
     if name == "apgd-t":
-        return library.apgd_targeted
-    if name == "fab-t":
-        library.fab.targeted = True
+        targeted = library.apgd_targeted
+        if classes < 4:
+
+            def targeted_margin(logits: Tensor, y: Tensor) -> Tensor:
+                rows = torch.arange(len(y), device=y.device)
+                return logits[rows, targeted.y_target] - logits[rows, y]
+
+            targeted.dlr_loss_targeted = targeted_margin
+        return targeted
+    if name in ("fab", "fab-t"):
+        library.fab.targeted = name == "fab-t"
+        if library.fab.targeted:
+            library.fab.n_restarts = 1
         return library.fab
-    if name == "square":
-        return library.square
-    raise ValueError(f"AutoAttack has no member {name!r}")
+    return library.square
 
 
 class _NoiseOfSamples(TorchFunctionMode):

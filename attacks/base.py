@@ -61,6 +61,9 @@ class Counted(nn.Module):
         if not torch.isfinite(logits).all():
             raise AttackError("the model's logits are not finite (NaN or infinity)")
         self.forwards += len(x)
+        if x.requires_grad and not logits.requires_grad:
+            # The model cuts the graph: its gradient is zero, which is no reason to crash.
+            logits = logits + 0.0 * x.flatten(1).sum(1, keepdim=True)
         if logits.requires_grad:
             logits.register_hook(self._count_backward)
         return logits
@@ -94,6 +97,8 @@ class Attack(ABC):
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     """The norms this attack can work in."""
+    rules: ClassVar[tuple[str, ...]] = ()
+    """Ways to choose among the images of one and the same run; the field ``rule`` then names one."""
 
     norm: Norm
 
@@ -108,6 +113,10 @@ class Attack(ABC):
         The caller has put ``model`` into evaluation mode with frozen weights, and judges success
         itself. Where nothing was found any image may be returned. All randomness is ``noise``.
         """
+
+    def perturb_all(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> dict[str, Tensor]:
+        """What ``perturb`` returns under each of ``rules``, from one run; "" where there are none."""
+        return {"": self.perturb(model, x, y, noise)}
 
     @abstractmethod
     def passes(self, classes: int) -> tuple[int, int]:
@@ -135,12 +144,30 @@ class Attack(ABC):
         seed: int = 0,
         goal: Goal = "untargeted",
     ) -> Outcome:
+        """``run``, and of its outcomes the one that this attack's ``rule`` chooses."""
+        return self.run(model, x, y, ids=ids, seed=seed, goal=goal)[getattr(self, "rule", "")]
+
+    @final
+    def run(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        ids: Tensor | None = None,
+        seed: int = 0,
+        goal: Goal = "untargeted",
+    ) -> dict[str, Outcome]:
         """Attack N samples and judge the result by a forward pass on the very image that is kept.
 
         Args:
             ids: (N,) int64, what a sample's noise depends on besides ``seed``; default 0 … N-1.
             goal: "untargeted" attacks only what is classified correctly and keeps the natural image
                 where it fails; "transfer" attacks every sample and keeps whatever it made.
+
+        Returns:
+            rule -> outcome, "" being the only one where the attack has no rules. Every outcome's passes
+            are those of the whole run.
 
         Raises:
             ValueError: x or y are not as the module says.
@@ -151,25 +178,44 @@ class Attack(ABC):
         noise = Noise.for_samples(ids.to(x.device), seed, type(self).__name__)
         counted = Counted(model)
         with frozen(counted):
-            clean_prediction = predict(counted, x)
-            aims = torch.ones_like(y, dtype=torch.bool) if goal == "transfer" else clean_prediction == y
-            x_adv, prediction = x.clone(), clean_prediction.clone()
+            clean = predict(counted, x)
+            aims = torch.ones_like(y, dtype=torch.bool) if goal == "transfer" else clean == y
+            found = dict.fromkeys(self.rules or ("",), x[aims])
             if aims.any():
-                found = self.perturb(counted, x[aims], y[aims], noise[aims]).detach()
-                check_result(found, x[aims])
-                self.check(geometry.size(found - x[aims], self.norm))
-                judged = predict(counted, found)
-                kept = aims.clone()
-                if goal == "untargeted":
-                    fooled = judged != y[aims]
-                    kept[aims] = fooled
-                    found, judged = found[fooled], judged[fooled]
-                x_adv[kept], prediction[kept] = found, judged
+                found = self.perturb_all(counted, x[aims], y[aims], noise[aims])
+            kept = {
+                rule: self._judged(counted, x, y, clean, aims, image, goal) for rule, image in found.items()
+            }
         n = max(len(x), 1)
-        distance = geometry.size(x_adv - x, self.norm)
-        return Outcome(
-            x_adv, clean_prediction, prediction, distance, counted.forwards / n, counted.backwards / n
-        )
+        return {
+            rule: Outcome(
+                x_adv,
+                clean,
+                prediction,
+                geometry.size(x_adv - x, self.norm),
+                counted.forwards / n,
+                counted.backwards / n,
+            )
+            for rule, (x_adv, prediction) in kept.items()
+        }
+
+    def _judged(
+        self, model: nn.Module, x: Tensor, y: Tensor, clean: Tensor, aims: Tensor, found: Tensor, goal: Goal
+    ) -> tuple[Tensor, Tensor]:
+        """All images as they are kept, and their classes; ``found`` belongs to the rows ``aims``."""
+        x_adv, prediction = x.clone(), clean.clone()
+        if aims.any():
+            found = found.detach()
+            check_result(found, x[aims])
+            self.check(geometry.size(found - x[aims], self.norm))
+            judged = predict(model, found)
+            kept = aims.clone()
+            if goal == "untargeted":
+                fooled = judged != y[aims]
+                kept[aims] = fooled
+                found, judged = found[fooled], judged[fooled]
+            x_adv[kept], prediction[kept] = found, judged
+        return x_adv, prediction
 
 
 @dataclass(frozen=True, kw_only=True)

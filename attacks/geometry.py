@@ -8,6 +8,8 @@ from torch import Tensor
 from attacks.noise import Noise
 
 Norm = Literal["linf", "l2"]
+Distance = Literal["linf", "l2", "l1"]
+_ORDER = {"linf": torch.inf, "l2": 2, "l1": 1}
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
@@ -15,10 +17,9 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
-def size(delta: Tensor, norm: Norm) -> Tensor:
+def size(delta: Tensor, norm: Distance) -> Tensor:
     """The norm of each perturbation: (N, …) -> (N,)."""
-    order = torch.inf if norm == "linf" else 2
-    lengths: Tensor = torch.linalg.vector_norm(delta.flatten(1), ord=order, dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(delta.flatten(1), ord=_ORDER[norm], dim=1)
     return lengths
 
 

@@ -6,19 +6,20 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from attacks import geometry
 from attacks.base import BudgetAttack
 from attacks.geometry import Norm
+from attacks.losses import LOSSES, LossName
 from attacks.noise import Noise
 
 
 @dataclass(frozen=True, kw_only=True)
 class PGD(BudgetAttack):
-    """Climb the cross-entropy inside the ball and the box, from a random point of both.
+    """Climb a loss inside the ball and the box, from a random point of both.
 
     Args:
+        loss: "ce" (cross-entropy, the paper's), "margin" (Carlini and Wagner 2017, f6) or "dlr".
         steps: gradient steps per start.
         rel_step_size: step size as a fraction of ``eps``.
         restarts: starts; only the first is spent on a sample that it fools.
@@ -29,6 +30,7 @@ class PGD(BudgetAttack):
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
+    loss: LossName = "ce"
     steps: int = 40
     rel_step_size: float = 0.25
     restarts: int = 1
@@ -37,6 +39,8 @@ class PGD(BudgetAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
         if self.steps < 1 or self.restarts < 1 or not self.rel_step_size > 0:
             raise ValueError(f"steps, restarts and rel_step_size must be positive, got {self!r}")
 
@@ -63,7 +67,7 @@ class PGD(BudgetAttack):
                 last = step == self.steps
                 x_adv.requires_grad_(not last)
                 logits = model(x_adv)
-                loss = functional.cross_entropy(logits, y[rows], reduction="none")
+                loss = LOSSES[self.loss](logits, y[rows])
                 value = loss.detach()
                 if self.early_stop:
                     # Being fooled counts as infinite loss: nothing replaces it.

@@ -1,35 +1,59 @@
-"""The named attacks of ``presets.toml``. Reading it needs no torch, so that planning stays instant."""
+"""The named attacks of ``presets.toml`` and of installed plugins. Needs no torch: planning is instant."""
 
 import importlib
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attacks.base import Attack
 
+SETS = {
+    "strict": "full strength; minimum-norm attacks are judged at ε",
+    "paper": "the settings behind the published tables; minimum-norm attacks count at any distance",
+}
+KINDS = ("natural", "budget", "minimum-norm", "wasserstein", "unbounded")
+NORMS = ("linf", "l2")
+_ENTRY_POINTS = "bench.attacks"
+
+
+class PresetError(ValueError):
+    """An attack preset is not what it should be; the message names it and what is wrong."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AttackPreset:
-    """One named attack: what a table shows of it and what decides its results."""
+    """One named attack under one parameter set: what a table shows of it and what decides its results."""
 
     name: str
     label: str
     norms: tuple[str, ...]
     kind: str
-    """natural, budget (inside ε), or minimum-norm (one run answers every ε)."""
+    """natural, budget, minimum-norm, wasserstein or unbounded: see ``presets.toml``."""
     source: str
     attack: str
     """module:Class"""
     parameters: dict[str, Any]
 
+    @property
+    def bounded(self) -> bool:
+        """Whether it says anything about robustness inside the ε ball, and so counts for the worst case."""
+        return self.kind in ("natural", "budget", "minimum-norm")
+
+    @property
+    def takes_eps(self) -> bool:
+        """Whether a run answers one ε only."""
+        return self.kind in ("budget", "wasserstein")
+
     def arguments(self, norm: str, eps: float) -> dict[str, Any]:
         """The constructor's arguments under a threat model."""
         if norm not in self.norms:
             raise ValueError(f"{self.name} works in {', '.join(self.norms)}, got norm {norm!r}")
-        budget = {"eps": eps} if self.kind == "budget" else {}
+        budget = {"eps": eps} if self.takes_eps else {}
         return {"norm": norm, **budget, **self.parameters}
 
     def identity(self, norm: str, eps: float) -> dict[str, Any]:
@@ -49,13 +73,67 @@ def build_attack(identity: dict[str, Any]) -> "Attack":
     return attack
 
 
+def attack_names() -> list[str]:
+    """Every name of every set, in the order of the tables' columns."""
+    return list(_tables())
+
+
+def attack_presets(attack_set: str) -> dict[str, AttackPreset]:
+    """Name -> preset, in the order of the tables' columns, of the attacks that have this parameter set."""
+    if attack_set not in SETS:
+        raise ValueError(f"the parameter sets are {', '.join(SETS)}, got {attack_set!r}")
+    return {
+        name: _preset(name, table, attack_set) for name, table in _tables().items() if attack_set in table
+    }
+
+
+def _preset(name: str, table: Mapping[str, Any], attack_set: str) -> AttackPreset:
+    parameters = dict(table[attack_set])
+    return AttackPreset(
+        name=name,
+        label=table["label"],
+        norms=tuple(table["norms"]),
+        kind=table["kind"],
+        attack=table["attack"],
+        source=parameters.pop("source"),
+        parameters=parameters,
+    )
+
+
 @cache
-def attack_presets() -> dict[str, AttackPreset]:
-    """Name -> preset, in the order of the tables' columns."""
-    table = tomllib.loads((Path(__file__).parent / "presets.toml").read_text(encoding="utf-8"))
-    presets = {}
-    for name, entry in table.items():
-        shown = {key: entry.pop(key) for key in ("label", "kind", "source", "attack")}
-        norms = tuple(entry.pop("norms"))
-        presets[name] = AttackPreset(name=name, norms=norms, parameters=entry, **shown)
-    return presets
+def _tables() -> dict[str, Mapping[str, Any]]:
+    """The file's entries, then the plugins'."""
+    text = (Path(__file__).parent / "presets.toml").read_text(encoding="utf-8")
+    tables: dict[str, Mapping[str, Any]] = tomllib.loads(text)
+    for point in sorted(entry_points(group=_ENTRY_POINTS), key=lambda point: point.name):
+        if point.name in tables:
+            raise PresetError(f"the plugin {point.value} offers attack {point.name!r}, which exists already")
+        tables[point.name] = _plugin(point)
+    return tables
+
+
+def _plugin(point: EntryPoint) -> Mapping[str, Any]:
+    """The preset that an entry point names, checked: a mapping with the keys of ``presets.toml``.
+
+    Raises:
+        PresetError: it cannot be imported, or a key is missing or wrong.
+    """
+    where = f"attack {point.name!r} of the plugin {point.value}"
+    try:
+        table = point.load()
+    except Exception as error:
+        raise PresetError(f"{where} cannot be loaded: {error}") from error
+    if not isinstance(table, Mapping):
+        raise PresetError(f"{where} must be a mapping like an entry of presets.toml, got {table!r}")
+    missing = {"attack", "label", "norms", "kind"} - table.keys()
+    if missing:
+        raise PresetError(f"{where} lacks {', '.join(sorted(missing))}")
+    if table["kind"] not in KINDS or not set(table["norms"]) <= set(NORMS):
+        raise PresetError(
+            f"{where} must have a kind of {', '.join(KINDS)} and norms of {', '.join(NORMS)}, "
+            f"got {table['kind']!r} and {table['norms']!r}"
+        )
+    sets = table.keys() & SETS.keys()
+    if not sets or not all("source" in table[name] for name in sets):
+        raise PresetError(f"{where} needs a table strict or paper with a source and every hyperparameter")
+    return table

@@ -39,12 +39,21 @@ def passes(task: Task) -> Passes:
         return _training_passes(task)
     model = task.parents["model"].spec
     key = (model["model"], model["width"], task.data.info.name)
+    if task.kind == "diagnose":
+        return _probe_passes(task, key)
     if "crafted" in task.parents:
         return Passes(key, 2.0 * spec["n_examples"], 0.0)
     forwards, backwards = build_attack(spec["parameters"]).passes(task.data.info.classes)
-    share = 1.0 if task.kind == "craft" else _SURVIVORS
+    share = 1.0 if spec.get("goal") == "transfer" else _SURVIVORS
     n = spec["n_examples"]
     return Passes(key, n * (2 + share * forwards), n * share * backwards)
+
+
+def _probe_passes(task: Task, model: tuple[str, int, str]) -> Passes:
+    probe = task.spec["probe"]
+    n = min(probe["images"], task.spec["n_examples"])
+    steps = probe["steps"] * (2 * _SURVIVORS * probe["restarts"] + len(probe["budgets"]))
+    return Passes(model, n * (steps + _SURVIVORS * probe["square_queries"]), n * steps)
 
 
 def _training_passes(task: Task) -> Passes:

@@ -16,12 +16,13 @@ from attacks import geometry
 from attacks.base import Counted, Goal, Outcome, predict
 from attacks.registry import build_attack
 from benchmark.atomic import write_atomic
-from benchmark.checkpoints import load_tensors, save_tensors
+from benchmark.checkpoints import load_tensors, read_card, save_tensors
 from benchmark.context import Advance, Context, environment
 from benchmark.datasets.base import subset
+from benchmark.diagnostics import read_flags
 from benchmark.errors import StoreError
 from benchmark.plan import Task
-from benchmark.records import write_record
+from benchmark.records import DISTANCES, write_record
 from benchmark.training import load_model
 
 _AUTO_BATCH = {"cpu": 128, "cuda": 1024}
@@ -29,7 +30,7 @@ KEEP_EVERY = 30.0  # seconds between two states kept for resuming
 Columns = dict[str, NDArray[Any]]
 
 
-class _Sample(NamedTuple):
+class Sample(NamedTuple):
     """The test images of a task."""
 
     ids: Tensor
@@ -41,18 +42,15 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
     """Evaluate one cell and write its record."""
     started = time.monotonic()
     model = load_model(task.parents["model"], context)
-    sample = _test_sample(task, context)
-    crafted = None
-    if "crafted" in task.parents:
-        crafted = load_tensors(context.out / task.parents["crafted"].path)["x_adv"].to(context.device)
+    sample = test_sample(task, context)
+    crafted = _Crafted.load(task, context) if "crafted" in task.parents else None
 
     def work(rows: slice) -> Columns:
-        piece = _Sample(*(tensor[rows] for tensor in sample))
+        piece = Sample(*(tensor[rows] for tensor in sample))
         if crafted is None:
-            outcome = _attack(task, model, piece, "untargeted")
-        else:
-            outcome = _replay(model, piece.x, crafted[rows], task.spec["norm"])
-        return _rows(piece, outcome)
+            return _rows(piece, _attack(task, model, piece)[task.spec["parameters"].get("rule", "")])
+        columns = _rows(piece, _replay(model, piece.x, crafted.x_adv[rows], task.spec["norm"]))
+        return columns if crafted.cost is None else columns | _passes(len(piece.y), *crafted.cost)
 
     partial = (context.out / task.path).with_suffix(".partial")
     columns = in_batches(len(sample.y), context, advance, work, partial)
@@ -62,21 +60,46 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
         columns,
         environment=environment(context.device),
         seconds=round(time.monotonic() - started, 3),
+        flags=read_flags(context.out / task.parents["diagnosis"].path),
     )
     partial.unlink(missing_ok=True)
+
+
+class _Crafted(NamedTuple):
+    """Images made by a task of their own."""
+
+    x_adv: Tensor
+    cost: tuple[float, float] | None
+    """Forward and backward passes per sample, where they were made on the evaluated model itself."""
+
+    @classmethod
+    def load(cls, task: Task, context: Context) -> "_Crafted":
+        maker = task.parents["crafted"]
+        path = context.out / maker.path
+        name = _name_of(task.spec["parameters"].get("rule", ""))
+        x_adv = load_tensors(path)[name].to(context.device)
+        card = read_card(path)
+        own = maker.parents["model"].id == task.parents["model"].id and maker.spec["goal"] == "untargeted"
+        return cls(x_adv, (card["forwards"], card["backwards"]) if own else None)
+
+
+def _name_of(rule: str) -> str:
+    """What the images chosen by a rule are called in a crafted file and in a batch's columns."""
+    return f"x_adv-{rule}" if rule else "x_adv"
 
 
 def craft(task: Task, context: Context, advance: Advance) -> None:
     """Attack the surrogate and keep the adversarial images, float32, for every defense to face."""
     started = time.monotonic()
     model = load_model(task.parents["model"], context)
-    sample = _test_sample(task, context)
+    sample = test_sample(task, context)
 
     def work(rows: slice) -> Columns:
-        piece = _Sample(*(tensor[rows] for tensor in sample))
-        outcome = _attack(task, model, piece, "transfer")
-        x_adv = outcome.x_adv.cpu().contiguous().numpy()
-        return {"x_adv": x_adv, **_passes(len(x_adv), outcome)}
+        piece = Sample(*(tensor[rows] for tensor in sample))
+        outcomes = _attack(task, model, piece)
+        images = {_name_of(rule): o.x_adv.cpu().contiguous().numpy() for rule, o in outcomes.items()}
+        (cost, *_) = outcomes.values()
+        return {**images, **_passes(len(piece.y), cost.forwards, cost.backwards)}
 
     partial = (context.out / task.path).with_suffix(".partial")
     columns = in_batches(len(sample.y), context, advance, work, partial)
@@ -89,15 +112,18 @@ def craft(task: Task, context: Context, advance: Advance) -> None:
         "environment": environment(context.device),
         "seconds": round(time.monotonic() - started, 3),
     }
-    save_tensors(context.out / task.path, {"x_adv": torch.from_numpy(columns["x_adv"])}, card)
+    images = {name: torch.from_numpy(column) for name, column in columns.items() if name.startswith("x_adv")}
+    save_tensors(context.out / task.path, images, card)
     partial.unlink(missing_ok=True)
 
 
-def _attack(task: Task, model: nn.Module, piece: _Sample, goal: Goal) -> Outcome:
+def _attack(task: Task, model: nn.Module, piece: Sample) -> dict[str, Outcome]:
+    """rule -> outcome of the task's attack on some of its images."""
+    goal: Goal = task.spec.get("goal", "untargeted")
     attack = build_attack(task.spec["parameters"])
     if goal == "transfer":
         attack = attack.for_transfer()
-    return attack(model, piece.x, piece.y, ids=piece.ids, seed=task.seed, goal=goal)
+    return attack.run(model, piece.x, piece.y, ids=piece.ids, seed=task.seed, goal=goal)
 
 
 def _replay(model: nn.Module, x: Tensor, x_adv: Tensor, norm: geometry.Norm) -> Outcome:
@@ -108,27 +134,28 @@ def _replay(model: nn.Module, x: Tensor, x_adv: Tensor, norm: geometry.Norm) -> 
     return Outcome(x_adv, clean, prediction, distance, counted.forwards / len(x), 0.0)
 
 
-def _rows(piece: _Sample, outcome: Outcome) -> Columns:
+def _rows(piece: Sample, outcome: Outcome) -> Columns:
+    moved = outcome.x_adv - piece.x
     return {
         "sample": piece.ids.cpu().numpy(),
         "label": piece.y.cpu().numpy(),
         "clean_prediction": outcome.clean_prediction.cpu().numpy(),
         "adversarial_prediction": outcome.prediction.cpu().numpy(),
-        "distance": outcome.distance.cpu().numpy(),
-        **_passes(len(piece.y), outcome),
+        **{norm: geometry.size(moved, norm).cpu().numpy() for norm in DISTANCES},
+        **_passes(len(piece.y), outcome.forwards, outcome.backwards),
     }
 
 
-def _passes(n: int, outcome: Outcome) -> Columns:
-    return {"forwards": np.full(n, outcome.forwards), "backwards": np.full(n, outcome.backwards)}
+def _passes(n: int, forwards: float, backwards: float) -> Columns:
+    return {"forwards": np.full(n, forwards), "backwards": np.full(n, backwards)}
 
 
-def _test_sample(task: Task, context: Context) -> _Sample:
+def test_sample(task: Task, context: Context) -> Sample:
     splits = task.data.load()
     kept = subset(len(splits.test_y), task.spec["n_examples"])
     x = torch.from_numpy(splits.test_x[kept]).to(context.device, memory_format=torch.channels_last)
     y = torch.from_numpy(splits.test_y[kept]).to(context.device)
-    return _Sample(torch.from_numpy(kept).to(context.device), x.float() / 255, y)
+    return Sample(torch.from_numpy(kept).to(context.device), x.float() / 255, y)
 
 
 def in_batches(

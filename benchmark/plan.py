@@ -5,14 +5,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from attacks.registry import attack_presets
+from attacks.registry import AttackPreset, attack_presets
 from benchmark.atomic import short_hash
 from benchmark.datasets import Located
+from benchmark.diagnostics import PROBE
 from benchmark.protocol import Protocol, Settings
 from defenses.registry import defense_presets
 
-Kind = Literal["train", "estimators", "craft", "evaluate"]
-_FORMAT = 1  # raise it when code changes what a finished task means
+Kind = Literal["train", "estimators", "diagnose", "craft", "evaluate"]
+_FORMAT = 2  # raise it when code changes what a finished task means
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +58,17 @@ def make_plan(protocol: Protocol, data: dict[str, Located]) -> list[Task]:
             for norm in protocol.norms:
                 for threat in protocol.threats:
                     for defense in protocol.defenses:
-                        for attack in settings.attacks[norm]:
-                            cell = planner.evaluate(threat, norm, defense, attack, seed)
+                        for attack, budget in _columns(settings, norm):
+                            cell = planner.evaluate(threat, norm, defense, attack, budget, seed)
                             tasks.update({task.id: task for task in cell.lineage()})
     return list(tasks.values())
+
+
+def _columns(settings: Settings, norm: str) -> Iterator[tuple[str, float]]:
+    """(attack, ε) of every cell a defense has under one norm."""
+    eps = settings.eps[norm]
+    yield from ((attack, eps) for attack in settings.attacks[norm])
+    yield from ((attack, eps * factor) for attack in settings.curve[norm] for factor in settings.budgets)
 
 
 class _Planner:
@@ -69,26 +77,38 @@ class _Planner:
     def __init__(self, settings: Settings, data: Located) -> None:
         self.settings, self.data = settings, data
 
-    def evaluate(self, threat: str, norm: str, defense: str, attack: str, seed: int) -> Task:
-        """A cell: one defense against one attack."""
+    def evaluate(self, threat: str, norm: str, defense: str, attack: str, eps: float, seed: int) -> Task:
+        """A cell: one defense against one attack at one ε."""
         settings, label = self.settings, self.data.label
-        parents = {"model": self.train(defense, norm, seed)}
+        model = self.train(defense, norm, seed)
+        preset = attack_presets(settings.attack_set)[attack]
+        parents = {"model": model, "diagnosis": self.diagnose(model, defense, norm, seed)}
         if threat == "black" and attack != "none":
-            parents["crafted"] = self.craft(norm, attack)
-        preset = attack_presets()[attack]
+            surrogate, name = self.surrogate(norm), settings.surrogate.model
+            parents["crafted"] = self.craft(surrogate, name, norm, preset, eps, "transfer")
+        elif "rule" in preset.parameters:  # one run for all rules
+            parents["crafted"] = self.craft(model, defense, norm, preset, eps, "untargeted")
         spec = {
             "threat": threat,
             "norm": norm,
-            "eps": settings.eps[norm],
+            "eps": eps,
             "defense": defense,
             "attack": attack,
             "kind_of_attack": preset.kind,
-            "parameters": preset.identity(norm, settings.eps[norm]),
+            "parameters": preset.identity(norm, eps),
             **self._sample(),
         }
         folder = Path("records") / label / norm / threat / defense
-        title = f"{label} {norm} {threat}-box {defense} × {attack}, seed {seed}"
+        at = "" if eps == settings.eps[norm] else f" at ε = {eps:.4g}"
+        title = f"{label} {norm} {threat}-box {defense} × {attack}{at}, seed {seed}"
         return self._task("evaluate", title, spec, seed, folder / f"{attack}-seed{seed}", ".parquet", parents)
+
+    def diagnose(self, model: Task, defense: str, norm: str, seed: int) -> Task:
+        """Signs that a model hides its gradients, shared by all its cells under one norm."""
+        spec = {"norm": norm, "eps": self.settings.eps[norm], "probe": PROBE, **self._sample()}
+        path = Path("diagnoses") / self.data.label / f"{defense}-{norm}-seed{seed}"
+        title = f"{self.data.label} {norm} diagnose {defense}, seed {seed}"
+        return self._task("diagnose", title, spec, seed, path, ".json", {"model": model})
 
     def train(self, defense: str, norm: str, seed: int) -> Task:
         """A defended model."""
@@ -136,20 +156,18 @@ class _Planner:
         parents = {"pretrained": self.train("standard", norm, seed)}
         return self._task("estimators", title, spec, seed, path, ".safetensors", parents)
 
-    def craft(self, norm: str, attack: str) -> Task:
-        """Adversarial images made on the surrogate, once, for every defense and seed."""
-        settings, seed = self.settings, self.settings.surrogate.seed
-        parents = {"model": self.surrogate(norm)}
-        spec = {
-            "norm": norm,
-            "attack": attack,
-            "goal": "transfer",
-            "parameters": attack_presets()[attack].identity(norm, settings.eps[norm]),
-            **self._sample(),
-        }
-        path = Path("crafted") / self.data.label / norm / attack
-        title = f"{self.data.label} {norm} craft {attack} on {settings.surrogate.model}"
-        return self._task("craft", title, spec, seed, path, ".safetensors", parents)
+    def craft(
+        self, model: Task, model_name: str, norm: str, preset: AttackPreset, eps: float, goal: str
+    ) -> Task:
+        """Adversarial images made on ``model`` once, for every cell that shows them to a model."""
+        parameters = preset.identity(norm, eps)
+        name = preset.name
+        if parameters.pop("rule", None):
+            name = parameters["attack"].partition(":")[2].lower()
+        spec = {"norm": norm, "attack": name, "goal": goal, "parameters": parameters, **self._sample()}
+        path = Path("crafted") / self.data.label / norm / f"{name}-on-{model_name}-seed{model.seed}"
+        title = f"{self.data.label} {norm} craft {name} on {model_name}, seed {model.seed}"
+        return self._task("craft", title, spec, model.seed, path, ".safetensors", {"model": model})
 
     def _dataset(self) -> dict[str, Any]:
         return {"dataset": self.data.label, "data": self.data.hash}

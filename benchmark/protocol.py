@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attacks.registry import attack_presets
+from attacks.registry import NORMS, SETS, attack_names, attack_presets
 from benchmark.datasets import DATASETS, dataset_named
 from benchmark.errors import BenchError, unknown
 from benchmark.models import MODELS
 from defenses.registry import defense_presets
 
-NORMS = ("linf", "l2")
 THREATS = ("white", "black")
 _DEFAULT = Path(__file__).parent / "protocols" / "default.toml"
 
@@ -108,8 +107,14 @@ class Settings:
 
     dataset: str
     n_examples: int
+    attack_set: str
+    """Which parameters the attacks have: strict or paper."""
     attacks: dict[str, tuple[str, ...]]
     """norm -> names"""
+    curve: dict[str, tuple[str, ...]]
+    """norm -> names of the attacks that also run at other budgets"""
+    budgets: tuple[float, ...]
+    """those budgets, in multiples of ``eps``"""
     eps: dict[str, float]
     """norm -> budget in pixels of [0, 1]"""
     model: Model
@@ -225,10 +230,17 @@ def _settings(name: str, tree: Tree, norms: tuple[str, ...]) -> Settings:
     for norm, value in eps.items():
         if not 0 < value <= (1.0 if norm == "linf" else (info.channels * info.size**2) ** 0.5):
             raise BenchError(f"ε must be positive and fit into the pixel box, got {value} for {norm}")
+    attack_set = tree["attack_set"]
+    _one_of("attack_set", attack_set, tuple(SETS))
+    budgets = tuple(sorted(set(tree["curve"]["budgets"]) - {1.0}))
+    _positive(**{"curve.budgets": min(budgets, default=1.0)})
     return Settings(
         dataset=name,
         n_examples=tree["n_examples"],
-        attacks={norm: _attacks(norm, tree["attacks"]) for norm in norms},
+        attack_set=attack_set,
+        attacks={norm: _attacks(norm, tree["attacks"][attack_set][norm], attack_set) for norm in norms},
+        curve={norm: _curve(norm, tree["curve"]["attacks"], attack_set) for norm in norms},
+        budgets=budgets,
         eps=eps,
         model=_section(Model, tree["model"]),
         surrogate=_section(Surrogate, tree["surrogate"]),
@@ -243,29 +255,54 @@ def _section(section: type[Section], tree: Tree) -> Section:
     return section(**values)
 
 
-def _attacks(norm: str, by_norm: Tree) -> tuple[str, ...]:
+def _attacks(norm: str, names: list[str], attack_set: str) -> tuple[str, ...]:
     """The attacks of one norm; natural accuracy is always among them."""
-    presets = attack_presets()
-    names = _in_order(by_norm[norm], presets, "attack")
+    presets = attack_presets(attack_set)
     for name in names:
+        _check_attack(name, attack_set)
         if norm not in presets[name].norms:
             raise BenchError(
                 f"attack {name} does not work in {norm}; it knows {', '.join(presets[name].norms)}"
             )
-    return names if "none" in names else ("none", *names)
+    return tuple(name for name in presets if name in names or name == "none")
 
 
-def attacks_by_norm(names: list[str], norms: list[str]) -> dict[str, list[str]]:
-    """Each named attack under each norm it knows; an error for one that fits none of ``norms``."""
-    presets = attack_presets()
+def _curve(norm: str, names: list[str], attack_set: str) -> tuple[str, ...]:
+    """Of the attacks named for curves, those that have a budget to vary and know this norm."""
     for name in names:
-        if name not in presets:
-            raise unknown("attack", name, presets)
-        if not set(presets[name].norms) & set(norms):
+        _check_attack(name, attack_set)
+    return tuple(
+        name
+        for name, preset in attack_presets(attack_set).items()
+        if name in names and norm in preset.norms and preset.takes_eps
+    )
+
+
+def _check_attack(name: str, attack_set: str) -> None:
+    if name not in attack_names():
+        raise unknown("attack", name, attack_names())
+    if name not in attack_presets(attack_set):
+        others = [other for other in SETS if name in attack_presets(other)]
+        raise BenchError(
+            f"attack {name} has no parameters in the set {attack_set}, only in {', '.join(others)}: "
+            f"--set {others[0]}"
+        )
+
+
+def attacks_by_norm(names: list[str], norms: list[str]) -> dict[str, dict[str, list[str]]]:
+    """Each named attack under each norm it knows, for every set; an error for one that fits no norm."""
+    known = {norm: set[str]() for norm in NORMS}
+    for name in names:
+        presets = [attack_presets(each)[name] for each in SETS if name in attack_presets(each)]
+        if not presets:
+            raise unknown("attack", name, attack_names())
+        if not set(presets[0].norms) & set(norms):
             raise BenchError(
-                f"attack {name} works in {', '.join(presets[name].norms)}, not in {', '.join(norms)}"
+                f"attack {name} works in {', '.join(presets[0].norms)}, not in {', '.join(norms)}"
             )
-    return {norm: [name for name in names if norm in presets[name].norms] for norm in NORMS}
+        for norm in presets[0].norms:
+            known[norm].add(name)
+    return {each: {norm: sorted(known[norm]) for norm in NORMS} for each in SETS}
 
 
 def _at_least(least: float, **values: float) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,8 @@ from benchmark.atomic import write_atomic
 from benchmark.errors import StoreError
 from benchmark.plan import Task
 
-FORMAT = 1
+FORMAT = 2
+DISTANCES: tuple[Literal["linf", "l2", "l1"], ...] = ("linf", "l2", "l1")
 _KEY = b"bench"
 SCHEMA = pa.schema(
     {
@@ -23,7 +25,8 @@ SCHEMA = pa.schema(
         "label": pa.int16(),
         "clean_prediction": pa.int16(),
         "adversarial_prediction": pa.int16(),
-        "distance": pa.float32(),  # norm of x_adv - x, 0 where the attack found nothing
+        # norms of x_adv - x, 0 where the attack found nothing
+        **dict.fromkeys(DISTANCES, pa.float32()),
         "forwards": pa.float32(),  # passes per sample, the mean over its batch
         "backwards": pa.float32(),
     }
@@ -37,17 +40,21 @@ class Record:
     Attributes:
         spec: all that decides the result (the task's spec).
         family: what it has in common with the same cell of other seeds.
+        model_family: the same of the evaluated model.
         error: the traceback of a cell that failed, which has no rows.
+        flags: signs that the model hides its gradients (``diagnostics.FLAGS``).
         environment: versions and hardware; never part of an id.
         rows: column name -> (n,) array.
     """
 
     id: str
     family: str
+    model_family: str
     seed: int
     spec: dict[str, Any]
     status: Literal["ok", "error"]
     error: str
+    flags: list[str]
     environment: dict[str, Any]
     seconds: float
     rows: dict[str, NDArray[Any]]
@@ -58,15 +65,31 @@ class Record:
         return np.asarray(self.rows["clean_prediction"] == self.rows["label"])
 
     @property
+    def distance(self) -> NDArray[np.float32]:
+        """The norm of each perturbation in the threat model's norm: (n,)."""
+        return np.asarray(self.rows[self.spec["norm"]])
+
+    @property
     def withstood(self) -> NDArray[np.bool_]:
         """Which samples no image at any distance fooled, the natural one included: (n,)."""
         return np.asarray(self.clean & (self.rows["adversarial_prediction"] == self.rows["label"]))
 
     @property
     def robust(self) -> NDArray[np.bool_]:
-        """Which samples no image within ε fooled, the natural one included: (n,)."""
-        limit = self.spec["eps"] * (1 + 1e-5) + 1e-6
-        return np.asarray(self.withstood | (self.clean & (self.rows["distance"] > limit)))
+        """Which samples no image within the cell's own ε fooled, the natural one included: (n,)."""
+        return self.robust_at(self.spec["eps"])
+
+    def robust_at(self, eps: float) -> NDArray[np.bool_]:
+        """The same at another ε, which only a minimum-norm attack can answer.
+
+        Raises:
+            ValueError: another ε of an attack that ran inside one.
+        """
+        if self.spec["kind_of_attack"] != "minimum-norm":
+            if eps != self.spec["eps"]:
+                raise ValueError(f"{self.spec['attack']} ran at ε = {self.spec['eps']}, not {eps}")
+            return self.withstood
+        return np.asarray(self.withstood | (self.clean & (self.distance > eps * (1 + 1e-5) + 1e-6)))
 
 
 def write_record(
@@ -76,6 +99,7 @@ def write_record(
     *,
     environment: dict[str, Any],
     seconds: float,
+    flags: Sequence[str] = (),
     error: str = "",
 ) -> None:
     """Write the record of ``task``; without rows and with a traceback if it failed."""
@@ -83,10 +107,12 @@ def write_record(
         "format": FORMAT,
         "id": task.id,
         "family": task.family,
+        "model_family": task.parents["model"].family,
         "seed": task.seed,
         "spec": task.spec,
         "status": "error" if error else "ok",
         "error": error,
+        "flags": list(flags),
         "environment": environment,
         "seconds": seconds,
     }

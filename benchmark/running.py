@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmark import checkpoints
 from benchmark.context import Context
 from benchmark.datasets import Located, locate
+from benchmark.diagnostics import read_flags
 from benchmark.errors import BenchError
 from benchmark.plan import Task, make_plan
 from benchmark.protocol import Protocol
@@ -68,11 +69,16 @@ def prepare(protocol: Protocol, out: Path, data_dir: Path, *, download: bool = F
 
 
 def _verify_parents(out: Path, todo: list[Task]) -> None:
-    """A damaged checkpoint is found before any work, not hours into it."""
+    """A damaged checkpoint or diagnosis is found before any work, not hours into it."""
     running = {task.id for task in todo}
-    parents = {parent.path for task in todo for parent in task.parents.values() if parent.id not in running}
-    for path in sorted(parents):
-        checkpoints.verify(out / path)
+    parents = {parent.path: parent for task in todo for parent in task.parents.values()}
+    for path, parent in sorted(parents.items()):
+        if parent.id in running:
+            continue
+        if parent.kind == "diagnose":
+            read_flags(out / path)
+        else:
+            checkpoints.verify(out / path)
 
 
 def run(work: Work, context: Context, *, workers: int, live: bool) -> Finished:

@@ -1,11 +1,35 @@
 """Shared fixtures: no test reads or writes the user's cache, no test needs a network or a GPU."""
 
 import sys
+import tempfile
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def _install_plugin(project: Path, site: Path) -> None:
+    """Make a project's modules and entry points visible, as `pip install` would."""
+    about = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    info = site / f"{about['name'].replace('-', '_')}-{about['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {about['name']}\nVersion: {about['version']}\n"
+    )
+    points = []
+    for group, entries in about["entry-points"].items():
+        points += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
+    (info / "entry_points.txt").write_text("\n".join(points) + "\n")
+    sys.path += [str(project), str(site)]
+
+
+# Before any test module is imported, so that the contract suite covers the plugin's attack too.
+_SITE = tempfile.TemporaryDirectory()
+_install_plugin(ROOT / "examples" / "attack_plugin", Path(_SITE.name))
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from attacks.registry import PresetError
 from benchmark.cli import list_ as list_verb
 from benchmark.cli import plan as plan_verb
 from benchmark.cli import run as run_verb
@@ -44,6 +45,6 @@ def main() -> None:
     """Entry point: what the user can mend is one line and exit status 2."""
     try:
         app()
-    except BenchError as error:
+    except (BenchError, PresetError) as error:
         print(f"bench: error: {error}", file=sys.stderr)
         sys.exit(2)

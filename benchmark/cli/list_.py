@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="List defenses, attacks, data sets or models.", no_args_is_help=True)
+app = typer.Typer(help="List defenses, attacks, data sets, models or flags.", no_args_is_help=True)
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every hyperparameter, with its source.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 
 
@@ -19,11 +20,60 @@ def defenses(as_json: Json = False) -> None:
 
 
 @app.command()
-def attacks(as_json: Json = False) -> None:
-    """Attacks, with their hyperparameters."""
-    from attacks.registry import attack_presets
+def attacks(as_json: Json = False, verbose: Verbose = False) -> None:
+    """Attacks, and with --verbose their parameter sets side by side."""
+    from attacks.registry import SETS, attack_names, attack_presets
 
-    _show([dataclasses.asdict(preset) for preset in attack_presets().values()], as_json, _attack)
+    sets = {each: attack_presets(each) for each in SETS}
+    if as_json:
+        print(json.dumps(_by_name(attack_names(), sets), indent=1, ensure_ascii=False))
+        return
+    if verbose:
+        for each, meaning in SETS.items():
+            print(f"{each}: {meaning}")
+    width = max(map(len, attack_names()))
+    for name in attack_names():
+        of = {each: presets[name] for each, presets in sets.items() if name in presets}
+        one = next(iter(of.values()))
+        text = f"{one.label}; {one.kind} {'/'.join(one.norms)}; set {' and '.join(of)}"
+        if verbose:
+            print()
+        print(f"{name:<{width}}  {text}")
+        if verbose:
+            _side_by_side(of)
+
+
+def _by_name(names: list[str], sets: dict[str, Any]) -> list[dict[str, Any]]:
+    entries = []
+    for name in names:
+        of = {each: presets[name] for each, presets in sets.items() if name in presets}
+        shared = dataclasses.asdict(next(iter(of.values())))
+        del shared["source"], shared["parameters"]
+        own = {each: {"source": p.source, "parameters": p.parameters} for each, p in of.items()}
+        entries.append({**shared, "sets": own})
+    return entries
+
+
+def _side_by_side(of: dict[str, Any]) -> None:
+    """One line per hyperparameter, one column per set, then where the numbers are from."""
+    keys = list(dict.fromkeys(key for preset in of.values() for key in preset.parameters))
+    rows = [["", *of]]
+    rows += [[key, *(str(preset.parameters.get(key, "–")) for preset in of.values())] for key in keys]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows if keys else ():
+        cells = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
+        print(f"    {'   '.join(cells)}".rstrip())
+    for each, preset in of.items():
+        print(f"    {each}: {preset.source}")
+
+
+@app.command()
+def flags(as_json: Json = False) -> None:
+    """Signs of hidden gradients that every record carries, with their thresholds."""
+    from benchmark.diagnostics import FLAGS
+
+    entries = [{"name": name, **flag._asdict()} for name, flag in FLAGS.items()]
+    _show(entries, as_json, lambda entry: f"{entry['meaning']}; {entry['threshold']}")
 
 
 @app.command()
@@ -61,11 +111,6 @@ def _parameters(entry: dict[str, Any]) -> str:
 
 def _defense(entry: dict[str, Any]) -> str:
     return "; ".join(filter(None, [entry["label"], _parameters(entry), entry["source"]]))
-
-
-def _attack(entry: dict[str, Any]) -> str:
-    parts = [entry["label"], f"{entry['kind']} {'/'.join(entry['norms'])}", _parameters(entry)]
-    return "; ".join(filter(None, [*parts, entry["source"]]))
 
 
 def _dataset(entry: dict[str, Any]) -> str:

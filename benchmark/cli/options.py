@@ -20,6 +20,13 @@ Threats = Annotated[Names, typer.Option("--threat", help="white or black; both u
 Attacks = Annotated[
     Names, typer.Option("--attacks", help="Attacks, each under the norms it knows (bench list attacks).")
 ]
+AttackSet = Annotated[
+    str | None,
+    typer.Option("--set", help="The attacks' parameters: strict or paper (bench list attacks -v)."),
+]
+Curve = Annotated[
+    Names, typer.Option("--curve", help="Attacks that also run at other ε, for robustness curves.")
+]
 Seeds = Annotated[int | None, typer.Option("--seeds", help="Training seeds 0 … N-1.")]
 Examples = Annotated[int | None, typer.Option("--n-examples", help="Test images; 0 = all.")]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Of every training, MI estimators included.")]
@@ -47,6 +54,8 @@ def overrides(
     norm: Names,
     threat: Names,
     attacks: Names,
+    attack_set: str | None,
+    curve: Names,
     seeds: int | None,
     n_examples: int | None,
     epochs: int | None,
@@ -56,7 +65,8 @@ def overrides(
     eps_l2: float | None,
 ) -> dict[str, Any]:
     """The flags that were given, as a protocol's keys."""
-    from benchmark.protocol import NORMS, attacks_by_norm
+    from attacks.registry import NORMS
+    from benchmark.protocol import attacks_by_norm
 
     tree: dict[str, Any] = {}
     lists = {"defenses": defense, "datasets": dataset, "norms": norm, "threats": threat}
@@ -74,6 +84,10 @@ def overrides(
     for (section, key), value in sections.items():
         if value is not None:
             tree.setdefault(section, {})[key] = value
+    if attack_set is not None:
+        tree["attack_set"] = attack_set
+    if curve:
+        tree["curve"] = {"attacks": _split(curve)}
     if attacks:
         tree["attacks"] = attacks_by_norm(_split(attacks), tree.get("norms", list(NORMS)))
     return tree

@@ -59,7 +59,9 @@ class Agenda:
 
     def _fail_children(self, failed: Task, error: str) -> None:
         for task in list(self._waiting.values()):
-            if any(parent.id == failed.id for parent in task.parents.values()):
+            # A grandchild may be a child too, and so be gone by now.
+            waits = task.id in self._waiting
+            if waits and any(parent.id == failed.id for parent in task.parents.values()):
                 del self._waiting[task.id]
                 story = f"not run: it needs «{failed.title}», which failed:\n\n{error}"
                 if task.kind == "evaluate":

@@ -21,11 +21,13 @@ def perform(task: Task, context: Context, advance: Advance) -> str:
     disk, a damaged file) is no result of the cell, and is raised.
     """
     from benchmark.evaluation import craft, evaluate
+    from benchmark.probing import diagnose
     from benchmark.training import train, train_estimators
 
     actions: dict[str, Callable[[Task, Context, Advance], None]] = {
         "train": train,
         "estimators": train_estimators,
+        "diagnose": diagnose,
         "craft": craft,
         "evaluate": evaluate,
     }

@@ -17,15 +17,17 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = _conv3(inputs, outputs, stride), nn.BatchNorm2d(outputs)
         self.conv2, self.bn2 = _conv3(outputs, outputs), nn.BatchNorm2d(outputs)
+        # The shortcut's stride is taken by slicing: the gradient of a strided 1×1 convolution of fewer
+        # than 7 channels-last channels writes out of bounds in oneDNN (torch 2.14.1, AVX2, one thread).
+        self.stride = stride
         self.shortcut = nn.Sequential()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
+        kept = x[:, :, :: self.stride, :: self.stride]
         out = functional.relu(self.bn1(self.conv1(x)), inplace=True)
-        return functional.relu(self.bn2(self.conv2(out)) + self.shortcut(x), inplace=True)
+        return functional.relu(self.bn2(self.conv2(out)) + self.shortcut(kept), inplace=True)
 
 
 class ResNet18(nn.Module):

@@ -1,56 +1,79 @@
-"""Write results.csv and the tables of a store."""
+"""Write the CSV files and the tables of a store."""
 
 import dataclasses
 from pathlib import Path
 
-from attacks.registry import attack_presets
+from attacks.registry import NORMS, SETS, attack_presets
 from benchmark.atomic import write_atomic
 from benchmark.datasets import Located
 from benchmark.plan import make_plan
-from benchmark.protocol import NORMS, THREATS, Protocol, Settings
+from benchmark.protocol import THREATS, Protocol, Settings
 from benchmark.records import Record, find_records, read_record
+from benchmark.report.costs import costs
+from benchmark.report.curves import curves
 from benchmark.report.render import to_html, to_latex
-from benchmark.report.results import summarize, to_csv
+from benchmark.report.results import ordered, summarize, to_csv
 from benchmark.report.table import Table
-from benchmark.report.tables import threat_table
+from benchmark.report.tables import threat_tables
+from benchmark.report.worst_case import worst_case
 from defenses.registry import defense_presets
 
 
 def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Table]:
-    """Write ``results.csv`` of every record, and the tables of all records that fit ``protocol``.
+    """Write results.csv and costs.csv of every record, tables and curves of those that fit ``protocol``.
 
     A table shows what the store holds under the protocol's settings (images, budgets, width,
-    recipe), whichever run made it; results.csv has every setting.
+    recipe, parameter set), whichever run made it; results.csv has every setting.
 
     Returns:
-        The tables, per data set white box before black box.
+        The tables of accuracies, per data set white box before black box.
     """
     records = [read_record(path) for path in find_records(out)]
-    write_atomic(out / "results.csv", to_csv(summarize(records)).encode())
+    worst = [line for each in SETS for line in worst_case(records, each)]
+    write_atomic(out / "results.csv", to_csv(ordered([*summarize(records), *worst])).encode())
+    write_atomic(out / "costs.csv", costs(records).encode())
     by_id = {record.id: record for record in records}
-    tables = []
+    tables: list[Table] = []
+    fitting: list[Record] = []
+    budgets: dict[str, set[float]] = {norm: set() for norm in NORMS}
     for settings in protocol.settings:
-        lines = summarize(_fitting(settings, data, by_id))
+        own = _fitting(settings, data, by_id)
+        fitting += own
         label = data[settings.dataset].label
+        for norm, eps in settings.eps.items():
+            budgets[norm] |= {eps, *(eps * factor for factor in settings.budgets)}
+        nominal = [record for record in own if record.spec["eps"] == settings.eps[record.spec["norm"]]]
+        lines = [*summarize(nominal), *worst_case(nominal, settings.attack_set)]
         for threat in THREATS:
-            if table := threat_table(threat, lines, settings, label):
+            for table in threat_tables(threat, lines, settings, label):
                 write_atomic(out / "tables" / f"{table.name}.html", to_html(table).encode())
                 write_atomic(out / "tables" / f"{table.name}.tex", to_latex(table).encode())
                 tables.append(table)
-    return tables
+    if text := curves(fitting, {norm: sorted(values) for norm, values in budgets.items()}):
+        write_atomic(out / "curves.csv", text.encode())
+    return [table for table in tables if table.measure == "accuracy"]
 
 
 def _fitting(settings: Settings, data: dict[str, Located], by_id: dict[str, Record]) -> list[Record]:
     """The records that any run with these settings would count as its own."""
-    every_attack = {
-        norm: tuple(name for name, preset in attack_presets().items() if norm in preset.norms)
-        for norm in NORMS
-    }
+    met = {(r.spec["norm"], r.spec["attack"], r.spec["eps"]) for r in by_id.values()}
+    nominal = {norm: tuple(a for n, a, _ in met if n == norm) for norm in NORMS}
+    other = {norm: tuple(a for n, a, eps in met if n == norm and eps != settings.eps[norm]) for norm in NORMS}
+    presets = attack_presets(settings.attack_set)
     widest = Protocol(
         defenses=tuple(defense_presets()),
         norms=NORMS,
         threats=THREATS,
         seeds=max((record.seed for record in by_id.values()), default=0) + 1,
-        settings=(dataclasses.replace(settings, attacks=every_attack),),
+        settings=(
+            dataclasses.replace(
+                settings,
+                attacks={norm: tuple(n for n in presets if n in nominal[norm]) for norm in NORMS},
+                curve={
+                    norm: tuple(n for n, p in presets.items() if n in other[norm] and p.takes_eps)
+                    for norm in NORMS
+                },
+            ),
+        ),
     )
     return [by_id[task.id] for task in make_plan(widest, data) if task.id in by_id]

@@ -1,12 +1,14 @@
-"""One line per data set × norm × threat × defense × attack, from the records of its seeds."""
+"""One line per data set × norm × ε × threat × defense × attack, from the records of its seeds."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from attacks.registry import attack_presets
+from attacks.registry import SETS, attack_names, attack_presets
 from benchmark.records import Record
+from benchmark.report.flags import flags_by_family
 from benchmark.statistics import MeanStd, mean_std
 from defenses.registry import defense_presets
 
@@ -17,6 +19,7 @@ COLUMNS = (
     "threat",
     "defense",
     "attack",
+    "set",
     "mean",
     "std",
     "seeds",
@@ -25,6 +28,9 @@ COLUMNS = (
     "unbounded_mean",
     "unbounded_std",
     "median_distance",
+    "forwards",
+    "backwards",
+    "flags",
     "status",
     "setting",
 )
@@ -37,9 +43,13 @@ class Line:
     Attributes:
         bounded: accuracy counting only images within ε; None if any seed failed.
         unbounded: accuracy at any distance, for minimum-norm attacks.
+        sets: the parameter sets in which the attack has these parameters.
         median_distance: of the images that fooled a correctly classified sample, mean over seeds.
+        forwards, backwards: passes per image, the mean over images and seeds; without those that crafted
+            black-box images.
+        flags: signs of hidden gradients that any seed's model shows.
         per_seed: seed -> accuracy, None for a seed that failed.
-        error: last line of the first failed seed's traceback.
+        error: last line of the first failed seed's traceback, or what a worst case lacks.
         setting: names everything but the seed that decided the result.
     """
 
@@ -49,32 +59,44 @@ class Line:
     threat: str
     defense: str
     attack: str
+    sets: tuple[str, ...]
     kind: str
     bounded: MeanStd | None
     unbounded: MeanStd | None
     median_distance: float | None
+    forwards: float | None
+    backwards: float | None
+    flags: tuple[str, ...]
     per_seed: dict[int, float | None]
     images: int
     error: str
     setting: str
+    missing: bool = False
+    """No figure because a cell was never run, not because one failed."""
 
 
-def summarize(records: Iterable[Record]) -> list[Line]:
+def summarize(records: Sequence[Record]) -> list[Line]:
     """Group records by family; the order is that of the registries, then by setting."""
     families: dict[str, list[Record]] = {}
     for record in records:
         families.setdefault(record.family, []).append(record)
-    return sorted(map(_line, families.values()), key=_order)
+    raised = flags_by_family(records)
+    return ordered(_line(members, raised[family]) for family, members in families.items())
 
 
-def _line(records: list[Record]) -> Line:
+def ordered(lines: Iterable[Line]) -> list[Line]:
+    """Lines in the order of the tables, then by setting."""
+    return sorted(lines, key=_order)
+
+
+def _line(records: list[Record], flags: tuple[str, ...]) -> Line:
     records = sorted(records, key=lambda record: record.seed)
     spec = records[0].spec
     failed = [record for record in records if record.status == "error"]
     whole = not failed
     open_ended = spec["kind_of_attack"] == "minimum-norm"
     per_seed = {
-        record.seed: None if record.status == "error" else _percent(record.robust) for record in records
+        record.seed: None if record.status == "error" else percent(record.robust) for record in records
     }
     return Line(
         dataset=spec["dataset"],
@@ -83,10 +105,14 @@ def _line(records: list[Record]) -> Line:
         threat=spec["threat"],
         defense=spec["defense"],
         attack=spec["attack"],
+        sets=sets_of(spec),
         kind=spec["kind_of_attack"],
         bounded=mean_std([value for value in per_seed.values() if value is not None]) if whole else None,
-        unbounded=mean_std([_percent(r.withstood) for r in records]) if whole and open_ended else None,
+        unbounded=mean_std([percent(r.withstood) for r in records]) if whole and open_ended else None,
         median_distance=_median_distance(records) if whole and open_ended else None,
+        forwards=_mean(records, "forwards") if whole else None,
+        backwards=_mean(records, "backwards") if whole else None,
+        flags=flags,
         per_seed=per_seed,
         images=spec["n_examples"],
         error=failed[0].error.strip().splitlines()[-1] if failed else "",
@@ -94,22 +120,38 @@ def _line(records: list[Record]) -> Line:
     )
 
 
-def _percent(mask: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> float:
+def sets_of(spec: dict[str, Any]) -> tuple[str, ...]:
+    """The parameter sets whose attack of this name has just the parameters of a cell."""
+    fitting = []
+    for name in SETS:
+        preset = attack_presets(name).get(spec["attack"])
+        if preset is None or spec["norm"] not in preset.norms:
+            continue
+        if preset.identity(spec["norm"], spec["eps"]) == spec["parameters"]:
+            fitting.append(name)
+    return tuple(fitting)
+
+
+def percent(mask: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> float:
+    """Share of true values in percent."""
     return 100.0 * float(mask.mean())
+
+
+def _mean(records: list[Record], column: str) -> float:
+    return float(np.mean([record.rows[column].mean() for record in records]))
 
 
 def _median_distance(records: list[Record]) -> float | None:
     medians = []
     for record in records:
-        rows = record.rows
         fell = record.clean & ~record.withstood
         if fell.any():
-            medians.append(float(np.median(rows["distance"][fell])))
+            medians.append(float(np.median(record.distance[fell])))
     return sum(medians) / len(medians) if medians else None
 
 
 def _order(line: Line) -> tuple[object, ...]:
-    defenses, attacks = list(defense_presets()), list(attack_presets())
+    defenses, attacks = list(defense_presets()), attack_names()
     return (
         line.dataset,
         line.norm != "linf",
@@ -117,6 +159,8 @@ def _order(line: Line) -> tuple[object, ...]:
         line.threat != "white",
         _position(line.defense, defenses),
         _position(line.attack, attacks),
+        line.sets,
+        line.eps,
         line.setting,
     )
 
@@ -140,20 +184,29 @@ def to_csv(lines: Iterable[Line]) -> str:
                 line.threat,
                 line.defense,
                 line.attack,
-                _number(bounded.mean) if bounded else "ERROR",
+                " ".join(line.sets),
+                _number(bounded.mean) if bounded else _absent(line),
                 _number(bounded.std if bounded else None),
                 len(line.per_seed),
                 line.images,
-                " ".join(f"{seed}:{_number(v) or 'ERROR'}" for seed, v in line.per_seed.items()),
+                " ".join(f"{seed}:{_number(v) or _absent(line)}" for seed, v in line.per_seed.items()),
                 _number(unbounded.mean if unbounded else None),
                 _number(unbounded.std if unbounded else None),
                 _number(line.median_distance),
+                _number(line.forwards),
+                _number(line.backwards),
+                " ".join(line.flags),
                 line.error or "ok",
                 line.setting,
             ]
         )
     text: str = pd.DataFrame(rows, columns=COLUMNS, dtype=str).to_csv(index=False, lineterminator="\n")
     return text
+
+
+def _absent(line: Line) -> str:
+    """What stands for a figure that is not there."""
+    return "missing" if line.missing else "ERROR"
 
 
 def _number(value: float | None) -> str:

@@ -1,6 +1,7 @@
 """A table is a finished value: sorting, rounding and "best" are decided here, before any rendering."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class Table:
     name: str
     title: str
     caption: str
+    measure: Literal["accuracy", "cost"]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
 

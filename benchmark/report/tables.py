@@ -3,16 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from attacks.registry import attack_presets
-from benchmark.protocol import NORMS, Settings
+from attacks.registry import NORMS, SETS, attack_names, attack_presets
+from benchmark.protocol import Settings
 from benchmark.report.results import Line
 from benchmark.report.table import Cell, Column, Row, Table
+from benchmark.report.worst_case import NAME as WORST_CASE
 from benchmark.statistics import MeanStd
 from defenses.registry import defense_presets
 
 _NORM_SYMBOLS = {"linf": "L∞", "l2": "L2"}
 _THREAT_NAMES = {"white": "White box", "black": "Black box"}
 _MISSING = "–"
+_OWN_BALL = ("wasserstein", "unbounded")
 Pick = Callable[[Line], MeanStd | None]
 
 
@@ -26,20 +28,21 @@ class _Measure:
     pick: Pick
 
 
-def threat_table(threat: str, lines: list[Line], settings: Settings, label: str) -> Table | None:
-    """The table of one threat model, or None where there are no lines.
+def threat_tables(threat: str, lines: list[Line], settings: Settings, label: str) -> list[Table]:
+    """The accuracies under one threat model and what they cost; none where there are no lines.
 
     Args:
         lines: all of one data set and one setting; other threats are passed over.
         label: what the data set is called.
     """
     lines = [line for line in lines if line.threat == threat]
-    if not lines:
-        return None
-    cells = {(line.norm, line.attack, line.defense): line for line in lines}
-    measures = _measures(lines)
-    presets = defense_presets()
-    defenses = [name for name in presets if any(line.defense == name for line in lines)]
+    return [_accuracies(threat, lines, settings, label), _costs(threat, lines, label)] if lines else []
+
+
+def _accuracies(threat: str, lines: list[Line], settings: Settings, label: str) -> Table:
+    cells = _by_cell(lines)
+    measures = _measures(lines, settings.attack_set)
+    defenses = _defenses(lines)
     figures = {
         (defense, measure): _figure(cells.get((measure.norm, measure.attack, defense)), measure.pick)
         for defense in defenses
@@ -47,40 +50,107 @@ def threat_table(threat: str, lines: list[Line], settings: Settings, label: str)
     }
     decimals = 2 if min(line.images for line in lines) >= 1000 else 1
     best = {m: _best([figures[defense, m] for defense in defenses], decimals) for m in measures}
-    rows = []
-    for defense in defenses:
-        row = []
-        for measure in measures:
-            line = cells.get((measure.norm, measure.attack, defense))
-            row.append(_cell(line, figures[defense, measure], best[measure], decimals))
-        rows.append(Row(group=presets[defense].group, label=presets[defense].label, cells=tuple(row)))
-    budgets = {line.norm: line.eps for line in lines}
+
+    def cell(defense: str, measure: _Measure) -> Cell:
+        line = cells.get((measure.norm, measure.attack, defense))
+        return _cell(line, figures[defense, measure], best[measure], decimals)
+
     return Table(
         name=f"{label}-{threat}",
         title=f"{_THREAT_NAMES[threat]}, {label}",
         caption=_caption(threat, lines, settings, label),
-        columns=tuple(
-            Column(group=f"{_NORM_SYMBOLS[m.norm]} (ε = {_budget(budgets[m.norm])})", label=m.label)
-            for m in measures
-        ),
-        rows=tuple(rows),
+        measure="accuracy",
+        columns=_columns(lines, measures),
+        rows=_rows(defenses, measures, cell),
     )
 
 
-def _measures(lines: list[Line]) -> list[_Measure]:
-    presets, present = attack_presets(), {(line.norm, line.attack) for line in lines}
+def _costs(threat: str, lines: list[Line], label: str) -> Table:
+    """Passes per image, of every attack that was run."""
+    cells = _by_cell(lines)
+    presets = _labels(lines)
+    measures = [
+        _Measure(norm=norm, attack=name, label=text, pick=_bounded)
+        for norm in NORMS
+        for name, text in presets.items()
+        if any((line.norm, line.attack) == (norm, name) and line.kind != WORST_CASE for line in lines)
+    ]
+
+    def cell(defense: str, measure: _Measure) -> Cell:
+        line = cells.get((measure.norm, measure.attack, defense))
+        if line is None:
+            return Cell(text=_MISSING)
+        if line.forwards is None or line.backwards is None:
+            return Cell(text="ERROR", error=line.error)
+        return Cell(text=f"{line.forwards:.0f} / {line.backwards:.0f}")
+
+    caption = "Forward / backward passes per test image, mean over images and seeds."
+    if threat == "black":
+        caption += " Crafting on the surrogate, done once for all, is not in them."
+    return Table(
+        name=f"{label}-{threat}-cost",
+        title=f"{_THREAT_NAMES[threat]}, {label}: cost",
+        caption=caption,
+        measure="cost",
+        columns=_columns(lines, measures),
+        rows=_rows(_defenses(lines), measures, cell),
+    )
+
+
+def _by_cell(lines: list[Line]) -> dict[tuple[str, str, str], Line]:
+    return {(line.norm, line.attack, line.defense): line for line in lines}
+
+
+def _defenses(lines: list[Line]) -> list[str]:
+    return [name for name in defense_presets() if any(line.defense == name for line in lines)]
+
+
+def _labels(lines: list[Line]) -> dict[str, str]:
+    """attack -> what its column is called, in the order of the registry."""
+    presets = {name: p for each in SETS for name, p in attack_presets(each).items()}
+    present = {line.attack for line in lines}
+    return {name: presets[name].label for name in attack_names() if name in present}
+
+
+def _rows(
+    defenses: list[str], measures: list[_Measure], cell: Callable[[str, _Measure], Cell]
+) -> tuple[Row, ...]:
+    presets = defense_presets()
+    return tuple(
+        Row(
+            group=presets[defense].group,
+            label=presets[defense].label,
+            cells=tuple(cell(defense, measure) for measure in measures),
+        )
+        for defense in defenses
+    )
+
+
+def _columns(lines: list[Line], measures: list[_Measure]) -> tuple[Column, ...]:
+    budgets = {line.norm: line.eps for line in lines}
+    return tuple(
+        Column(group=f"{_NORM_SYMBOLS[m.norm]} (ε = {_budget(budgets[m.norm])})", label=m.label)
+        for m in measures
+    )
+
+
+def _measures(lines: list[Line], attack_set: str) -> list[_Measure]:
+    """Natural accuracy, the attacks, and after them the worst case of the norm."""
+    labels, kinds = _labels(lines), {line.attack: line.kind for line in lines}
     measures = []
     for norm in NORMS:
-        for name, preset in presets.items():
-            if (norm, name) not in present:
+        present = {line.attack for line in lines if line.norm == norm}
+        for name, label in labels.items():
+            if name not in present:
                 continue
-            if preset.kind == "minimum-norm":
-                measures.append(_Measure(norm=norm, attack=name, label=f"{preset.label} ≤ε", pick=_bounded))
-                measures.append(
-                    _Measure(norm=norm, attack=name, label=f"{preset.label} any", pick=_unbounded)
-                )
+            if kinds[name] != "minimum-norm":
+                measures.append(_Measure(norm=norm, attack=name, label=label, pick=_bounded))
+            elif attack_set == "strict":
+                measures.append(_Measure(norm=norm, attack=name, label=f"{label} ≤ε", pick=_bounded))
             else:
-                measures.append(_Measure(norm=norm, attack=name, label=preset.label, pick=_bounded))
+                measures.append(_Measure(norm=norm, attack=name, label=f"{label} any", pick=_unbounded))
+        if WORST_CASE in present:
+            measures.append(_Measure(norm=norm, attack=WORST_CASE, label="Worst", pick=_bounded))
     return measures
 
 
@@ -106,7 +176,7 @@ def _cell(line: Line | None, figure: MeanStd | None, best: float | None, decimal
     if line is None:
         return Cell(text=_MISSING)
     if figure is None:
-        return Cell(text="ERROR", error=line.error)
+        return Cell(text=_MISSING if line.missing else "ERROR", error=line.error)
     text = f"{figure.mean:.{decimals}f}"
     if figure.std is not None:
         text += f" ± {figure.std:.{decimals}f}"
@@ -132,9 +202,33 @@ def _caption(threat: str, lines: list[Line], settings: Settings, label: str) -> 
     )
     if threat == "black":
         text += f" Adversarial images are crafted once on a Standard-AT {settings.surrogate.model}."
-    if any(line.kind == "minimum-norm" for line in lines):
-        text += " Minimum-norm attacks: ≤ε counts only images within ε, any counts all."
-    return text + " The best of each column is marked."
+    text += f" Attacks of the set {settings.attack_set}."
+    text += _judging(lines, settings.attack_set) + " The best of each column is marked."
+    return text + _flagged(lines)
+
+
+def _judging(lines: list[Line], attack_set: str) -> str:
+    """How minimum-norm attacks and the worst case are counted, where there are any."""
+    kinds, text = {line.kind for line in lines}, ""
+    if "minimum-norm" in kinds and attack_set == "paper":
+        text += " Minimum-norm attacks: images at any distance count, as in the published tables."
+    elif "minimum-norm" in kinds:
+        text += " Minimum-norm attacks: only images within ε count (≤ε)."
+    if WORST_CASE in kinds:
+        text += " Worst: survived every attack within ε of the norm, sample by sample"
+        names = [line.attack for line in lines if line.kind in _OWN_BALL]
+        apart = [label for name, label in _labels(lines).items() if name in names]
+        text += f"; {', '.join(apart)} (a ball of its own) not counted." if apart else "."
+    return text
+
+
+def _flagged(lines: list[Line]) -> str:
+    presets = defense_presets()
+    flags = {
+        name: sorted({f for line in lines if line.defense == name for f in line.flags}) for name in presets
+    }
+    notes = [f"{presets[name].label}: {', '.join(raised)}" for name, raised in flags.items() if raised]
+    return f" Flagged: {'; '.join(notes)}." if notes else ""
 
 
 def _count(number: int, noun: str) -> str:

@@ -32,7 +32,9 @@ ROWS = {
     "label": np.array([1, 1, 1, 1, 1]),
     "clean_prediction": np.array([1, 1, 2, 1, 2]),
     "adversarial_prediction": np.array([0, 1, 2, 0, 2]),
-    "distance": np.array([0.5, 0.0, 0.0, 3.0, 3.0]),
+    "linf": np.full(5, 0.1),
+    "l2": np.array([0.5, 0.0, 0.0, 3.0, 3.0]),
+    "l1": np.full(5, 9.0),
     "forwards": np.full(5, 10.0),
     "backwards": np.full(5, 9.0),
 }
@@ -42,12 +44,15 @@ def test_record_round_trip_and_readings(tmp_path: Path, tasks: list[Task]) -> No
     """Fooled within ε, survived, wrong from the start, fooled only beyond ε, and the last two at once."""
     task = cell_of(tasks, "cw")
     path = tmp_path / task.path
-    write_record(path, task, ROWS, environment={"python": "3"}, seconds=1.5)
+    write_record(path, task, ROWS, environment={"python": "3"}, seconds=1.5, flags=["randomised"])
     record = read_record(path)
     assert record.spec == task.spec
     assert (record.id, record.family, record.seed, record.seconds) == (task.id, task.family, task.seed, 1.5)
+    assert record.flags == ["randomised"]
+    assert record.model_family == task.parents["model"].family
     assert record.withstood.tolist() == [False, True, False, False, False]
     assert record.robust.tolist() == [False, True, False, True, False]
+    assert record.robust_at(4.0).tolist() == [False, True, False, False, False]
     assert find_records(tmp_path) == [path]
     assert is_done(tmp_path, task)
 

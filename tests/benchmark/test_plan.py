@@ -7,6 +7,9 @@ from benchmark.datasets import locate
 from benchmark.plan import Task, make_plan
 from benchmark.protocol import load_protocol
 
+TRAININGS = ("train", "estimators")
+KINDS = ("evaluate", "craft", "estimators", "diagnose")
+
 
 def plan(overrides: dict[str, Any] | None = None) -> list[Task]:
     return make_plan(load_protocol(None, overrides), {"digits": locate("digits", Path("data"))})
@@ -27,10 +30,10 @@ def test_parents_come_first_and_each_task_once() -> None:
 
 
 def test_counts_of_the_default_plan() -> None:
-    """3 defenses × (3 + 4 attacks) × 2 threats per seed; crafting and the surrogate once for all."""
+    """3 defenses × (5 + 5 attacks) × 2 threats per seed; crafting and the surrogate once for all."""
     tasks = plan({"seeds": 2})
-    kinds = {kind: sum(task.kind == kind for task in tasks) for kind in ("evaluate", "craft", "estimators")}
-    assert kinds == {"evaluate": 2 * 3 * 7 * 2, "craft": 5, "estimators": 4}
+    kinds = {kind: sum(task.kind == kind for task in tasks) for kind in KINDS}
+    assert kinds == {"evaluate": 2 * 3 * 10 * 2, "craft": 8, "estimators": 4, "diagnose": 2 * 3 * 2}
     trained = [task.title for task in tasks if task.kind == "train"]
     assert sum("undefended" in title for title in trained) == 2  # one model for both norms
     assert sum("vgg" in title for title in trained) == 2  # one per norm, for all seeds
@@ -39,8 +42,8 @@ def test_counts_of_the_default_plan() -> None:
 
 def test_namid_needs_what_the_paper_says() -> None:
     cell = next(t for t in plan({"threats": ["white"]}) if t.kind == "evaluate" and "namid" in t.title)
-    kinds = [task.title.removeprefix("digits train ") for task in cell.lineage()][:-1]
-    assert kinds == [
+    kinds = [t.title.removeprefix("digits train ") for t in cell.lineage() if t.kind in TRAININGS]
+    assert list(dict.fromkeys(kinds)) == [
         "standard-resnet-18-linf, seed 0",
         "MI estimators linf, seed 0",
         "namid-resnet-18-linf, seed 0",
@@ -49,7 +52,7 @@ def test_namid_needs_what_the_paper_says() -> None:
 
 def test_more_seeds_and_attacks_keep_what_was_there() -> None:
     assert ids(plan()) < ids(plan({"seeds": 2}))
-    few = plan({"attacks": {"linf": ["pgd-40"], "l2": []}})
+    few = plan({"attacks": {"strict": {"linf": ["pgd-40"], "l2": []}}})
     assert ids(few) < ids(plan())
 
 
@@ -95,4 +98,37 @@ def test_ids_are_the_same_in_every_release() -> None:
     """Results on disk are found by these: a change here has to raise the plan's format number."""
     data = locate("digits", Path("data"))._replace(hash="0" * 64)
     first = make_plan(load_protocol(), {"digits": data})[0]
-    assert first.id == "be2ad58ae905"
+    assert first.id == "3744eaf9a4d4"
+
+
+def test_rules_of_one_attack_share_its_run() -> None:
+    both = {"strict": {"linf": [], "l2": ["ead-en", "ead-l1"]}}
+    tasks = plan({"attacks": both, "norms": ["l2"], "defenses": ["standard"]})
+    cells = [task for task in tasks if task.kind == "evaluate" and task.spec["attack"] != "none"]
+    runs = [task for task in tasks if task.kind == "craft"]
+    assert len(cells) == 4
+    assert len(runs) == 2  # one on the model itself, one on the surrogate
+    assert {cell.parents["crafted"].id for cell in cells} == {run.id for run in runs}
+    assert {run.spec["goal"] for run in runs} == {"untargeted", "transfer"}
+    assert all("rule" not in run.spec["parameters"] for run in runs)
+
+
+def test_a_parameter_set_shares_what_it_does_not_change() -> None:
+    """`aa` and natural accuracy are the same in both sets, PGD-40 is not."""
+    strict, paper = (plan({"attack_set": each, "norms": ["linf"]}) for each in ("strict", "paper"))
+    shared = {t.spec["attack"] for t in strict if t.kind == "evaluate" and t.id in ids(paper)}
+    assert shared == {"none", "aa"}
+
+
+def test_curves_add_cells_at_other_budgets_only_for_attacks_that_have_one() -> None:
+    curve = {"curve": {"attacks": ["pgd-40", "cw"], "budgets": [0.5, 1.0, 2.0]}}
+    before = ids(plan())
+    added = [task for task in plan(curve) if task.id not in before]
+    cells = [task for task in added if task.kind == "evaluate"]
+    assert {(t.spec["attack"], t.spec["norm"], t.spec["eps"]) for t in cells} == {
+        ("pgd-40", "linf", 0.09),
+        ("pgd-40", "linf", 0.36),
+        ("pgd-40", "l2", 0.375),
+        ("pgd-40", "l2", 1.5),
+    }
+    assert {task.kind for task in added} == {"evaluate", "craft"}

@@ -11,7 +11,13 @@ def test_defaults() -> None:
     protocol = load_protocol()
     (digits,) = protocol.settings
     assert protocol.defenses == ("undefended", "standard", "namid")
-    assert digits.attacks == {"linf": ("none", "pgd-40", "aa"), "l2": ("none", "pgd-40", "cw", "ddn")}
+    assert digits.attacks == {
+        "linf": ("none", "pgd-40", "aa", "fwa-40", "ti-dim"),
+        "l2": ("none", "pgd-40", "aa", "cw", "ddn"),
+    }
+    (paper,) = load_protocol(None, {"attack_set": "paper"}).settings
+    assert paper.attacks["l2"] == ("none", "pgd-40", "cw", "ddn")
+    assert digits.curve == {"linf": (), "l2": ()}
     assert digits.eps == {"linf": 0.18, "l2": 0.75}
     assert digits.model.width == 8  # [dataset.digits] over the general 64
     (cifar,) = load_protocol(None, {"datasets": ["cifar10"]}).settings
@@ -41,7 +47,7 @@ def test_lists_lose_repetition_and_take_the_registry_s_order() -> None:
 
 def test_natural_accuracy_is_always_there() -> None:
     attacks = attacks_by_norm(["cw"], ["linf", "l2"])
-    assert attacks == {"linf": [], "l2": ["cw"]}
+    assert attacks == {each: {"linf": [], "l2": ["cw"]} for each in ("strict", "paper")}
     assert load_protocol(None, {"attacks": attacks}).settings[0].attacks["l2"] == ("none", "cw")
 
 
@@ -52,8 +58,15 @@ def test_natural_accuracy_is_always_there() -> None:
         ({"datasets": ["digit"]}, r"did you mean digits\?"),
         ({"norms": ["l1"]}, "unknown norm 'l1'"),
         ({"threats": ["grey"]}, "unknown threat 'grey'"),
-        ({"attacks": {"linf": ["pgd"]}}, r"unknown attack 'pgd'; did you mean pgd-40\?"),
-        ({"attacks": {"linf": ["cw"]}}, "attack cw does not work in linf"),
+        ({"attacks": {"strict": {"linf": ["pgd"]}}}, r"unknown attack 'pgd'; did you mean pgd-\d0"),
+        ({"attacks": {"strict": {"linf": ["cw"]}}}, "attack cw does not work in linf"),
+        (
+            {"attack_set": "paper", "attacks": {"paper": {"linf": ["pgd-dlr"]}}},
+            "attack pgd-dlr has no parameters in the set paper, only in strict: --set strict",
+        ),
+        ({"attack_set": "Paper"}, r"unknown attack_set 'Paper'; did you mean paper\?"),
+        ({"curve": {"attacks": ["pgd-41"]}}, r"unknown attack 'pgd-41'; did you mean pgd-40"),
+        ({"curve": {"budgets": [0.5, -1.0]}}, r"curve\.budgets must be positive, got -1.0"),
         ({"defenses": []}, "defenses is empty"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"n_examples": -1}, "n-examples must be at least 0, got -1"),

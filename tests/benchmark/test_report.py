@@ -9,49 +9,73 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attacks.registry import attack_presets
 from benchmark.protocol import load_protocol
 from benchmark.records import Record
 from benchmark.report.render import latex_escape, to_html, to_latex, to_text
-from benchmark.report.results import Line, summarize, to_csv
+from benchmark.report.results import Line, ordered, summarize, to_csv
 from benchmark.report.table import Cell, Row, Table
-from benchmark.report.tables import threat_table
+from benchmark.report.tables import threat_tables
+from benchmark.report.worst_case import worst_case
 from benchmark.statistics import mean_std
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
 def record(
-    defense: str, attack: str, seed: int, survivors: int, *, norm: str = "linf", error: str = ""
+    defense: str,
+    attack: str,
+    seed: int,
+    survivors: int,
+    *,
+    norm: str = "linf",
+    eps: float | None = None,
+    threat: str = "white",
+    attack_set: str = "strict",
+    first: int = 0,
+    flags: tuple[str, ...] = (),
+    error: str = "",
 ) -> Record:
-    """A cell of 10 images of which ``survivors`` keep their class; the rest fall at distance 0.2."""
-    prediction = np.array([1] * survivors + [0] * (10 - survivors))
-    kind = {"none": "natural", "cw": "minimum-norm"}.get(attack, "budget")
+    """A cell of 10 images of which ``survivors``, from the ``first`` on, keep their class.
+
+    The rest fall at distances 0.2 and 0.4, alternating.
+    """
+    kept = (np.arange(10) - first) % 10 < survivors
+    preset = attack_presets(attack_set)[attack]
+    eps = eps or (0.5 if norm == "linf" else 0.25)
     spec: dict[str, Any] = {
         "dataset": "digits",
+        "data": "0" * 64,
         "norm": norm,
-        "eps": 0.5 if norm == "linf" else 0.25,
-        "threat": "white",
+        "eps": eps,
+        "threat": threat,
         "defense": defense,
         "attack": attack,
-        "kind_of_attack": kind,
+        "kind_of_attack": preset.kind,
+        "parameters": preset.identity(norm, eps),
         "n_examples": 10,
+        "parents": {"model": f"{defense}-{norm}-{seed}"},
     }
     rows = {
+        "sample": np.arange(10),
         "label": np.ones(10, dtype=int),
         "clean_prediction": np.ones(10, dtype=int),
-        "adversarial_prediction": prediction,
-        # half of the fallen lie beyond ε
-        "distance": np.where(prediction == 1, 0.0, np.where(np.arange(10) % 2, 0.2, 0.4)),
+        "adversarial_prediction": np.where(kept, 1, 0),
+        norm: np.where(kept, 0.0, np.where(np.arange(10) % 2, 0.2, 0.4)),
+        "forwards": np.full(10, 12.0),
+        "backwards": np.full(10, 10.0),
     }
     return Record(
         id=f"{defense}{attack}{seed}",
-        family=f"{norm}-{defense}-{attack}",
+        family=f"{norm}-{threat}-{defense}-{attack}-{attack_set}-{eps}",
+        model_family=f"{defense}-{norm}",
         seed=seed,
         spec=spec,
         status="error" if error else "ok",
         error=error,
-        environment={},
-        seconds=0,
+        flags=list(flags),
+        environment={"hardware": "test"},
+        seconds=2.0,
         rows={} if error else rows,
     )
 
@@ -59,7 +83,7 @@ def record(
 @pytest.fixture
 def lines() -> list[Line]:
     records = [
-        record("undefended", "none", 0, 10),
+        record("undefended", "none", 0, 10, flags=("zero-gradients",)),
         record("undefended", "none", 1, 9),
         record("undefended", "pgd-40", 0, 0),
         record("undefended", "pgd-40", 1, 0),
@@ -73,21 +97,30 @@ def lines() -> list[Line]:
         record(
             "namid", "pgd-40", 1, 0, error="Traceback (most recent call last):\n  x\nValueError: <b> & 5 %\n"
         ),
+        record("undefended", "none", 0, 9, norm="l2"),
+        record("standard", "none", 0, 9, norm="l2"),
         record("undefended", "cw", 0, 0, norm="l2"),
         record("standard", "cw", 0, 4, norm="l2"),
+        record("standard", "ddn", 0, 5, norm="l2", first=2),
+        record("undefended", "fwa-40", 0, 3),
     ]
-    return summarize(records)
+    return ordered([*summarize(records), *worst_case(records, "strict")])
 
 
 @pytest.fixture
 def table(lines: list[Line]) -> Table:
-    made = threat_table("white", lines, load_protocol().settings[0], "digits")
-    assert made is not None
-    return made
+    return threat_tables("white", lines, load_protocol().settings[0], "digits")[0]
+
+
+@pytest.fixture
+def cost_table(lines: list[Line]) -> Table:
+    return threat_tables("white", lines, load_protocol().settings[0], "digits")[1]
 
 
 def test_lines_by_hand(lines: list[Line]) -> None:
-    found = {(line.defense, line.attack): line for line in lines}
+    found = {
+        (line.defense, line.attack): line for line in lines if line.norm == "linf" or line.attack == "cw"
+    }
     natural = found["standard", "none"].bounded
     assert natural is not None
     assert (natural.mean, natural.n) == (85.0, 2)
@@ -101,6 +134,9 @@ def test_lines_by_hand(lines: list[Line]) -> None:
     assert (cw.bounded.mean, cw.unbounded.mean) == (70.0, 40.0)  # of six that fall, three lie beyond ε
     assert cw.median_distance == pytest.approx(0.3)
     assert [line.attack for line in lines][:2] == ["none", "pgd-40"]
+    assert found["undefended", "pgd-40"].flags == ()
+    assert (cw.forwards, cw.backwards) == (12.0, 10.0)
+    assert cw.sets == ("strict",)
 
 
 def check_golden(name: str, text: str) -> None:
@@ -114,6 +150,10 @@ def test_golden_csv(lines: list[Line]) -> None:
 
 def test_golden_text(table: Table) -> None:
     check_golden("table.txt", to_text(table))
+
+
+def test_golden_cost(cost_table: Table) -> None:
+    check_golden("cost.txt", to_text(cost_table))
 
 
 def test_golden_html(table: Table) -> None:
@@ -133,6 +173,7 @@ def test_an_error_is_never_a_number_nor_the_best(table: Table) -> None:
     (namid,) = [row for row in table.rows if row.label == "NAMID"]
     assert namid.cells[1] == Cell(text="ERROR", error="ValueError: <b> & 5 %")
     assert namid.cells[2].text == "–"  # never run
+    assert namid.cells[3] == Cell(text="ERROR", error="no worst case without pgd-40 (seed 1)")
     (standard,) = [row for row in table.rows if row.label == "Standard AT"]
     assert standard.cells[1].best
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from attacks.registry import AttackPreset, attack_presets
+from attacks import registry
 from tests.conftest import Bench
 
 TINY = ["--epochs", 1, "--train-limit", 96, "--width", 2, "--n-examples", 12]
@@ -39,16 +39,14 @@ def store(finished: Path, tmp_path: Path) -> Path:
 
 def plant(monkeypatch: pytest.MonkeyPatch, attack: str) -> None:
     """Register ``tests.support:<attack>`` as the attack "planted"."""
-    preset = AttackPreset(
-        name="planted",
-        label="Planted",
-        norms=("linf",),
-        kind="budget",
-        source="test",
-        attack=f"tests.support:{attack}",
-        parameters={},
-    )
-    monkeypatch.setitem(attack_presets(), "planted", preset)
+    preset = {
+        "label": "Planted",
+        "norms": ["linf"],
+        "kind": "budget",
+        "attack": f"tests.support:{attack}",
+        "strict": {"source": "test"},
+    }
+    monkeypatch.setitem(registry._tables(), "planted", preset)
 
 
 def read_lines(out: Path) -> list[dict[str, str]]:
@@ -67,7 +65,7 @@ def test_leaves_what_it_promises(finished: Path) -> None:
         (threat, defense, attack)
         for threat in ("white", "black")
         for defense in ("standard", "namid")
-        for attack in ("none", "pgd-40")
+        for attack in ("none", "pgd-40", "worst-case")
     }
     assert cells == expected
     for row in rows:
@@ -128,6 +126,9 @@ def test_checkpoints_may_go_once_their_cells_are_done(bench: Bench, store: Path)
     assert "nothing to do" in bench(*SMALL, "--out", store).out
 
 
+PLANTED = {("white", "planted"), ("white", "worst-case")}
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_cell_that_raises_is_an_error_and_the_rest_goes_on(
     bench: Bench, store: Path, monkeypatch: pytest.MonkeyPatch, workers: int
@@ -141,8 +142,9 @@ def test_a_cell_that_raises_is_an_error_and_the_rest_goes_on(
     assert "ERROR" in (store / "tables" / "digits-white.html").read_text()
     assert "ERROR" in (store / "tables" / "digits-white.tex").read_text()
     rows = read_lines(store)
-    assert {row["mean"] for row in rows if row["attack"] == "planted"} == {"ERROR"}
-    assert all(row["mean"] != "ERROR" for row in rows if row["attack"] != "planted")
+    hit = [row for row in rows if (row["threat"], row["attack"]) in PLANTED]
+    assert {row["mean"] for row in hit} == {"ERROR"}
+    assert all(row["mean"] != "ERROR" for row in rows if row not in hit)
 
     plant(monkeypatch, "Cheats")  # another attack under the name, so other cells
     assert "left its budget" in bench(*command).err
@@ -158,7 +160,7 @@ def test_a_training_that_fails_takes_its_cells_with_it(bench: Bench, tmp_path: P
     assert "training diverged in epoch" in said.err
     assert "digits linf white-box namid × none, seed 0" in said.err
     rows = read_lines(tmp_path / "r")
-    assert [row["mean"] for row in rows] == ["ERROR"] * 4
+    assert [row["mean"] for row in rows] == ["ERROR"] * 6
 
 
 def test_a_worker_that_is_killed_is_named_and_nothing_is_lost(
@@ -207,7 +209,7 @@ def test_dry_run_and_plan_touch_nothing(bench: Bench, tmp_path: Path, store: Pat
 
 WRONG = [
     (["--defense", "namdi"], "unknown defense 'namdi'; did you mean namid?"),
-    (["--attacks", "pgd"], "unknown attack 'pgd'; did you mean pgd-40?"),
+    (["--attacks", "pgd"], "unknown attack 'pgd'; did you mean pgd-40 or"),
     (["--attacks", "cw", "--norm", "linf"], "attack cw works in l2, not in linf"),
     (["--dataset", "cifar"], "unknown data set 'cifar'; did you mean cifar10?"),
     (["--dataset", "cifar10", "--data-dir", "nowhere"], "no cifar10 in nowhere: put cifar-10-python.tar.gz"),

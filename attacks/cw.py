@@ -1,0 +1,68 @@
+"""Carlini and Wagner 2017, https://arxiv.org/abs/1608.04644, the L2 attack of section VI.A."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attacks.constant_search import ConstantSearch, ConstantSearchAttack, Nearest, hinge, improved
+from attacks.margins import margin
+from attacks.noise import Noise
+
+_INSIDE = 0.999999  # of the authors' code: pixels of exactly 0 and 1 stay at finite w
+_DECAY_1, _DECAY_2, _TINY = 0.9, 0.999, 1e-8  # Adam: Kingma and Ba 2015, https://arxiv.org/abs/1412.6980
+
+
+@dataclass(frozen=True, kw_only=True)
+class CW(ConstantSearchAttack):
+    """Minimise ‖x' - x‖₂² + c · f(x') by Adam on w, where x' = (tanh(w) + 1) / 2 keeps the box.
+
+    Args: those of ``ConstantSearchAttack``; ``step_size`` is Adam's learning rate, in units of w.
+
+    Differs from the paper: as in the authors' code, the search for c is nine steps from 1e-3 and there
+    is no restart. There, a batch ends a search step as one; here each sample does for itself.
+    """
+
+    def passes(self, classes: int) -> tuple[int, int]:
+        return self.search_steps * self.steps, self.search_steps * self.steps
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        nearest = Nearest(x)
+        search = ConstantSearch.start(self.initial_const, x)
+        start = ((2.0 * x - 1.0) * _INSIDE).atanh()
+        for _ in range(self.search_steps):
+            success = torch.zeros_like(y, dtype=torch.bool)
+            rows = torch.arange(len(x), device=x.device)  # the samples still in this search step
+            natural, labels, c = x, y, search.c
+            w, first, second = start, torch.zeros_like(x), torch.zeros_like(x)
+            previous = torch.full_like(c, torch.inf)
+            for step in range(self.steps):
+                if not len(rows):
+                    break
+                w.requires_grad_()
+                x_adv = (w.tanh() + 1.0) / 2.0
+                margins = margin(model(x_adv), labels)
+                distance = (x_adv - natural).square().flatten(1).sum(1)
+                loss = distance + c * hinge(margins, self.confidence)
+                (gradient,) = torch.autograd.grad(loss.sum(), w)
+                w, x_adv, margins = w.detach(), x_adv.detach(), margins.detach()
+                distance, loss = distance.detach(), loss.detach()
+
+                adversarial = margins > self.confidence
+                success[rows] |= adversarial
+                nearest.offer(rows, x_adv, distance, adversarial)
+
+                first = _DECAY_1 * first + (1.0 - _DECAY_1) * gradient
+                second = _DECAY_2 * second + (1.0 - _DECAY_2) * gradient.square()
+                mean = first / (1.0 - _DECAY_1 ** (step + 1))
+                variance = second / (1.0 - _DECAY_2 ** (step + 1))
+                w = w - self.step_size * mean / (variance.sqrt() + _TINY)
+
+                if self.checks_progress(step):
+                    stay = improved(loss, previous)
+                    previous = loss
+                    if not stay.all():
+                        rows, w, first, second = rows[stay], w[stay], first[stay], second[stay]
+                        natural, labels, c, previous = x[rows], y[rows], search.c[rows], previous[stay]
+            search = search.after(success)
+        return nearest.images

@@ -1,0 +1,127 @@
+"""Signs that a model hides its gradients instead of being robust: what is measured, and when it is a flag.
+
+The idea of such signs is Athalye et al. 2018 (https://arxiv.org/abs/1802.00420, section 3.1) and Carlini et
+al. 2019 (https://arxiv.org/abs/1902.06705); the thresholds are ours. A flag is a reason to look closer, not
+a verdict, and no flag is no proof.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmark.errors import StoreError
+
+PROBE = {
+    "images": 256,  # at most; the first of the cell's own
+    "passes": 5,
+    "steps": 20,
+    "rel_step_size": 0.1,
+    "restarts": 2,
+    "square_queries": 500,
+    "budgets": [0.5, 1.0, 2.0, 4.0],
+}
+"""Settings of the probe, part of every cell's identity: PGD of 20 steps, Square of 500 queries."""
+
+
+class Measured(NamedTuple):
+    """What the probe saw; accuracies and shares in [0, 1]."""
+
+    images: int
+    classes: int
+    natural: float
+    """Accuracy on the natural images."""
+    changed_logits: float
+    """Largest change of a logit between passes of the same image, relative to the largest logit."""
+    probability_rows: float
+    """Share of outputs that lie in [0, 1] and sum to 1."""
+    zero_gradients: float
+    """Share of correctly classified images where the margin's gradient is zero everywhere."""
+    broken_gradients: float
+    """Share of images with a gradient that is not finite."""
+    pgd: float
+    """Robust accuracy under PGD on the cross-entropy."""
+    gradient: float
+    """Robust accuracy under PGD on the cross-entropy and on the margin together."""
+    square: float
+    """Robust accuracy under Square, which sees scores only."""
+    all: float
+    """Robust accuracy under those three together."""
+    huge: float
+    """Accuracy under PGD without a limit but the pixel box."""
+    margins: tuple[float, ...]
+    """Mean largest margin z_k - z_y that PGD reaches at ε × each of the probe's budgets."""
+
+
+class Flag(NamedTuple):
+    """One sign, with its threshold in words."""
+
+    meaning: str
+    threshold: str
+
+
+FLAGS = {
+    "randomised": Flag(
+        "outputs differ between passes of one image; use aa-rand, and average over passes",
+        "a logit changes by more than 1e-4 of the largest logit within 5 passes",
+    ),
+    "probabilities": Flag(
+        "outputs are probabilities, not logits: losses saturate",
+        "every output lies in [0, 1] and sums to 1 within 1e-4",
+    ),
+    "zero-gradients": Flag(
+        "gradient attacks cannot see where to go",
+        "the margin has a gradient of exactly zero for more than 1 % of the images",
+    ),
+    "broken-gradients": Flag("a gradient is NaN or infinite", "any image"),
+    "black-beats-white": Flag(
+        "an attack that sees scores only does more than one that sees gradients",
+        "Square leaves an accuracy lower than PGD's by more than 2 points and 2 images",
+    ),
+    "square-improves": Flag(
+        "Square breaks what the gradient attacks could not",
+        "it lowers their joint accuracy by more than 1 point and 2 images",
+    ),
+    "survives-any-budget": Flag(
+        "accuracy does not fall to chance without a limit",
+        "more than 5 points above 1 / classes under PGD inside the pixel box alone",
+    ),
+    "loss-not-rising": Flag(
+        "a larger budget does not help the attack",
+        "the margin PGD reaches falls between two budgets of ε/2, ε, 2ε, 4ε by more than 1 % of its range",
+    ),
+}
+
+
+def flags(m: Measured) -> list[str]:
+    """The flags that a measurement raises, in the order of ``FLAGS``."""
+    span = max(m.margins) - min(m.margins)
+    falls = max(before - after for before, after in zip(m.margins, m.margins[1:], strict=False))
+    raised = {
+        "randomised": m.changed_logits > 1e-4,
+        "probabilities": m.probability_rows == 1.0,
+        "zero-gradients": m.zero_gradients > 0.01,
+        "broken-gradients": m.broken_gradients > 0.0,
+        "black-beats-white": black_beats_white(m.pgd, m.square, m.images),
+        "square-improves": m.gradient - m.all > max(0.01, 2.5 / m.images),
+        "survives-any-budget": m.huge > 1.0 / m.classes + 0.05,
+        "loss-not-rising": span == 0.0 or falls > 0.01 * span,
+    }
+    return [name for name in FLAGS if raised[name]]
+
+
+def black_beats_white(white: float, black: float, images: int) -> bool:
+    """Whether accuracy under a black-box attack is lower than under a white-box one, beyond chance hits."""
+    return white - black > max(0.02, 2.5 / images)
+
+
+def read_flags(path: Path) -> list[str]:
+    """The flags of a diagnosis that was written.
+
+    Raises:
+        StoreError: unreadable; the message names the file.
+    """
+    try:
+        raised = json.loads(path.read_text())["flags"]
+        return [str(name) for name in raised]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is damaged ({error}); delete it and run the same command again") from error

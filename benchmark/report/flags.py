@@ -1,0 +1,30 @@
+"""The flags of a line of results: those of its records' models, and one that only records together show."""
+
+from collections.abc import Sequence
+
+from benchmark.diagnostics import FLAGS, black_beats_white
+from benchmark.records import Record
+
+
+def flags_by_family(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
+    """family -> the flags of any of its seeds, in the order of ``FLAGS``.
+
+    A black-box cell whose images fool more than those that the same attack makes with the gradients of
+    the model itself adds ``black-beats-white`` to what the model's own diagnosis says.
+    """
+    white = {_attack_on_model(r): r for r in records if r.status == "ok" and r.spec["threat"] == "white"}
+    raised: dict[str, set[str]] = {}
+    for record in records:
+        flags = raised.setdefault(record.family, set())
+        flags.update(record.flags)
+        direct = white.get(_attack_on_model(record))
+        if direct and record.status == "ok" and record.spec["threat"] == "black":
+            shares = float(direct.robust.mean()), float(record.robust.mean())
+            if black_beats_white(*shares, len(record.robust)):
+                flags.add("black-beats-white")
+    return {family: tuple(name for name in FLAGS if name in flags) for family, flags in raised.items()}
+
+
+def _attack_on_model(record: Record) -> tuple[str, str, float, str]:
+    spec = record.spec
+    return spec["parents"]["model"], spec["attack"], spec["eps"], str(spec["parameters"])

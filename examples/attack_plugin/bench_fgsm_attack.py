@@ -1,0 +1,35 @@
+"""The fast gradient sign method: Goodfellow et al. 2015, https://arxiv.org/abs/1412.6572, section 4."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attacks import geometry
+from attacks.base import BudgetAttack
+from attacks.geometry import Norm
+from attacks.noise import Noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGSM(BudgetAttack):
+    """One step of the cross-entropy's gradient from the natural image.
+
+    Args:
+        step: length of the step as a fraction of ``eps``.
+    """
+
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+
+    step: float = 1.0
+
+    def passes(self, classes: int) -> tuple[int, int]:
+        return 1, 1
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        x_adv = x.clone().requires_grad_()
+        loss = functional.cross_entropy(model(x_adv), y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, x_adv)
+        return geometry.climb(x, x, gradient, self.norm, self.eps, self.step * self.eps)
