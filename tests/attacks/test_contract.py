@@ -113,6 +113,23 @@ def test_nan_logits_are_an_error(name: str, norm: str) -> None:
 
 
 @every_attack
+def test_a_model_without_a_gradient_is_no_crash(name: str, norm: str) -> None:
+    """It cuts the graph: gradient attacks see zero, and what they make of it is judged like anything else."""
+
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = small_model().eval()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner.forward(x.detach())
+
+    model, x = Cut().eval(), images(2)
+    outcome = build(name, norm)(model, x, labels(model, x))
+    assert torch.equal(outcome.prediction, predict(model, outcome.x_adv))
+
+
+@every_attack
 def test_a_cached_output_is_not_written_into(name: str, norm: str) -> None:
     class Cached(nn.Module):
         """Hands out the same tensor for the same images, as caching wrappers do."""

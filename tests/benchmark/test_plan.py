@@ -72,6 +72,19 @@ def test_what_decides_a_result_decides_its_id(overrides: dict[str, Any]) -> None
     assert not cells(plan()) & cells(plan(overrides))
 
 
+@pytest.mark.parametrize("overrides", [{"eps": {"linf": 0.1, "l2": 0.1}}, {"model": {"width": 4}}])
+def test_a_resumed_autoattack_cannot_meet_another_s_state(overrides: dict[str, Any]) -> None:
+    """What is kept of an unfinished cell lies beside its record, so no other model or ε finds it."""
+
+    def states(tasks: list[Task]) -> set[Path]:
+        return {t.path for t in tasks if t.kind == "evaluate" and t.spec["attack"] == "aa"}
+
+    data = locate("digits", Path("data"))
+    other_data = make_plan(load_protocol(), {"digits": data._replace(hash="0" * 64)})
+    assert states(plan())
+    assert not states(plan()) & (states(plan(overrides)) | states(other_data))
+
+
 def test_estimator_settings_touch_only_what_uses_them() -> None:
     changed = plan({"estimators": {"units": 16}})
     kept = [task for task in changed if task.id in ids(plan())]

@@ -120,6 +120,36 @@ def test_more_seeds_and_attacks_run_only_what_is_new(bench: Bench, store: Path) 
     assert all("seed1" in name for name in after.keys() - before.keys())
 
 
+def test_batches_and_shards_change_no_sample(bench: Bench, store: Path) -> None:
+    """The same cells again in batches of five, and of half of the images: sample by sample the same."""
+    from benchmark.records import Record, find_records, read_record
+
+    def by_sample(images: int) -> dict[tuple[str, int], tuple[int, float]]:
+        found: dict[tuple[str, int], tuple[int, float]] = {}
+        for path in find_records(store):
+            record: Record = read_record(path)
+            if record.spec["n_examples"] == images:
+                cell = f"{record.spec['threat']} {record.spec['defense']} {record.spec['attack']}"
+                rows = zip(
+                    record.rows["sample"], record.rows["adversarial_prediction"], record.distance, strict=True
+                )
+                found |= {(cell, int(i)): (int(c), float(d)) for i, c, d in rows}
+        return found
+
+    whole = by_sample(12)
+    shutil.rmtree(store / "records")
+    assert bench(*SMALL, "--batch-size", 5, "--out", store).status == 0
+    assert bench(*SMALL, "--n-examples", 6, "--threat", "white", "--out", store).status == 0
+    small, half = by_sample(12), by_sample(6)
+    assert small.keys() == whole.keys()
+    assert len(half) == 4 * 6
+    assert half.keys() < whole.keys()
+    for other in (small, half):
+        for key, (predicted, distance) in other.items():
+            assert predicted == whole[key][0]
+            assert distance == pytest.approx(whole[key][1], abs=1e-3)
+
+
 def test_checkpoints_may_go_once_their_cells_are_done(bench: Bench, store: Path) -> None:
     shutil.rmtree(store / "checkpoints")
     shutil.rmtree(store / "crafted")
