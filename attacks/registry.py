@@ -40,11 +40,6 @@ class AttackPreset:
     parameters: dict[str, Any]
 
     @property
-    def bounded(self) -> bool:
-        """Whether it says anything about robustness inside the ε ball, and so counts for the worst case."""
-        return self.kind in ("natural", "budget", "minimum-norm")
-
-    @property
     def takes_eps(self) -> bool:
         """Whether a run answers one ε only."""
         return self.kind in ("budget", "wasserstein")

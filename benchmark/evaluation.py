@@ -59,7 +59,7 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
         task,
         columns,
         environment=environment(context.device),
-        seconds=round(time.monotonic() - started, 3),
+        seconds=round(time.monotonic() - started + (crafted.seconds if crafted else 0.0), 3),
         flags=read_flags(context.out / task.parents["diagnosis"].path),
     )
     partial.unlink(missing_ok=True)
@@ -71,6 +71,8 @@ class _Crafted(NamedTuple):
     x_adv: Tensor
     cost: tuple[float, float] | None
     """Forward and backward passes per sample, where they were made on the evaluated model itself."""
+    seconds: float
+    """That making them took, in the same case."""
 
     @classmethod
     def load(cls, task: Task, context: Context) -> "_Crafted":
@@ -80,7 +82,9 @@ class _Crafted(NamedTuple):
         x_adv = load_tensors(path)[name].to(context.device)
         card = read_card(path)
         own = maker.parents["model"].id == task.parents["model"].id and maker.spec["goal"] == "untargeted"
-        return cls(x_adv, (card["forwards"], card["backwards"]) if own else None)
+        if not own:
+            return cls(x_adv, None, 0.0)
+        return cls(x_adv, (card["forwards"], card["backwards"]), card["seconds"])
 
 
 def _name_of(rule: str) -> str:

@@ -65,7 +65,10 @@ def _aligned(line: list[str], widths: list[int]) -> str:
 
 def to_html(table: Table) -> str:
     """A whole page without any outside resource; everything in it is escaped."""
-    return str(_template("table.html.j2").render(table=table)) + "\n"
+    starts = [
+        number > 0 and table.columns[number - 1].group != c.group for number, c in enumerate(table.columns)
+    ]
+    return str(_template("table.html.j2").render(table=table, starts=starts)) + "\n"
 
 
 def to_latex(table: Table) -> str:

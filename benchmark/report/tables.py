@@ -36,7 +36,9 @@ def threat_tables(threat: str, lines: list[Line], settings: Settings, label: str
         label: what the data set is called.
     """
     lines = [line for line in lines if line.threat == threat]
-    return [_accuracies(threat, lines, settings, label), _costs(threat, lines, label)] if lines else []
+    return (
+        [_accuracies(threat, lines, settings, label), _costs(threat, lines, settings, label)] if lines else []
+    )
 
 
 def _accuracies(threat: str, lines: list[Line], settings: Settings, label: str) -> Table:
@@ -56,8 +58,8 @@ def _accuracies(threat: str, lines: list[Line], settings: Settings, label: str) 
         return _cell(line, figures[defense, measure], best[measure], decimals)
 
     return Table(
-        name=f"{label}-{threat}",
-        title=f"{_THREAT_NAMES[threat]}, {label}",
+        name=_name(label, threat, settings),
+        title=_title(label, threat, settings),
         caption=_caption(threat, lines, settings, label),
         measure="accuracy",
         columns=_columns(lines, measures),
@@ -65,7 +67,7 @@ def _accuracies(threat: str, lines: list[Line], settings: Settings, label: str) 
     )
 
 
-def _costs(threat: str, lines: list[Line], label: str) -> Table:
+def _costs(threat: str, lines: list[Line], settings: Settings, label: str) -> Table:
     """Passes per image, of every attack that was run."""
     cells = _by_cell(lines)
     presets = _labels(lines)
@@ -88,13 +90,23 @@ def _costs(threat: str, lines: list[Line], label: str) -> Table:
     if threat == "black":
         caption += " Crafting on the surrogate, done once for all, is not in them."
     return Table(
-        name=f"{label}-{threat}-cost",
-        title=f"{_THREAT_NAMES[threat]}, {label}: cost",
+        name=f"{_name(label, threat, settings)}-cost",
+        title=f"{_title(label, threat, settings)}: cost",
         caption=caption,
         measure="cost",
         columns=_columns(lines, measures),
         rows=_rows(_defenses(lines), measures, cell),
     )
+
+
+def _name(label: str, threat: str, settings: Settings) -> str:
+    """What the table's files are called; that of the default set has no suffix."""
+    return f"{label}-{threat}" + ("" if settings.attack_set == "strict" else f"-{settings.attack_set}")
+
+
+def _title(label: str, threat: str, settings: Settings) -> str:
+    suffix = "" if settings.attack_set == "strict" else f", {settings.attack_set} set"
+    return f"{_THREAT_NAMES[threat]}, {label}{suffix}"
 
 
 def _by_cell(lines: list[Line]) -> dict[tuple[str, str, str], Line]:
@@ -176,7 +188,7 @@ def _cell(line: Line | None, figure: MeanStd | None, best: float | None, decimal
     if line is None:
         return Cell(text=_MISSING)
     if figure is None:
-        return Cell(text=_MISSING if line.missing else "ERROR", error=line.error)
+        return Cell(text=_MISSING) if line.missing else Cell(text="ERROR", error=line.error)
     text = f"{figure.mean:.{decimals}f}"
     if figure.std is not None:
         text += f" ± {figure.std:.{decimals}f}"
