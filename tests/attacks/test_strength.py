@@ -12,7 +12,7 @@ from attacks.base import Attack, Counted
 from attacks.geometry import Norm
 from attacks.pgd import PGD
 from attacks.registry import attack_presets
-from tests.support import Linear, images, small_model
+from tests.support import Constant, Linear, images, small_model
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +170,16 @@ def test_autoattack_equals_the_library_called_directly(version: str, norm: Norm,
     assert torch.equal(_outcomes(attack, model, x, y), direct)
 
 
+@pytest.mark.parametrize("version", ["standard", "plus", "rand", "square"])
+def test_autoattack_spends_all_passes_of_its_version_on_what_never_falls(version: str) -> None:
+    """Every member with all its restarts, targets and averaged gradients, counted at the model."""
+    attack = AutoAttack(norm="linf", eps=0.1, version=version, steps=10, square_queries=40)
+    outcome = attack(Constant(), images(2), torch.zeros(2, dtype=torch.int64))
+    forwards, backwards = attack.passes(5)
+    assert outcome.forwards == pytest.approx(forwards, rel=0.15, abs=8)  # FAB predicts a few times more
+    assert outcome.backwards == pytest.approx(backwards, rel=0.15, abs=1)
+
+
 def test_autoattack_breaks_what_a_saturated_cross_entropy_hides() -> None:
     """Logits so large that the softmax is exactly one-hot: CE has no gradient, the scale-free DLR has."""
 
@@ -182,5 +192,6 @@ def test_autoattack_breaks_what_a_saturated_cross_entropy_hides() -> None:
     y = model(x).argmax(1)
     eps = 1.05 * model.boundary(x, "linf").max().item()
     assert (PGD(norm="linf", eps=eps)(model, x, y).prediction == y).any()
-    assert (full("pgd-dlr", "linf", eps)(model, x, y).prediction != y).all()
+    for name in ("pgd-margin", "pgd-dlr"):
+        assert (full(name, "linf", eps)(model, x, y).prediction != y).all()
     assert (full("aa", "linf", eps)(model, x, y).prediction != y).all()
