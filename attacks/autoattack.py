@@ -71,7 +71,7 @@ class AutoAttack(BudgetAttack):
             "apgd-dlr": (apgd, apgd),
             "apgd-t": (targets * (self.steps + 2), targets * (self.steps + 1)),
             "fab": (restarts * 2 * self.steps, restarts * self.steps * classes),
-            "fab-t": (targets * 2 * self.steps, targets * 2 * self.steps),
+            "fab-t": (targets * 2 * self.steps, targets * self.steps),
             "square": (self.square_queries, 0),
         }
         members = [costs[name] for name in _MEMBERS[self.version]]
