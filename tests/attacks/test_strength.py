@@ -1,14 +1,16 @@
 """Each attack against an oracle: on a linear model the nearest other class is known in closed form."""
 
 import dataclasses
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from attacks import geometry
-from attacks.autoattack import AutoAttack, _member
+from attacks.autoattack import _MEMBERS, AutoAttack, _member
 from attacks.base import Attack, Counted
+from attacks.ead import EAD, Rule
 from attacks.geometry import Norm
 from attacks.pgd import PGD
 from attacks.registry import attack_presets
@@ -157,6 +159,7 @@ def test_autoattack_equals_the_library_called_directly(version: str, norm: Norm,
     library = Library(model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, seed=0, version=version)
     library.apgd_targeted.n_target_classes = library.fab.n_target_classes = 4
     library.square.n_queries = attack.square_queries
+    assert tuple(library.attacks_to_run) == _MEMBERS[version]
     if version != "standard":  # its hundred steps with five restarts, or twenty gradients each, take long
         attack = dataclasses.replace(attack, steps=25)
         library.apgd.n_iter = library.apgd_targeted.n_iter = library.fab.n_iter = 25
@@ -168,6 +171,25 @@ def test_autoattack_equals_the_library_called_directly(version: str, norm: Norm,
     assert direct.any()
     assert not direct.all()
     assert torch.equal(_outcomes(attack, model, x, y), direct)
+
+
+def test_fewer_steps_of_apgd_have_the_checkpoints_of_a_shorter_run() -> None:
+    model, steps = small_model(), 50
+    library = AutoAttack(norm="linf", eps=0.1, steps=steps)._library(model, torch.device("cpu"), 5)
+    shorter = type(library.apgd)(model, n_iter=steps, eps=0.1)
+    for apgd in (library.apgd, library.apgd_targeted):
+        for name in ("n_iter", "n_iter_orig", "n_iter_2", "n_iter_min", "size_decr"):
+            assert getattr(apgd, name) == getattr(shorter, name), name
+
+
+def test_the_rule_of_an_attack_chooses_its_outcome(problem: tuple[Linear, Tensor, Tensor]) -> None:
+    model, x, y = problem
+    attacks = {rule: EAD(search_steps=6, steps=60, beta=0.02, rule=rule) for rule in get_args(Rule)}
+    runs = {rule: attack.run(model, x, y) for rule, attack in attacks.items()}
+    assert not torch.equal(runs["en"]["en"].x_adv, runs["en"]["l1"].x_adv)
+    for rule, attack in attacks.items():
+        assert torch.equal(attack(model, x, y).x_adv, runs["en"][rule].x_adv)
+        assert torch.equal(runs["l1"][rule].x_adv, runs["en"][rule].x_adv)
 
 
 @pytest.mark.parametrize("version", ["standard", "plus", "rand", "square"])
