@@ -114,6 +114,18 @@ def test_pgd_keeps_the_best_of_its_restarts() -> None:
     assert more.sum() > fooled.sum()
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_strict_pgd_breaks_whatever_the_paper_s_does(norm: Norm) -> None:
+    """Its first start is the paper's only one."""
+    model, x = small_model().eval(), images(64, seed=5)
+    y = model(x).argmax(1)
+    eps = {"linf": 0.01, "l2": 0.06}[norm]
+    fooled = _outcomes(full("pgd-40", norm, eps, "paper"), model, x, y)
+    assert fooled.any()
+    assert not fooled.all()
+    assert (_outcomes(full("pgd-40", norm, eps, "strict"), model, x, y) | ~fooled).all()
+
+
 def test_pgd_for_transfer_returns_the_best_image_it_has_seen() -> None:
     """With steps so large that the loss oscillates, more of them cannot lower the result's loss."""
     model, x = small_model().eval(), images(16)

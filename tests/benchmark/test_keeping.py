@@ -42,7 +42,7 @@ ROWS = {
 
 def test_record_round_trip_and_readings(tmp_path: Path, tasks: list[Task]) -> None:
     """Fooled within ε, survived, wrong from the start, fooled only beyond ε, and the last two at once."""
-    task = cell_of(tasks, "cw")
+    task = cell_of(tasks, "ddn")
     path = tmp_path / task.path
     write_record(path, task, ROWS, environment={"python": "3"}, seconds=1.5, flags=["randomised"])
     record = read_record(path)
@@ -70,7 +70,7 @@ def test_failed_record_has_a_story_and_no_rows_and_is_tried_again(tmp_path: Path
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "empty"])
 def test_damaged_record_is_refused_by_name(tmp_path: Path, tasks: list[Task], damage: str) -> None:
-    task = cell_of(tasks, "cw")
+    task = cell_of(tasks, "ddn")
     path = tmp_path / task.path
     rows = {name: np.resize(values, 500) for name, values in ROWS.items()}
     write_record(path, task, rows, environment={}, seconds=0)

@@ -13,7 +13,7 @@ def test_defaults() -> None:
     assert protocol.defenses == ("undefended", "standard", "namid")
     assert digits.attacks == {
         "linf": ("none", "pgd-40", "aa", "fwa-40", "ti-dim"),
-        "l2": ("none", "pgd-40", "aa", "cw", "ddn"),
+        "l2": ("none", "pgd-40", "aa", "ddn"),
     }
     (paper,) = load_protocol(None, {"attack_set": "paper"}).settings
     assert paper.attacks["l2"] == ("none", "pgd-40", "cw", "ddn")
@@ -21,6 +21,7 @@ def test_defaults() -> None:
     assert digits.eps == {"linf": 0.18, "l2": 0.75}
     assert digits.model.width == 8  # [dataset.digits] over the general 64
     (cifar,) = load_protocol(None, {"datasets": ["cifar10"]}).settings
+    assert cifar.attacks["l2"] == ("none", "pgd-40", "aa", "cw", "ddn")
     assert (cifar.model.width, cifar.training.epochs, cifar.training.batch_size) == (64, 100, 1024)
     assert cifar.eps == {"linf": 8 / 255, "l2": 0.5}
 
