@@ -30,10 +30,10 @@ def test_parents_come_first_and_each_task_once() -> None:
 
 
 def test_counts_of_the_default_plan() -> None:
-    """3 defenses × (5 + 4 attacks) × 2 threats per seed; crafting and the surrogate once for all."""
+    """3 defenses × (5 + 3 attacks) × 2 threats per seed; crafting and the surrogate once for all."""
     tasks = plan({"seeds": 2})
     kinds = {kind: sum(task.kind == kind for task in tasks) for kind in KINDS}
-    assert kinds == {"evaluate": 2 * 3 * 9 * 2, "craft": 7, "estimators": 4, "diagnose": 2 * 3 * 2}
+    assert kinds == {"evaluate": 2 * 3 * 8 * 2, "craft": 6, "estimators": 4, "diagnose": 2 * 3 * 2}
     trained = [task.title for task in tasks if task.kind == "train"]
     assert sum("undefended" in title for title in trained) == 2  # one model for both norms
     assert sum("vgg" in title for title in trained) == 2  # one per norm, for all seeds

@@ -13,7 +13,7 @@ def test_defaults() -> None:
     assert protocol.defenses == ("undefended", "standard", "namid")
     assert digits.attacks == {
         "linf": ("none", "pgd-40", "aa", "fwa-40", "ti-dim"),
-        "l2": ("none", "pgd-40", "aa", "ddn"),
+        "l2": ("none", "pgd-40", "ddn"),
     }
     (paper,) = load_protocol(None, {"attack_set": "paper"}).settings
     assert paper.attacks["l2"] == ("none", "pgd-40", "cw", "ddn")
