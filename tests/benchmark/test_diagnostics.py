@@ -81,7 +81,7 @@ def honest() -> dict[str, nn.Module]:
             nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 64), nn.ReLU()
         )
         fresh.append(nn.Linear(64, 10))
-        models = {"natural": fresh, "adversarial": copy.deepcopy(fresh)}
+        models: dict[str, nn.Module] = {"natural": fresh, "adversarial": copy.deepcopy(fresh)}
         for kind, model in models.items():
             optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
             for step in range(150):
