@@ -309,7 +309,11 @@ def test_killed_at_any_moment_it_ends_with_the_same_results(tmp_path: Path) -> N
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmark.cli", "run", *map(str, TINY), "--seeds", "2"]
     process = subprocess.Popen(
-        [*command, "--workers", "2", "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True
+        [*command, "--workers", "2", "--out", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job ignores the signal, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / ".lock").exists() and time.monotonic() < deadline:
