@@ -203,10 +203,17 @@ def _check_keys(layer: Tree, template: Tree, where: str) -> None:
 
 
 def _check_type(key: str, value: Any, default: Any, where: str) -> None:
-    expected = type(default)
-    fits = type(value) is expected or (expected is float and type(value) is int)
-    if not fits:
-        raise BenchError(f"{where}: {key} must be of type {expected.__name__}, got {value!r}")
+    if not _fits(value, type(default)):
+        raise BenchError(f"{where}: {key} must be of type {type(default).__name__}, got {value!r}")
+    if isinstance(default, list):
+        kind = type(default[0]) if default else str
+        for item in value:
+            if not _fits(item, kind):
+                raise BenchError(f"{where}: {key} must be a list of {kind.__name__}, got {item!r} in it")
+
+
+def _fits(value: Any, expected: type) -> bool:
+    return type(value) is expected or (expected is float and type(value) is int)
 
 
 def _check_lists(tree: Tree) -> None:
@@ -228,8 +235,14 @@ def _settings(name: str, tree: Tree, norms: tuple[str, ...]) -> Settings:
     _at_least(0, n_examples=tree["n_examples"])
     eps = {norm: tree["eps"][norm] or info.eps(norm) for norm in NORMS}
     for norm, value in eps.items():
-        if not 0 < value <= (1.0 if norm == "linf" else (info.channels * info.size**2) ** 0.5):
+        widest = 1.0 if norm == "linf" else (info.channels * info.size**2) ** 0.5
+        if not 0 < value <= widest:
             raise BenchError(f"ε must be positive and fit into the pixel box, got {value} for {norm}")
+        if tree["curve"]["attacks"] and value * max(tree["curve"]["budgets"], default=1.0) > widest:
+            raise BenchError(
+                f"curve.budgets: {max(tree['curve']['budgets'])} × ε = {value} does not fit into the pixel "
+                f"box for {norm}"
+            )
     attack_set = tree["attack_set"]
     _one_of("attack_set", attack_set, tuple(SETS))
     budgets = tuple(sorted(set(tree["curve"]["budgets"]) - {1.0}))
