@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from defenses.plugins import load_plugin
+
 Advance = Callable[[float, float, str], None]
 """(done, total, unit): how far the current task is."""
 
@@ -20,14 +22,25 @@ class Context:
 
     Args:
         batch_size: images through the model at once when evaluating; 0 = automatic.
-        device: a torch device.
+        device: a torch device; of several processes that train one model, the first one's.
         threads: torch threads of this process.
+        processes: how many train one model together.
+        plugins: files of defenses from outside, for every process to load.
+        model_dir: RobustBench's cache of models.
     """
 
     out: Path
     device: str
     batch_size: int
     threads: int
+    processes: int = 1
+    plugins: tuple[Path, ...] = ()
+    model_dir: Path = Path("models")
+
+    def load_plugins(self) -> None:
+        """Make the defenses of the plugin files known to this process."""
+        for path in self.plugins:
+            load_plugin(path)
 
 
 @cache

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from attacks.registry import build_attack
-from benchmark.plan import Task
+from benchmark.plan import ZOO, Task
 
 _SURVIVORS = 0.5  # assumed share of samples that no step of an attack breaks
 _BACKWARD = 2.0  # cost of a backward pass in forward passes, where no probe has measured it
@@ -37,11 +37,12 @@ def passes(task: Task) -> Passes:
     spec = task.spec
     if task.kind in ("train", "estimators"):
         return _training_passes(task)
-    model = task.parents["model"].spec
-    key = (model["model"], model["width"], task.data.info.name)
+    key = _model_key(task if task.kind == "load" else task.parents["model"])
+    if task.kind == "load":
+        return Passes(key, 1.0, 0.0)
     if task.kind == "diagnose":
         return _probe_passes(task, key)
-    if "crafted" in task.parents:
+    if "crafted" in task.parents:  # shown, not made
         return Passes(key, 2.0 * spec["n_examples"], 0.0)
     forwards, backwards = build_attack(spec["parameters"]).passes(task.data.info.classes)
     share = 1.0 if spec.get("goal") == "transfer" else _SURVIVORS
@@ -56,20 +57,28 @@ def _probe_passes(task: Task, model: tuple[str, int, str]) -> Passes:
     return Passes(model, n * (steps + _SURVIVORS * probe["square_queries"]), n * steps)
 
 
+def _model_key(task: Task) -> tuple[str, int, str]:
+    """Architecture, width and data set of a model; of one from a zoo the speed of a ResNet-18 is assumed."""
+    model = task.spec["model"]
+    if model.startswith(ZOO):
+        return ("resnet-18", 64, task.data.info.name)
+    return (model, task.spec["width"], task.data.info.name)
+
+
 def _training_passes(task: Task) -> Passes:
     spec = task.spec
     recipe = spec["training"]
     images = min(recipe["train_limit"] or task.data.train_images, task.data.train_images)
     if task.kind == "estimators":
-        model = task.parents["pretrained"].spec
-        steps, own = recipe["attack_steps"], 3
+        model = task.parents["pretrained"]
+        steps, own = spec["estimators"]["attack_steps"], 3
         epochs = spec["estimators"]["epochs"]
     else:
-        model, epochs = spec, recipe["epochs"]
+        model, epochs = task, recipe["epochs"]
         steps = recipe["attack_steps"] if "norm" in spec else 0
         own = 2 if "estimators" in task.parents else 1
-    key = (model["model"], model["width"], task.data.info.name)
-    return Passes(key, epochs * images * (steps + own), epochs * images * (steps + own))
+    passes = epochs * images * (steps + own)
+    return Passes(_model_key(model), passes, passes)
 
 
 def measure(tasks: Iterable[Task], device: str) -> dict[tuple[str, int, str], Speed]:

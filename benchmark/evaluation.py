@@ -21,9 +21,9 @@ from benchmark.context import Advance, Context, environment
 from benchmark.datasets.base import subset
 from benchmark.diagnostics import read_flags
 from benchmark.errors import StoreError
+from benchmark.loading import load_model
 from benchmark.plan import Task
 from benchmark.records import DISTANCES, write_record
-from benchmark.training import load_model
 
 _AUTO_BATCH = {"cpu": 128, "cuda": 1024}
 KEEP_EVERY = 30.0  # seconds between two states kept for resuming
@@ -78,7 +78,7 @@ class _Crafted(NamedTuple):
     def load(cls, task: Task, context: Context) -> "_Crafted":
         maker = task.parents["crafted"]
         path = context.out / maker.path
-        name = _name_of(task.spec["parameters"].get("rule", ""))
+        name = image_name(task.spec["parameters"].get("rule", ""))
         x_adv = load_tensors(path)[name].to(context.device)
         card = read_card(path)
         own = maker.parents["model"].id == task.parents["model"].id and maker.spec["goal"] == "untargeted"
@@ -87,7 +87,7 @@ class _Crafted(NamedTuple):
         return cls(x_adv, (card["forwards"], card["backwards"]), card["seconds"])
 
 
-def _name_of(rule: str) -> str:
+def image_name(rule: str) -> str:
     """What the images chosen by a rule are called in a crafted file and in a batch's columns."""
     return f"x_adv-{rule}" if rule else "x_adv"
 
@@ -101,7 +101,7 @@ def craft(task: Task, context: Context, advance: Advance) -> None:
     def work(rows: slice) -> Columns:
         piece = Sample(*(tensor[rows] for tensor in sample))
         outcomes = _attack(task, model, piece)
-        images = {_name_of(rule): o.x_adv.cpu().contiguous().numpy() for rule, o in outcomes.items()}
+        images = {image_name(rule): o.x_adv.cpu().contiguous().numpy() for rule, o in outcomes.items()}
         (cost, *_) = outcomes.values()
         return {**images, **_passes(len(piece.y), cost.forwards, cost.backwards)}
 

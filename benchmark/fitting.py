@@ -1,21 +1,22 @@
-"""The one training loop: epochs, optimizer steps, guards, progress, and resuming to the bit.
+"""The one training loop: epochs, optimizer steps, guards, learning curve, and resuming to the bit.
 
-All randomness comes from (seed, epoch, sample), so the state between two epochs is just weights,
-optimizer buffers and the epoch number; it is kept beside the checkpoint while training lasts.
+All randomness comes from (seed, epoch, sample), so the state between two steps is just weights, optimizer
+buffers, averages and how far it is; it is kept beside the checkpoint while training lasts.
 """
 
 import json
-import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmark.atomic import write_atomic
 from benchmark.context import Advance
@@ -23,10 +24,21 @@ from benchmark.errors import BenchError
 
 _KEEP_EVERY = 30.0  # seconds between two states kept for resuming
 History = list[dict[str, float]]
+Tensors = dict[str, Tensor]
 
 
 class TrainingError(RuntimeError):
-    """Training that cannot go on: the loss, a weight or a statistic is no longer a number."""
+    """Training that cannot go on: the loss, a gradient or a statistic is no longer a number."""
+
+
+class Fitted(NamedTuple):
+    """What a training leaves."""
+
+    state: Tensors
+    """The weights and buffers that are kept."""
+    epoch: int
+    """The epoch they are from, counted from 1."""
+    history: History
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +49,12 @@ class Fit:
         batches: (epoch) -> batches of sample indices, int64.
         learning_rate: (fraction of training done, in [0, 1)) -> learning rate.
         clip_norm: largest gradient norm; 0 = no limit.
-        partial: where the state between epochs is kept.
+        partial: where the state is kept while training lasts.
+        evaluate: module -> figures on held-out data, once per epoch.
+        select: the figure whose best epoch is kept (a tie goes to the later one); empty: the last epoch.
+        ema: decay per step of the exponential average of weights and buffers, which is then what is
+            evaluated and kept; 0 = none.
+        keeps: whether this process writes ``partial``; with several, one does.
     """
 
     epochs: int
@@ -46,96 +63,186 @@ class Fit:
     clip_norm: float
     partial: Path
     advance: Advance
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None
+    select: str = ""
+    ema: float = 0.0
+    keeps: bool = True
 
     def run(
         self,
         module: nn.Module,
         optimizer: Optimizer,
         loss: Callable[[int, Tensor], dict[str, Tensor]],
-    ) -> History:
+    ) -> Fitted:
         """Train ``module`` in place.
 
         Args:
             loss: (epoch, sample indices) -> named terms; their sum is minimised; none = no step.
 
         Returns:
-            Per epoch: mean of each term, seconds, learning rate.
+            What is kept, and per epoch: mean of each term, largest gradient norm, learning rate,
+            figures of ``evaluate``, seconds and images per second of the steps.
 
         Raises:
-            TrainingError: loss or weights are no longer finite.
+            TrainingError: a loss term, a gradient or a buffer is not finite; no step was made with it.
         """
-        history = self._resume(module, optimizer)
+        state = _State(module, optimizer, self._average(module))
+        if self.partial.is_file():
+            state.load(self.partial)
         kept = time.monotonic()
-        for epoch in range(len(history), self.epochs):
+        while state.epoch < self.epochs:
             started = time.monotonic()
-            sums: dict[str, Tensor] = {}
-            batches = self.batches(epoch)
-            for step, indices in enumerate(batches):
-                done = (epoch + step / len(batches)) / self.epochs
+            batches = self.batches(state.epoch)
+            while state.step < len(batches):
                 for group in optimizer.param_groups:
-                    group["lr"] = self.learning_rate(done)
-                terms = loss(epoch, indices)
-                if terms:
-                    self._step(module, optimizer, terms)
-                for name, term in terms.items():
-                    sums[name] = sums.get(name, torch.zeros_like(term)) + term.detach()
-                self.advance(epoch + (step + 1) / len(batches), self.epochs, "epochs")
-            entry = {name: total.item() / len(batches) for name, total in sums.items()}
-            self._guard(module, entry, epoch)
-            seconds = round(time.monotonic() - started, 3)
-            history.append({**entry, "lr": self.learning_rate(done), "seconds": seconds})
-            if time.monotonic() - kept > _KEEP_EVERY and epoch + 1 < self.epochs:
-                self._keep(module, optimizer, history)
-                kept = time.monotonic()
-        return history
+                    group["lr"] = self._lr(state.epoch, state.step, len(batches))
+                self._step(state, loss(state.epoch, batches[state.step]))
+                state.step += 1
+                self.advance(state.epoch + state.step / len(batches), self.epochs, "epochs")
+                if self.keeps and time.monotonic() - kept > _KEEP_EVERY:
+                    state.seconds += time.monotonic() - started
+                    state.save(self.partial)
+                    started = kept = time.monotonic()
+            state.seconds += time.monotonic() - started
+            self._end_epoch(state, batches)
+        return state.fitted(self.select)
 
-    def _step(self, module: nn.Module, optimizer: Optimizer, terms: dict[str, Tensor]) -> None:
-        optimizer.zero_grad(set_to_none=True)
+    def _average(self, module: nn.Module) -> AveragedModel | None:
+        if not self.ema:
+            return None
+        return AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(self.ema), use_buffers=True)
+
+    def _step(self, state: "_State", terms: Tensors) -> None:
+        if not terms:
+            return
+        state.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
-        if self.clip_norm > 0:
-            nn.utils.clip_grad_norm_(module.parameters(), self.clip_norm)
-        optimizer.step()
+        limit = self.clip_norm if self.clip_norm > 0 else float("inf")
+        norm = nn.utils.clip_grad_norm_(state.module.parameters(), limit)
+        values = torch.stack([*(term.detach() for term in terms.values()), norm]).double().cpu()
+        if not torch.isfinite(values).all():
+            raise TrainingError(_diverged(state, dict(zip([*terms, "gradient norm"], values, strict=True))))
+        state.optimizer.step()
+        if state.average is not None:
+            state.average.update_parameters(state.module)
+        for name, value in zip(terms, values, strict=False):
+            state.sums[name] = state.sums.get(name, 0.0) + float(value)
+        state.largest = max(state.largest, float(values[-1]))
 
-    def _guard(self, module: nn.Module, entry: dict[str, float], epoch: int) -> None:
-        finite = all(math.isfinite(value) for value in entry.values())
-        if not finite or not all(bool(torch.isfinite(t).all()) for t in module.state_dict().values()):
-            raise TrainingError(
-                f"training diverged in epoch {epoch + 1} (loss terms {entry}): lower the learning rate"
-            )
+    def _lr(self, epoch: int, step: int, steps: int) -> float:
+        return self.learning_rate((epoch + step / steps) / self.epochs)
 
-    def _keep(self, module: nn.Module, optimizer: Optimizer, history: History) -> None:
-        tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
-        for index, buffers in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": t for name, t in buffers.items() if t is not None}
+    def _end_epoch(self, state: "_State", batches: list[Tensor]) -> None:
+        if not all(bool(torch.isfinite(t).all()) for t in state.module.state_dict().values()):
+            raise TrainingError(_diverged(state, {"a weight or buffer": torch.tensor(float("nan"))}))
+        entry = {name: total / len(batches) for name, total in state.sums.items()}
+        figures = self.evaluate(state.result) if self.evaluate is not None else {}
+        images, seconds = sum(map(len, batches)), max(state.seconds, 1e-9)
+        state.close_epoch(
+            {
+                **entry,
+                "gradient_norm": state.largest,
+                "lr": self._lr(state.epoch, len(batches) - 1, len(batches)),
+                **figures,
+                "seconds": round(seconds, 3),
+                "images_per_second": round(images / seconds, 1),
+            },
+            self.select,
+        )
+
+
+def _diverged(state: "_State", values: dict[str, Tensor]) -> str:
+    shown = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
+    return (
+        f"training diverged in epoch {state.epoch + 1}, step {state.step + 1} ({shown}): lower the learning "
+        "rate or the gradient-norm limit (lr, clip_norm)"
+    )
+
+
+@dataclass
+class _State:
+    """All that training carries from one step to the next."""
+
+    module: nn.Module
+    optimizer: Optimizer
+    average: AveragedModel | None
+    history: History = field(default_factory=list)
+    step: int = 0
+    seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    largest: float = 0.0
+    best: Tensors = field(default_factory=dict)
+    best_epoch: int = 0
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return len(self.history)
+
+    @property
+    def result(self) -> nn.Module:
+        """The module whose weights would be kept now."""
+        return self.module if self.average is None else self.average.module
+
+    def close_epoch(self, entry: dict[str, float], select: str) -> None:
+        self.history.append(entry)
+        self.step, self.seconds, self.sums, self.largest = 0, 0.0, {}, 0.0
+        if select and (not self.best or entry[select] >= self.history[self.best_epoch - 1][select]):
+            self.best = {name: tensor.detach().clone() for name, tensor in self.result.state_dict().items()}
+            self.best_epoch = self.epoch
+
+    def fitted(self, select: str) -> Fitted:
+        if select:
+            return Fitted(self.best, self.best_epoch, self.history)
+        return Fitted(self.result.state_dict(), self.epoch, self.history)
+
+    def save(self, path: Path) -> None:
+        tensors = _prefixed("module", self.module.state_dict()) | _prefixed("best", self.best)
+        if self.average is not None:
+            tensors |= _prefixed("average", self.average.state_dict())
+        for index, buffers in self.optimizer.state_dict()["state"].items():
+            tensors |= _prefixed(f"optimizer.{index}", {k: t for k, t in buffers.items() if t is not None})
+        story = {name: getattr(self, name) for name in _STORY}
         content = save(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            {"history": json.dumps(history)},
+            {"story": json.dumps(story)},
         )
-        write_atomic(self.partial, content)
+        write_atomic(path, content)
 
-    def _resume(self, module: nn.Module, optimizer: Optimizer) -> History:
-        """Load the kept state if there is one; otherwise start from the beginning."""
-        if not self.partial.is_file():
-            return []
+    def load(self, path: Path) -> None:
         try:
-            with safe_open(self.partial, "pt") as file:
+            with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                history: History = json.loads(file.metadata()["history"])
-        except (SafetensorError, OSError) as error:
+                story: dict[str, Any] = json.loads(file.metadata()["story"])
+        except (SafetensorError, OSError, TypeError, KeyError) as error:
             raise BenchError(
-                f"{self.partial} is damaged ({error}); delete it and run the same command again"
+                f"{path} is damaged ({error}); delete it and run the same command again"
             ) from error
-        module.load_state_dict(dict(_under("module.", tensors)))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under("optimizer.", tensors):
+        for name in _STORY:
+            setattr(self, name, story[name])
+        self.module.load_state_dict(_under("module", tensors))
+        if self.average is not None:
+            self.average.load_state_dict(_under("average", tensors))
+        device = next(self.module.parameters()).device
+        self.best = {name: tensor.to(device) for name, tensor in _under("best", tensors).items()}
+        buffers: dict[int, Tensors] = {}
+        for name, tensor in _under("optimizer", tensors).items():
             index, _, buffer = name.partition(".")
-            state.setdefault(int(index), {})[buffer] = tensor
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        return history
+            buffers.setdefault(int(index), {})[buffer] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": buffers})
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    return ((name.removeprefix(prefix), t) for name, t in tensors.items() if name.startswith(prefix))
+_STORY = ("history", "step", "seconds", "sums", "largest", "best_epoch")
+
+
+def _prefixed(prefix: str, tensors: Tensors) -> Tensors:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _under(prefix: str, tensors: Tensors) -> Tensors:
+    return {
+        name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")
+    }
 
 
 def stepped(lr: float, milestones: tuple[float, ...]) -> Callable[[float], float]:

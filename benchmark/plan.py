@@ -1,19 +1,24 @@
 """From a protocol to tasks: what depends on what, each with an id made of all that decides its result."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from attacks.registry import AttackPreset, attack_presets
-from benchmark.atomic import short_hash
+from benchmark.atomic import file_hash, short_hash
 from benchmark.datasets import Located
 from benchmark.diagnostics import PROBE
+from benchmark.errors import BenchError
 from benchmark.protocol import Protocol, Settings
 from defenses.registry import defense_presets
 
-Kind = Literal["train", "estimators", "diagnose", "craft", "evaluate"]
-_FORMAT = 2  # raise it when code changes what a finished task means
+Kind = Literal["train", "load", "estimators", "diagnose", "craft", "evaluate", "measure-mi"]
+RESULTS = ("evaluate", "measure-mi")  # what a run is for; all else is there because they need it
+ZOO = "robustbench:"
+_FORMAT = 3  # raise it when code changes what a finished task means
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,7 @@ class Task:
         family: the same without any seed, so that a family is one line of the results.
         parents: role -> task.
         data: where the decoded images lie; decides nothing.
+        source: of a "load" task: the file, whose hash is in ``spec``, or robustbench:NAME.
     """
 
     kind: Kind
@@ -37,6 +43,7 @@ class Task:
     path: Path
     data: Located = field(repr=False)
     parents: dict[str, "Task"] = field(default_factory=dict, repr=False)
+    source: str = ""
 
     def lineage(self) -> Iterator["Task"]:
         """Everything that must exist before this task can run, parents first, then itself."""
@@ -64,11 +71,37 @@ def make_plan(protocol: Protocol, data: dict[str, Located]) -> list[Task]:
     return list(tasks.values())
 
 
+def make_mi_plan(protocol: Protocol, data: dict[str, Located], objectives: Sequence[str]) -> list[Task]:
+    """The MI of every defense under every attack but "none", and all it needs, each once."""
+    tasks: dict[str, Task] = {}
+    for settings in protocol.settings:
+        planner = _Planner(settings, data[settings.dataset])
+        for seed, norm, defense in product(range(protocol.seeds), protocol.norms, protocol.defenses):
+            for attack, objective in product(settings.attacks[norm], objectives):
+                if attack != "none":
+                    task = planner.measure_mi(norm, defense, attack, objective, seed)
+                    tasks.update({each.id: each for each in task.lineage()})
+    return list(tasks.values())
+
+
 def _columns(settings: Settings, norm: str) -> Iterator[tuple[str, float]]:
     """(attack, ε) of every cell a defense has under one norm."""
     eps = settings.eps[norm]
     yield from ((attack, eps) for attack in settings.attacks[norm])
     yield from ((attack, eps * factor) for attack in settings.curve[norm] for factor in settings.budgets)
+
+
+@cache
+def weights_hash(source: str) -> str:
+    """SHA-256 of a weights file.
+
+    Raises:
+        BenchError: it cannot be read.
+    """
+    try:
+        return file_hash(Path(source))
+    except OSError as error:
+        raise BenchError(f"cannot read --weights {source}: {error.strerror}") from error
 
 
 class _Planner:
@@ -111,8 +144,10 @@ class _Planner:
         return self._task("diagnose", title, spec, seed, path, ".json", {"model": model})
 
     def train(self, defense: str, norm: str, seed: int) -> Task:
-        """A defended model."""
+        """A defended model: trained, or loaded where weights are given."""
         model = self.settings.model
+        if self.settings.weights:
+            return self._load(defense, norm, model.name, model.width)
         return self._train(defense, norm, seed, model.name, model.width)
 
     def surrogate(self, norm: str) -> Task:
@@ -125,7 +160,8 @@ class _Planner:
         preset, settings = defense_presets()[defense], self.settings
         parents = {}
         if "estimators" in preset.requires:
-            parents["estimators"] = self.estimators(norm, seed)
+            recipe = asdict(settings.estimators) | preset.estimators
+            parents["estimators"] = self.estimators("standard", norm, seed, recipe)
         spec = {
             "model": model,
             "width": width,
@@ -141,20 +177,61 @@ class _Planner:
         title = f"{self.data.label} train {name}, seed {seed}"
         return self._task("train", title, spec, seed, folder / f"{name}-seed{seed}", ".safetensors", parents)
 
-    def estimators(self, norm: str, seed: int) -> Task:
-        """The two MI estimators, on the Standard-AT model of the same seed as h_θ0."""
+    def _load(self, defense: str, norm: str, model: str, width: int) -> Task:
+        """Weights that someone else trained, copied into the store."""
+        source = self.settings.weights
+        if source.startswith(ZOO):
+            architecture: dict[str, Any] = {"model": source, "zoo_norm": norm}
+            name = f"{source.removeprefix(ZOO)}-{norm}"
+        else:
+            architecture = {"model": model, "width": width, "weights": weights_hash(source)}
+            name = f"{Path(source).stem}-{model}"
+        spec = {**architecture, "defense": defense, "adversarial": True, **self._dataset()}
+        title = f"{self.data.label} load {source} as {defense}"
+        folder = Path("checkpoints") / self.data.label
+        task = self._task("load", title, spec, 0, folder / f"{defense}-{name}", ".safetensors", {})
+        return replace(task, source=source)
+
+    def estimators(self, defense: str, norm: str, seed: int, recipe: dict[str, Any]) -> Task:
+        """The MI estimators on a frozen model; a defense's own are on Standard AT of the same seed."""
         settings = self.settings
         spec = {
             "norm": norm,
             "eps": settings.eps[norm],
-            "estimators": asdict(settings.estimators),
+            "estimators": recipe,
             "training": asdict(settings.training),
             **self._dataset(),
         }
-        path = Path("checkpoints") / self.data.label / f"estimators-{norm}-seed{seed}"
-        title = f"{self.data.label} train MI estimators {norm}, seed {seed}"
-        parents = {"pretrained": self.train("standard", norm, seed)}
+        name = f"estimators-{recipe['objective']}-on-{defense}-{norm}"
+        path = Path("checkpoints") / self.data.label / f"{name}-seed{seed}"
+        title = f"{self.data.label} train MI {name}, seed {seed}"
+        parents = {"pretrained": self.train(defense, norm, seed)}
         return self._task("estimators", title, spec, seed, path, ".safetensors", parents)
+
+    def measure_mi(self, norm: str, defense: str, attack: str, objective: str, seed: int) -> Task:
+        """The MI of a model's outputs on natural and attacked test images, image by image."""
+        settings = self.settings
+        eps, model = settings.eps[norm], self.train(defense, norm, seed)
+        recipe = asdict(settings.estimators) | {"objective": objective}
+        preset = attack_presets(settings.attack_set)[attack]
+        parents = {
+            "model": model,
+            "estimators": self.estimators(defense, norm, seed, recipe),
+            "crafted": self.craft(model, defense, norm, preset, eps, "transfer"),
+        }
+        spec = {
+            "norm": norm,
+            "eps": eps,
+            "defense": defense,
+            "attack": attack,
+            "rule": preset.parameters.get("rule", ""),
+            "objective": objective,
+            **self._sample(),
+        }
+        folder = Path("mi") / self.data.label / norm / defense
+        title = f"{self.data.label} {norm} MI ({objective}) of {defense} under {attack}, seed {seed}"
+        stem = folder / f"{attack}-{objective}-seed{seed}"
+        return self._task("measure-mi", title, spec, seed, stem, ".parquet", parents)
 
     def craft(
         self, model: Task, model_name: str, norm: str, preset: AttackPreset, eps: float, goal: str

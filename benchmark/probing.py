@@ -16,8 +16,8 @@ from benchmark.atomic import write_atomic
 from benchmark.context import Advance, Context, environment
 from benchmark.diagnostics import Measured, flags
 from benchmark.evaluation import Sample, test_sample
+from benchmark.loading import load_model
 from benchmark.plan import Task
-from benchmark.training import load_model
 
 _WHOLE_BOX = {"linf": 1.0, "l2": math.inf}
 

@@ -17,7 +17,10 @@ from benchmark.models import MODELS
 from defenses.registry import defense_presets
 
 THREATS = ("white", "black")
+OBJECTIVES = ("eq-5", "eq-4", "author", "standard")
 _DEFAULT = Path(__file__).parent / "protocols" / "default.toml"
+_SCHEDULES = Path(__file__).parent / "schedules"
+_FULL = "namid-paper"  # the schedule that names every key
 
 Tree = dict[str, Any]
 Section = TypeVar("Section")
@@ -25,20 +28,25 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a model is trained; every field enters its id. Units and sources: ``default.toml``."""
+    """How a model is trained; all of it enters its id. Units and sources: ``schedules/namid-paper.toml``."""
 
     epochs: int
     batch_size: int
     train_limit: int
+    holdout: float
+    selection: str
     lr: float
     momentum: float
     weight_decay: float
-    schedule: str
+    lr_schedule: str
     milestones: tuple[float, ...]
     augment: str
     attack_steps: int
     rel_step_size: float
+    attack_start: str
     clip_norm: float
+    ema: float
+    precision: str
 
     def __post_init__(self) -> None:
         _at_least(1, epochs=self.epochs, attack_steps=self.attack_steps)
@@ -48,8 +56,16 @@ class Training:
         if self.train_limit == 1:
             raise BenchError("train-limit must be 0 (all) or at least 2, got 1: batch norm needs two images")
         _positive(lr=self.lr, rel_step_size=self.rel_step_size)
-        _one_of("training.schedule", self.schedule, ("steps", "one-cycle"))
-        _one_of("training.augment", self.augment, ("crop-flip", "none"))
+        _one_of("training.lr_schedule", self.lr_schedule, ("steps", "one-cycle"))
+        _one_of("training.augment", self.augment, ("crop-flip", "crop", "none"))
+        _one_of("training.selection", self.selection, ("last", "best"))
+        _one_of("training.attack_start", self.attack_start, ("uniform", "near"))
+        _one_of("training.precision", self.precision, ("float32", "bf16"))
+        for name, share in (("holdout", self.holdout), ("ema", self.ema)):
+            if not 0 <= share < 1:
+                raise BenchError(f"training.{name} must be at least 0 and below 1, got {share}")
+        if self.selection == "best" and not self.holdout:
+            raise BenchError('training.selection "best" needs held-out images: training.holdout above 0')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,18 +76,21 @@ class Estimators:
     batch_size: int
     lr: float
     milestones: tuple[float, ...]
+    attack_steps: int
     units: int
     scores: str
+    bound: str
     objective: str
     clip_norm: float
 
     def __post_init__(self) -> None:
-        _at_least(1, epochs=self.epochs, units=self.units)
+        _at_least(1, epochs=self.epochs, units=self.units, attack_steps=self.attack_steps)
         _at_least(2, batch_size=self.batch_size)
         _at_least(0, clip_norm=self.clip_norm)
         _positive(lr=self.lr)
         _one_of("estimators.scores", self.scores, ("cosine", "dot"))
-        _one_of("estimators.objective", self.objective, ("eq-5", "eq-4"))
+        _one_of("estimators.bound", self.bound, ("dv", "jsd", "infonce"))
+        _one_of("estimators.objective", self.objective, OBJECTIVES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +138,11 @@ class Settings:
     """norm -> budget in pixels of [0, 1]"""
     model: Model
     surrogate: Surrogate
+    schedule: str
     training: Training
     estimators: Estimators
+    weights: str
+    """A file, or robustbench:NAME, in place of training; empty: train"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,21 +166,16 @@ def load_protocol(config: Path | None = None, overrides: Tree | None = None) -> 
     layers = [_read(_DEFAULT)]
     if config is not None:
         layers.append(_read(config))
-    for layer in layers[1:]:
-        _check_keys(layer, layers[0], str(config))
-    overrides = overrides or {}
-    base: Tree = {}
-    for layer in [*layers, overrides]:
-        base = _merged(base, {key: value for key, value in layer.items() if key != "dataset"})
+        _check_keys(layers[1], _merged(_schedule(_FULL), layers[0]), str(config))
+    layers.append(overrides or {})
+    base = _overlaid(layers)
     _check_lists(base)
     norms = _in_order(base["norms"], NORMS, "norm")
     settings = []
     for name in _in_order(base["datasets"], DATASETS, "data set"):
-        tree: Tree = {}
-        for layer in [*layers, overrides]:
-            tree = _merged(tree, {key: value for key, value in layer.items() if key != "dataset"})
-            tree = _merged(tree, layer.get("dataset", {}).get(name, {}))
-        settings.append(_settings(name, tree, norms))
+        schedule = _overlaid(layers, name)["schedule"]
+        recipes = [_schedule(_FULL), _schedule(schedule)]
+        settings.append(_settings(name, _overlaid([*recipes, *layers], name), norms))
     return Protocol(
         defenses=_in_order(base["defenses"], defense_presets(), "defense"),
         norms=norms,
@@ -166,6 +183,26 @@ def load_protocol(config: Path | None = None, overrides: Tree | None = None) -> 
         seeds=base["seeds"],
         settings=tuple(settings),
     )
+
+
+def schedules() -> list[str]:
+    """The names of the built-in training schedules."""
+    return sorted(path.stem for path in _SCHEDULES.glob("*.toml"))
+
+
+def _schedule(name: str) -> Tree:
+    if name not in schedules():
+        raise unknown("schedule", name, schedules())
+    return _read(_SCHEDULES / f"{name}.toml")
+
+
+def _overlaid(layers: list[Tree], dataset: str = "") -> Tree:
+    """Each layer over the one before; what it says of one data set over what it says of all."""
+    tree: Tree = {}
+    for layer in layers:
+        tree = _merged(tree, {key: value for key, value in layer.items() if key != "dataset"})
+        tree = _merged(tree, layer.get("dataset", {}).get(dataset, {}))
+    return tree
 
 
 def _read(path: Path) -> Tree:
@@ -221,6 +258,19 @@ def _check_lists(tree: Tree) -> None:
     for key in ("datasets", "defenses", "norms", "threats"):
         if not tree[key]:
             raise BenchError(f"{key} is empty: name at least one")
+    if tree["weights"]:
+        _check_weights(tree)
+
+
+def _check_weights(tree: Tree) -> None:
+    """Given weights are one model: of one defense, on one data set, of one seed."""
+    for key, flag in (("defenses", "--defense"), ("datasets", "--dataset")):
+        if len(set(tree[key])) != 1:
+            raise BenchError(f"--weights {tree['weights']} is one model: name its one {flag}")
+    if tree["seeds"] != 1:
+        raise BenchError(
+            f"--weights {tree['weights']} is one model, got {tree['seeds']} seeds: run each file by itself"
+        )
 
 
 def _in_order(names: Any, known: Any, kind: str) -> tuple[str, ...]:
@@ -257,6 +307,8 @@ def _settings(name: str, tree: Tree, norms: tuple[str, ...]) -> Settings:
         eps=eps,
         model=_section(Model, tree["model"]),
         surrogate=_section(Surrogate, tree["surrogate"]),
+        schedule=tree["schedule"],
+        weights=tree["weights"],
         training=_section(Training, tree["training"]),
         estimators=_section(Estimators, tree["estimators"]),
     )

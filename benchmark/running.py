@@ -1,6 +1,6 @@
 """What `bench run` and `bench plan` do, callable without a command line."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +9,12 @@ from benchmark.context import Context
 from benchmark.datasets import Located, locate
 from benchmark.diagnostics import read_flags
 from benchmark.errors import BenchError
-from benchmark.plan import Task, make_plan
+from benchmark.plan import RESULTS, Task, make_plan
 from benchmark.protocol import Protocol
-from benchmark.report.publish import publish
 from benchmark.report.table import Table
 from benchmark.store import locked, open_tasks
+
+Publish = Callable[[Path, Protocol, dict[str, Located]], list[Table]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Work:
     @property
     def chains(self) -> int:
         """Data set × norm × seed: each trains on its own."""
-        cells = [task for task in self.tasks if task.kind == "evaluate"]
+        cells = [task for task in self.tasks if task.kind in RESULTS]
         return len({(task.spec["data"], task.spec["norm"], task.seed) for task in cells})
 
     @property
@@ -51,18 +52,25 @@ class Finished:
 
 
 def _cells(tasks: Sequence[Task]) -> int:
-    return sum(task.kind == "evaluate" for task in tasks)
+    return sum(task.kind in RESULTS for task in tasks)
 
 
-def prepare(protocol: Protocol, out: Path, data_dir: Path, *, download: bool = False) -> Work:
-    """Find the data, expand the protocol and see what the store already holds.
+def prepare(
+    protocol: Protocol,
+    out: Path,
+    data_dir: Path,
+    *,
+    download: bool = False,
+    make: Callable[[Protocol, dict[str, Located]], list[Task]] = make_plan,
+) -> Work:
+    """Find the data, expand the protocol by ``make`` and see what the store already holds.
 
     Raises:
         BenchError: data missing, or something in the store is damaged.
     """
     names = [settings.dataset for settings in protocol.settings]
     data = {name: locate(name, data_dir, download=download) for name in names}
-    tasks = make_plan(protocol, data)
+    tasks = make(protocol, data)
     todo = open_tasks(out, tasks)
     _verify_parents(out, todo)
     return Work(protocol=protocol, data=data, tasks=tasks, todo=todo)
@@ -81,8 +89,8 @@ def _verify_parents(out: Path, todo: list[Task]) -> None:
             checkpoints.verify(out / path)
 
 
-def run(work: Work, context: Context, *, workers: int, live: bool) -> Finished:
-    """Run what is open, then write results.csv and the tables from all records.
+def run(work: Work, context: Context, publish: Publish, *, workers: int, live: bool) -> Finished:
+    """Run what is open, then ``publish`` what all records say.
 
     Raises:
         BenchError: something only the user can mend; finished tasks are kept.

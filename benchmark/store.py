@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmark.errors import StoreError
-from benchmark.plan import Task
+from benchmark.mi_records import read_mi_record
+from benchmark.plan import RESULTS, Task
 from benchmark.records import read_record
 
 _LOCK = ".lock"
@@ -47,15 +48,17 @@ def is_done(out: Path, task: Task) -> bool:
     path = out / task.path
     if task.kind == "evaluate":
         return path.is_file() and read_record(path).status == "ok"
+    if task.kind == "measure-mi":
+        return path.is_file() and bool(read_mi_record(path).rows)
     return path.with_suffix(".json").is_file()
 
 
 def open_tasks(out: Path, tasks: list[Task]) -> list[Task]:
-    """What still has to run: cells without a record, and what they need that is not there.
+    """What still has to run: cells and estimates without a record, and what they need that is not there.
 
     A finished cell needs none of its parents, so checkpoints may be deleted once their cells are done.
     """
-    cells = [task for task in tasks if task.kind == "evaluate" and not is_done(out, task)]
+    cells = [task for task in tasks if task.kind in RESULTS and not is_done(out, task)]
     wanted: dict[str, Task] = {}
     for cell in cells:
         _want(out, cell, wanted)

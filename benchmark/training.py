@@ -1,5 +1,6 @@
 """Making models: a defense's network, and the MI estimators some defenses need."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,74 +9,151 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks.noise import Noise, key_of
-from benchmark.augmentation import crop_flip
-from benchmark.checkpoints import load_tensors, save_tensors
+from attacks.noise import key_of
+from benchmark.checkpoints import save_tensors
 from benchmark.context import Advance, Context, environment
-from benchmark.datasets.base import subset
-from benchmark.fitting import Fit, one_cycle, shuffled, stepped
+from benchmark.fitting import Fit, Fitted, one_cycle, shuffled, stepped
+from benchmark.loading import load_estimators, load_model, new_estimators
 from benchmark.models import build_model
 from benchmark.models.fold import folded
+from benchmark.parallel import Ranks, joined
 from benchmark.plan import Task
-from defenses.base import Batch, InnerAttack, craft
-from defenses.mutual_information.estimator import MIEstimators
+from benchmark.training_data import Batch, TrainingData
+from defenses import base as contract
+from defenses.base import Defense, InnerAttack, craft
 from defenses.registry import build_defense
+
+_EVALUATED_AT_ONCE = 512
 
 
 def train(task: Task, context: Context, advance: Advance) -> None:
-    """Train the model of a "train" task and keep its checkpoint."""
+    """Train the model of a "train" task, over ``context.processes`` processes, and keep its checkpoint."""
+    with joined(context.processes, context.device, _follow, task, context) as ranks:
+        _train(task, context, advance, ranks)
+
+
+def _follow(ranks: Ranks, task: Task, context: Context) -> None:
+    """What the other processes of a training do."""
+    torch.set_num_threads(context.threads)
+    context.load_plugins()
+    if context.device.startswith("cuda"):
+        first = torch.device(context.device).index or 0
+        context = dataclasses.replace(context, device=f"cuda:{first + ranks.rank}")
+    _train(task, context, lambda *progress: None, ranks)
+
+
+def _train(task: Task, context: Context, advance: Advance, ranks: Ranks) -> None:
     started, device = time.monotonic(), torch.device(context.device)
     spec, recipe = task.spec, task.spec["training"]
-    data = _TrainingData(task, device)
+    data = TrainingData(task, device)
     defense = build_defense(spec["defense"])
     attack = inner_attack(spec) if defense.adversarial else None
     estimators = None
     if "estimators" in task.parents:
         estimators = load_estimators(task.parents["estimators"], context)
-    model = _seeded(task.seed, lambda: build_model(spec["model"], task.data.info, spec["width"]))
+    model = seeded(task.seed, lambda: build_model(spec["model"], task.data.info, spec["width"]))
     model = model.to(device).to(memory_format=torch.channels_last).train()
+    shared = ranks.wrap(model)
 
     def loss(epoch: int, indices: Tensor) -> dict[str, Tensor]:
-        x, y, noise = data.batch(indices, epoch)
-        x_adv = x
-        if attack is not None:
-            x_adv = craft(attack, folded(model), x, noise, defense.inner_loss(model, x, y))
-        terms: dict[str, Tensor] = defense.terms(Batch(model, x, y, x_adv, estimators))
+        batch = data.batch(indices, epoch)
+        with autocast(recipe["precision"], device):
+            if defense.warms_up(epoch):
+                return {"warm_up": cross_entropy(batch.y)(Float(shared)(batch.x)).mean()}
+            x_adv = batch.x
+            if attack is not None:
+                share = ranks.share(len(indices))
+                x_adv = ranks.gather(attacked(attack, defense, model, batch.part(share)), len(indices))
+            terms = defense.terms(contract.Batch(Float(shared), batch.x, batch.y, x_adv, estimators))
         return terms
 
-    schedule = one_cycle(recipe["lr"])
-    if recipe["schedule"] == "steps":
-        schedule = stepped(recipe["lr"], recipe["milestones"])
+    held = data.held_out()
+    fit = dataclasses.replace(
+        _fit(task, context, advance, recipe, data, recipe["lr_schedule"]),
+        evaluate=None if held is None or not ranks.leads else lambda m: accuracies(m, held, attack),
+        select=_selected(recipe, attack),
+        ema=recipe["ema"],
+        keeps=ranks.leads,
+    )
     optimizer = torch.optim.SGD(
         model.parameters(), momentum=recipe["momentum"], weight_decay=recipe["weight_decay"]
     )
-    fit = _fit(task, context, advance, recipe, schedule, data)
-    history = fit.run(model, optimizer, loss)
-    _finish(task, context, model, history, fit.partial, started)
+    fitted = fit.run(model, optimizer, loss)
+    if ranks.leads:
+        _finish(task, context, fitted, fit.partial, started)
+
+
+def attacked(attack: InnerAttack, defense: Defense, model: nn.Module, batch: Batch) -> Tensor:
+    """What the inner attack of a defense makes of a batch on ``model`` as it is now."""
+    victim = Float(folded(model)).requires_grad_(False)
+    loss = defense.inner_loss(victim, batch.x, batch.y)
+    return craft(attack, victim, batch.x, batch.noise, loss)
+
+
+def accuracies(model: nn.Module, held: Batch, attack: InnerAttack | None) -> dict[str, float]:
+    """Accuracy in percent on held-out images, natural and under the inner attack on the cross-entropy."""
+    victim = folded(model).requires_grad_(False)
+    right = {"natural": 0.0, "pgd": 0.0} if attack is not None else {"natural": 0.0}
+    for start in range(0, len(held), _EVALUATED_AT_ONCE):
+        batch = held.part(slice(start, start + _EVALUATED_AT_ONCE))
+        right["natural"] += _right(victim, batch.x, batch.y)
+        if attack is not None:
+            x_adv = craft(attack, victim, batch.x, batch.noise, cross_entropy(batch.y))
+            right["pgd"] += _right(victim, x_adv, batch.y)
+    return {f"held_out_{name}": 100.0 * count / len(held) for name, count in right.items()}
+
+
+@torch.no_grad()
+def _right(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    return float((model(x).argmax(1) == y).sum())
+
+
+def _selected(recipe: dict[str, Any], attack: InnerAttack | None) -> str:
+    if recipe["selection"] == "last":
+        return ""
+    return "held_out_natural" if attack is None else "held_out_pgd"
 
 
 def train_estimators(task: Task, context: Context, advance: Advance) -> None:
-    """Train E_n and E_a on a frozen Standard-AT model and keep their checkpoint."""
+    """Train MI estimators on a frozen model, in one process, and keep their checkpoint."""
     started, device = time.monotonic(), torch.device(context.device)
     recipe = task.spec["estimators"]
-    data = _TrainingData(task, device)
-    attack = inner_attack(task.spec)
+    data = TrainingData(task, device)
+    attack = dataclasses.replace(inner_attack(task.spec), steps=recipe["attack_steps"])
     pretrained = load_model(task.parents["pretrained"], context)
-    module: MIEstimators = _seeded(task.seed, lambda: _new_estimators(task)).to(device).train()
+    module = seeded(task.seed, lambda: new_estimators(task)).to(device).train()
+
+    def seen(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """x̃, h(x) and h(x̃)."""
+        x_adv = craft(attack, pretrained, batch.x, batch.noise, cross_entropy(batch.y))
+        with torch.no_grad():
+            return x_adv, pretrained(batch.x), pretrained(x_adv)
 
     def loss(epoch: int, indices: Tensor) -> dict[str, Tensor]:
-        x, y, noise = data.batch(indices, epoch)
-        cross_entropy = nn.CrossEntropyLoss(reduction="none")
-        x_adv = craft(attack, pretrained, x, noise, lambda logits: cross_entropy(logits, y))
-        with torch.no_grad():
-            h, h_adv = pretrained(x), pretrained(x_adv)
-        return module.terms(x, x_adv, y, h, h_adv, recipe["objective"])
+        batch = data.batch(indices, epoch)
+        x_adv, h, h_adv = seen(batch)
+        terms: dict[str, Tensor] = module.terms(batch.x, x_adv, batch.y, h, h_adv)
+        return terms
+
+    held = data.held_out()
+    known = None if held is None else (held.x, *seen(held))
+
+    def evaluate(module: nn.Module) -> dict[str, float]:
+        return held_out_estimates(module, *known) if known is not None else {}
 
     optimizer = torch.optim.Adam(module.parameters())
-    schedule = stepped(recipe["lr"], recipe["milestones"])
-    fit = _fit(task, context, advance, recipe, schedule, data)
-    history = fit.run(module, optimizer, loss)
-    _finish(task, context, module, history, fit.partial, started)
+    fit = dataclasses.replace(_fit(task, context, advance, recipe, data, "steps"), evaluate=evaluate)
+    fitted = fit.run(module, optimizer, loss)
+    _finish(task, context, fitted, fit.partial, started)
+
+
+@torch.no_grad()
+def held_out_estimates(module: Any, x: Tensor, x_adv: Tensor, h: Tensor, h_adv: Tensor) -> dict[str, float]:
+    """Mean of every estimate on held-out images, in nats."""
+    module.eval()
+    estimates = module.measure(x, x_adv, h, h_adv)
+    module.train()
+    return {f"held_out_{name}": float(values.mean()) for name, values in estimates.items()}
 
 
 def inner_attack(spec: dict[str, Any]) -> InnerAttack:
@@ -86,88 +164,66 @@ def inner_attack(spec: dict[str, Any]) -> InnerAttack:
         eps=spec["eps"],
         steps=recipe["attack_steps"],
         rel_step_size=recipe["rel_step_size"],
+        start=recipe["attack_start"],
     )
 
 
-def load_model(task: Task, context: Context) -> nn.Module:
-    """The trained model of a "train" task: frozen, evaluating, batch norm folded, on the device."""
-    model = build_model(task.spec["model"], task.data.info, task.spec["width"])
-    model.load_state_dict(load_tensors(context.out / task.path), strict=True)
-    model = folded(model).requires_grad_(False)
-    return model.to(context.device).to(memory_format=torch.channels_last)
+def cross_entropy(y: Tensor) -> Callable[[Tensor], Tensor]:
+    """Logits (N, K) -> cross-entropy (N,)."""
+    return lambda logits: nn.functional.cross_entropy(logits, y, reduction="none")
 
 
-def load_estimators(task: Task, context: Context) -> MIEstimators:
-    """The trained estimators of an "estimators" task, frozen, in evaluation mode."""
-    module = _new_estimators(task)
-    module.load_state_dict(load_tensors(context.out / task.path), strict=True)
-    return module.eval().requires_grad_(False).to(context.device)
+class Float(nn.Module):
+    """A network whose logits are float32, so that losses are, under whatever autocast it runs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits.float()
 
 
-def _new_estimators(task: Task) -> MIEstimators:
-    info, recipe = task.data.info, task.spec["estimators"]
-    return MIEstimators(info.channels, info.classes, recipe["units"], recipe["scores"])
-
-
-class _TrainingData:
-    """The training images on the device, as uint8."""
-
-    def __init__(self, task: Task, device: torch.device) -> None:
-        recipe, splits = task.spec["training"], task.data.load()
-        kept = subset(len(splits.train_y), recipe["train_limit"])
-        self.ids = torch.from_numpy(kept).to(device)
-        self.x = torch.from_numpy(splits.train_x[kept]).to(device, memory_format=torch.channels_last)
-        self.y = torch.from_numpy(splits.train_y[kept]).to(device)
-        self._augment, self._seed = recipe["augment"] == "crop-flip", task.seed
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def batch(self, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor, Noise]:
-        """Images in [0, 1], labels, and the noise of the inner attack."""
-        indices = indices.to(self.x.device)
-        x, ids = self.x[indices].float() / 255, self.ids[indices]
-        if self._augment:
-            x = crop_flip(x, Noise.for_samples(ids, self._seed, "augment", epoch))
-        return x, self.y[indices], Noise.for_samples(ids, self._seed, "inner attack", epoch)
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The context that networks run in: "float32" or "bf16"."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def _fit(
-    task: Task,
-    context: Context,
-    advance: Advance,
-    recipe: dict[str, Any],
-    schedule: Callable[[float], float],
-    data: _TrainingData,
+    task: Task, context: Context, advance: Advance, recipe: dict[str, Any], data: TrainingData, schedule: str
 ) -> Fit:
-    indices = torch.arange(len(data))
+    lr = one_cycle(recipe["lr"])
+    if schedule == "steps":
+        lr = stepped(recipe["lr"], recipe["milestones"])
     return Fit(
         epochs=recipe["epochs"],
-        batches=lambda epoch: shuffled(indices, recipe["batch_size"], key_of(task.kind, task.seed, epoch)),
-        learning_rate=schedule,
+        batches=lambda epoch: shuffled(
+            data.indices, recipe["batch_size"], key_of(task.kind, task.seed, epoch)
+        ),
+        learning_rate=lr,
         clip_norm=recipe["clip_norm"],
         partial=(context.out / task.path).with_suffix(".partial"),
         advance=advance,
     )
 
 
-def _seeded(seed: int, build: Callable[[], nn.Module]) -> Any:
+def seeded(seed: int, build: Callable[[], nn.Module]) -> Any:
     """``build()`` with the global generator seeded for it and restored afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key_of("weights", seed))
         return build()
 
 
-def _finish(
-    task: Task, context: Context, module: nn.Module, history: Any, partial: Path, started: float
-) -> None:
+def _finish(task: Task, context: Context, fitted: Fitted, partial: Path, started: float) -> None:
     card = {
         "id": task.id,
         "seed": task.seed,
         "spec": task.spec,
-        "history": history,
+        "history": fitted.history,
+        "epoch": fitted.epoch,
         "environment": environment(context.device),
         "seconds": round(time.monotonic() - started, 3),
     }
-    save_tensors(context.out / task.path, module.state_dict(), card)
+    save_tensors(context.out / task.path, fitted.state, card)
     partial.unlink(missing_ok=True)

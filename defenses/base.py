@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,10 @@ from attacks.geometry import Norm
 from attacks.noise import Noise
 
 if TYPE_CHECKING:
-    from defenses.mutual_information.estimator import MIEstimators
+    from defenses.mutual_information.estimator import MIEstimators, StandardMI
 
+Start = Literal["uniform", "near"]
+_NEAR = 0.001
 InnerLoss = Callable[[Tensor], Tensor]
 """Logits of the adversarial images (N, K) -> what the inner attack maximises, (N,)."""
 
@@ -34,22 +36,31 @@ class InnerAttack:
         eps: budget in pixels of [0, 1].
         steps: gradient steps (Madry et al. 2018 and Zhou et al. 2022: 10).
         rel_step_size: step size as a fraction of ``eps`` (Zhou et al. 2022: 1/4).
+        start: "uniform" in the ball (Madry et al. 2018), or "near": x + 0.001·N(0, 1), as in the code of
+            TRADES (Zhang et al. 2019) and of Zhou et al.
     """
 
     norm: Norm
     eps: float
     steps: int = 10
     rel_step_size: float = 0.25
+    start: Start = "uniform"
 
     def __call__(self, model: nn.Module, x: Tensor, noise: Noise, loss: InnerLoss) -> Tensor:
         """Adversarial images for ``x`` from a random start; ``model`` must be frozen and evaluating."""
-        x_adv = geometry.random_start(noise, x, self.norm, self.eps)
+        x_adv = self._start(x, noise)
         for _ in range(self.steps):
             x_adv.requires_grad_()
             (gradient,) = torch.autograd.grad(loss(model(x_adv)).sum(), x_adv)
             step_size = self.rel_step_size * self.eps
             x_adv = geometry.climb(x, x_adv.detach(), gradient, self.norm, self.eps, step_size)
         return x_adv
+
+    def _start(self, x: Tensor, noise: Noise) -> Tensor:
+        if self.start == "uniform":
+            return geometry.random_start(noise, x, self.norm, self.eps)
+        near = _NEAR * noise.normal(tuple(x.shape[1:])).to(x)
+        return (x + geometry.project(near, self.norm, self.eps)).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ class Batch:
     x: Tensor
     y: Tensor
     x_adv: Tensor
-    estimators: "MIEstimators | None" = None
+    estimators: "MIEstimators | StandardMI | None" = None
 
     @cached_property
     def logits(self) -> Tensor:
@@ -83,14 +94,38 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Defense(ABC):
-    """Its fields are its hyperparameters and its identity in records."""
+    """Its fields are its hyperparameters and its identity in records.
+
+    A defense that is not in ``presets.toml`` (``--plugin``, or an entry point of the group
+    ``bench.defenses``) says in class attributes what an entry there says.
+
+    Attributes:
+        adversarial: whether it trains on adversarial images.
+        label: its row's name; empty: the class's name.
+        group: rows of one group stand together.
+        source: author, year, link.
+        requires: ("estimators",) if ``Batch.estimators`` must be there.
+        estimators: what they are trained with where the protocol says otherwise.
+    """
 
     adversarial: ClassVar[bool] = True
-    """Whether it trains on adversarial images."""
+    label: ClassVar[str] = ""
+    group: ClassVar[str] = "plugins"
+    source: ClassVar[str] = ""
+    requires: ClassVar[tuple[str, ...]] = ()
+    estimators: ClassVar[dict[str, Any]] = {}
 
     def inner_loss(self, model: nn.Module, x: Tensor, y: Tensor) -> InnerLoss:
-        """What the inner attack maximises: the cross-entropy, unless a defense says otherwise."""
+        """What the inner attack maximises: the cross-entropy, unless a defense says otherwise.
+
+        Args:
+            model: the one that is attacked: frozen, in evaluation mode.
+        """
         return lambda logits: functional.cross_entropy(logits, y, reduction="none")
+
+    def warms_up(self, epoch: int) -> bool:
+        """Whether an epoch, counted from 0, is spent on natural images and their cross-entropy alone."""
+        return False
 
     @abstractmethod
     def terms(self, batch: Batch) -> dict[str, Tensor]:

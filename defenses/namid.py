@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from defenses.base import Batch, Defense, InnerLoss
-from defenses.mutual_information.estimator import select
+from defenses.mutual_information.estimator import MIEstimators, select
 from defenses.standard import Standard
 
 
@@ -19,39 +19,60 @@ class NAMID(Defense):
     """L_adv + α L_mi: more natural, less adversarial mutual information in adversarial outputs.
 
     Args:
-        base: the defense whose loss is L_adv and whose inner attack is used.
+        base: the defense whose loss is L_adv and whose inner attack is used; NAMID_T and NAMID_M are
+            TRADES and MART.
         alpha: α of equation 9.
         lam: λ of equation 8.
+        adversarial_mi, natural_mi: False drops every E_a or every E_n from equation 8, its part of the
+            λ term included (figure 5, i and ii; iii is λ = 0). Not both.
+        warm_up: epochs on natural images before, out of the schedule's (2 in the authors' code).
 
     L_mi is taken over the samples of equation 6, selected with the model in training: natural image
     classified correctly, adversarial image not. The similarity of equation 8 is between two vectors
-    over those samples, since per sample it would be ±1. A batch with fewer than two has no L_mi.
+    over those samples, since per sample it would be ±1. A batch with fewer than two has no L_mi. As in
+    the authors' code, the marginal of each estimate is the whole batch, not the few selected samples,
+    and the model sees natural images alone at first: from random weights the gradient of L_mi, a
+    hundred times that of L_adv, lets some trainings never recover.
     """
 
     base: Defense = field(default_factory=Standard)
     alpha: float = 5.0
     lam: float = 0.1
+    adversarial_mi: bool = True
+    natural_mi: bool = True
+    warm_up: int = 2
+
+    def __post_init__(self) -> None:
+        if not (self.adversarial_mi or self.natural_mi):
+            raise ValueError("NAMID without adversarial_mi and without natural_mi is its base: name that")
+
+    def warms_up(self, epoch: int) -> bool:
+        return epoch < self.warm_up
 
     def inner_loss(self, model: nn.Module, x: Tensor, y: Tensor) -> InnerLoss:
         return self.base.inner_loss(model, x, y)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        if batch.estimators is None:
-            raise ValueError("NAMID needs the MI estimators: its preset must require them")
+        if not isinstance(batch.estimators, MIEstimators):
+            raise ValueError("NAMID needs the estimators E_n and E_a: its preset must require them")
         terms = self.base.terms(batch)
         chosen = select(batch.logits, batch.adversarial_logits, batch.y)
         if int(chosen.sum()) < 2:
             return {**terms, "mi": batch.logits.new_zeros(())}
-        x, x_adv = batch.x[chosen], batch.x_adv[chosen]
-        h, h_adv = batch.logits[chosen], batch.adversarial_logits[chosen]
-        natural, natural_adv = batch.estimators.natural(x, h, h_adv)
-        adversarial, adversarial_adv = batch.estimators.adversarial(x_adv - x, h, h_adv)
-        loss = (
-            _dissimilarity(natural_adv, natural)
-            + _dissimilarity(adversarial_adv, adversarial)
-            + self.lam * (adversarial_adv - natural_adv).mean()
-        )
-        return {**terms, "mi": self.alpha * loss}
+        return {**terms, "mi": self.alpha * self._mi(batch, batch.estimators, chosen)}
+
+    def _mi(self, batch: Batch, estimators: MIEstimators, chosen: Tensor) -> Tensor:
+        """L_mi of equation 8 over the samples of the mask ``chosen`` (N,)."""
+        x, x_adv, h, h_adv = batch.x, batch.x_adv, batch.logits, batch.adversarial_logits
+        loss = h.new_zeros(())
+        if self.natural_mi:
+            natural, natural_adv = (each[chosen] for each in estimators.natural(x, h, h_adv))
+            loss = loss + _dissimilarity(natural_adv, natural) - self.lam * natural_adv.mean()
+        if self.adversarial_mi:
+            both = estimators.adversarial(x_adv - x, h, h_adv)
+            adversarial, adversarial_adv = (each[chosen] for each in both)
+            loss = loss + _dissimilarity(adversarial_adv, adversarial) + self.lam * adversarial_adv.mean()
+        return loss
 
 
 def _dissimilarity(a: Tensor, b: Tensor) -> Tensor:

@@ -1,14 +1,21 @@
-"""The named defenses of ``presets.toml``. Reading it needs no torch, so that planning stays instant."""
+"""The named defenses: ``presets.toml``, entry points, plugin files. Naming built-in ones needs no torch."""
 
+import dataclasses
 import importlib
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attacks.registry import PresetError
+from defenses.plugins import load_entry_point, loaded_classes, source_hash
+
 if TYPE_CHECKING:
     from defenses.base import Defense
+
+_ENTRY_POINTS = "bench.defenses"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,32 +33,80 @@ class DefensePreset:
     defense: str
     """module:Class"""
     parameters: dict[str, Any]
+    estimators: dict[str, Any] = field(default_factory=dict)
+    """What its estimators are trained with where the protocol says otherwise."""
+    code: str = ""
+    """Hash of a plugin's file; built-in defenses have none."""
 
     def identity(self) -> dict[str, Any]:
         """What enters the task id; a base defense is spelled out too."""
         parameters = dict(self.parameters)
-        if "base" in parameters:
+        if isinstance(parameters.get("base"), str):
             parameters["base"] = defense_presets()[parameters["base"]].identity()
-        return {"defense": self.defense, **parameters}
+        code = {"code": self.code} if self.code else {}
+        return {"defense": self.defense, **code, **parameters}
 
 
 def build_defense(identity: dict[str, Any]) -> "Defense":
     """The defense that ``DefensePreset.identity`` describes; imports torch."""
-    arguments = dict(identity)
-    module, _, name = str(arguments.pop("defense")).partition(":")
-    if "base" in arguments:
-        arguments["base"] = build_defense(arguments["base"])
+    arguments = {
+        key: build_defense(value) if isinstance(value, dict) and "defense" in value else value
+        for key, value in identity.items()
+        if key not in ("defense", "code")
+    }
+    module, _, name = str(identity["defense"]).partition(":")
     defense: Defense = getattr(importlib.import_module(module), name)(**arguments)
     return defense
 
 
-@cache
 def defense_presets() -> dict[str, DefensePreset]:
-    """Name -> preset, in the order of the tables' rows."""
-    table = tomllib.loads((Path(__file__).parent / "presets.toml").read_text(encoding="utf-8"))
-    presets = {}
-    for name, entry in table.items():
-        shown = {key: entry.pop(key) for key in ("label", "group", "adversarial", "source", "defense")}
-        requires = tuple(entry.pop("requires"))
-        presets[name] = DefensePreset(name=name, requires=requires, parameters=entry, **shown)
+    """Name -> preset, in the order of the tables' rows: the file's, then installed, then loaded ones."""
+    presets = dict(_installed())
+    for name, defense in loaded_classes().items():
+        if name in presets:
+            raise PresetError(f"the plugin's defense {name!r} exists already: rename the file")
+        presets[name] = _from_class(name, defense)
     return presets
+
+
+@cache
+def _installed() -> dict[str, DefensePreset]:
+    table = tomllib.loads((Path(__file__).parent / "presets.toml").read_text(encoding="utf-8"))
+    presets = {name: _from_table(name, entry) for name, entry in table.items()}
+    for point in sorted(entry_points(group=_ENTRY_POINTS), key=lambda point: point.name):
+        if point.name in presets:
+            raise PresetError(f"the plugin {point.value} offers defense {point.name!r}, which exists already")
+        presets[point.name] = _from_class(point.name, load_entry_point(point))
+    return presets
+
+
+def _from_table(name: str, entry: dict[str, Any]) -> DefensePreset:
+    shown = {key: entry.pop(key) for key in ("label", "group", "adversarial", "source", "defense")}
+    requires, estimators = tuple(entry.pop("requires")), entry.pop("estimators", {})
+    return DefensePreset(name=name, requires=requires, estimators=estimators, parameters=entry, **shown)
+
+
+def _from_class(name: str, defense: "type[Defense]") -> DefensePreset:
+    identity = _identity(defense())
+    return DefensePreset(
+        name=name,
+        label=defense.label or defense.__name__,
+        group=defense.group,
+        adversarial=defense.adversarial,
+        requires=defense.requires,
+        source=defense.source,
+        defense=identity.pop("defense"),
+        code=source_hash(defense),
+        parameters=identity,
+        estimators=defense.estimators,
+    )
+
+
+def _identity(defense: "Defense") -> dict[str, Any]:
+    """Class and fields; a defense inside it likewise."""
+    from defenses.base import Defense
+
+    kind = type(defense)
+    values = {each.name: getattr(defense, each.name) for each in dataclasses.fields(defense)}
+    spelled = {key: _identity(v) if isinstance(v, Defense) else v for key, v in values.items()}
+    return {"defense": f"{kind.__module__}:{kind.__qualname__}", **spelled}

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from attacks.registry import PresetError
+from benchmark.cli import estimate_mi as estimate_mi_verb
+from benchmark.cli import figure as figure_verb
 from benchmark.cli import list_ as list_verb
 from benchmark.cli import plan as plan_verb
 from benchmark.cli import run as run_verb
@@ -21,6 +23,8 @@ app = typer.Typer(
 )
 app.command("run")(run_verb.run)
 app.command("plan")(plan_verb.plan)
+app.command("estimate-mi")(estimate_mi_verb.estimate_mi)
+app.command("figure")(figure_verb.figure)
 app.add_typer(list_verb.app, name="list")
 
 

@@ -1,99 +1,188 @@
-"""The options `bench run` and `bench plan` share, and the protocol they spell."""
+"""The options `bench run`, `plan`, `estimate-mi` and `figure` share, and the protocol they spell."""
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from benchmark.errors import BenchError
 
 if TYPE_CHECKING:
+    from benchmark.context import Context
+    from benchmark.plan import Task
+    from benchmark.protocol import Protocol
     from benchmark.running import Work
 
 Names = list[str] | None
-Defenses = Annotated[
-    Names, typer.Option("--defense", help="Defense, repeated or comma-separated (bench list defenses).")
-]
-Datasets = Annotated[Names, typer.Option("--dataset", help="Data set (bench list datasets).")]
-Norms = Annotated[Names, typer.Option("--norm", help="linf or l2; both unless given.")]
-Threats = Annotated[Names, typer.Option("--threat", help="white or black; both unless given.")]
-Attacks = Annotated[
-    Names, typer.Option("--attacks", help="Attacks, each under the norms it knows (bench list attacks).")
-]
-AttackSet = Annotated[
-    str | None,
-    typer.Option("--set", help="The attacks' parameters: strict or paper (bench list attacks -v)."),
-]
-Curve = Annotated[
-    Names, typer.Option("--curve", help="Attacks that also run at other ε, for robustness curves.")
-]
-Seeds = Annotated[int | None, typer.Option("--seeds", help="Training seeds 0 … N-1.")]
-Examples = Annotated[int | None, typer.Option("--n-examples", help="Test images; 0 = all.")]
-Epochs = Annotated[int | None, typer.Option("--epochs", help="Of every training, MI estimators included.")]
-TrainLimit = Annotated[int | None, typer.Option("--train-limit", help="Training images; 0 = all.")]
-Width = Annotated[int | None, typer.Option("--width", help="Channels of the models' first stage.")]
-EpsLinf = Annotated[float | None, typer.Option("--eps-linf", help="L∞ budget in pixels of [0, 1].")]
-EpsL2 = Annotated[float | None, typer.Option("--eps-l2", help="L2 budget in pixels of [0, 1].")]
-Config = Annotated[Path | None, typer.Option("--config", help="TOML protocol; the flags here override it.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder of the results.")]
-DataDir = Annotated[
-    Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
-]
-Download = Annotated[bool, typer.Option("--download", help="Fetch a data set that is missing.")]
-BatchSize = Annotated[str, typer.Option("--batch-size", help="Images at once in evaluation, or auto.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-Workers = Annotated[
-    int, typer.Option("--workers", help="Processes; 0 = one per GPU, or one per CPU core up to 4.")
-]
+Result = TypeVar("Result")
 
 
-def overrides(
-    *,
-    defense: Names,
-    dataset: Names,
-    norm: Names,
-    threat: Names,
-    attacks: Names,
-    attack_set: str | None,
-    curve: Names,
-    seeds: int | None,
-    n_examples: int | None,
-    epochs: int | None,
-    train_limit: int | None,
-    width: int | None,
-    eps_linf: float | None,
-    eps_l2: float | None,
-) -> dict[str, Any]:
-    """The flags that were given, as a protocol's keys."""
-    from attacks.registry import NORMS
-    from benchmark.protocol import attacks_by_norm
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked for; each field is an option of every verb that takes a request."""
 
-    tree: dict[str, Any] = {}
-    lists = {"defenses": defense, "datasets": dataset, "norms": norm, "threats": threat}
-    tree |= {key: _split(value) for key, value in lists.items() if value}
-    numbers = {"seeds": seeds, "n_examples": n_examples}
-    tree |= {key: value for key, value in numbers.items() if value is not None}
-    sections = {
-        ("training", "epochs"): epochs,
-        ("estimators", "epochs"): epochs,
-        ("training", "train_limit"): train_limit,
-        ("model", "width"): width,
-        ("eps", "linf"): _budget(eps_linf),
-        ("eps", "l2"): _budget(eps_l2),
-    }
-    for (section, key), value in sections.items():
-        if value is not None:
-            tree.setdefault(section, {})[key] = value
-    if attack_set is not None:
-        tree["attack_set"] = attack_set
-    if curve:
-        tree["curve"] = {"attacks": _split(curve)}
-    if attacks:
-        tree["attacks"] = attacks_by_norm(_split(attacks), tree.get("norms", list(NORMS)))
-    return tree
+    defense: Annotated[
+        Names, typer.Option("--defense", help="Defense, repeated or comma-separated (bench list defenses).")
+    ] = None
+    dataset: Annotated[Names, typer.Option("--dataset", help="Data set (bench list datasets).")] = None
+    norm: Annotated[Names, typer.Option("--norm", help="linf or l2; both unless given.")] = None
+    threat: Annotated[Names, typer.Option("--threat", help="white or black; both unless given.")] = None
+    attacks: Annotated[
+        Names, typer.Option("--attacks", help="Attacks, each under the norms it knows (bench list attacks).")
+    ] = None
+    attack_set: Annotated[
+        str | None,
+        typer.Option("--set", help="The attacks' parameters: strict or paper (bench list attacks -v)."),
+    ] = None
+    curve: Annotated[
+        Names, typer.Option("--curve", help="Attacks that also run at other ε, for robustness curves.")
+    ] = None
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Training seeds 0 … N-1.")] = None
+    n_examples: Annotated[int | None, typer.Option("--n-examples", help="Test images; 0 = all.")] = None
+    schedule: Annotated[
+        str | None,
+        typer.Option("--schedule", help="How models are trained: namid-paper, fast or digits."),
+    ] = None
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="Of every training, MI estimators included.")
+    ] = None
+    train_limit: Annotated[int | None, typer.Option("--train-limit", help="Training images; 0 = all.")] = None
+    width: Annotated[int | None, typer.Option("--width", help="Channels of the models' first stage.")] = None
+    eps_linf: Annotated[float | None, typer.Option("--eps-linf", help="L∞ budget in pixels of [0, 1].")] = (
+        None
+    )
+    eps_l2: Annotated[float | None, typer.Option("--eps-l2", help="L2 budget in pixels of [0, 1].")] = None
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", help="In place of training: a weights file, or robustbench:NAME."),
+    ] = None
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option("--plugin", help="A .py file with a defense of your own; run unless --defense says."),
+    ] = None
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML protocol; the flags here override it.")
+    ] = None
+    out: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = Path("results")
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
+    ] = Path("data")
+    model_dir: Annotated[Path, typer.Option("--model-dir", help="RobustBench's cache of models.")] = Path(
+        "models"
+    )
+    download: Annotated[bool, typer.Option("--download", help="Fetch a data set that is missing.")] = False
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", help="Images at once in evaluation, or auto.")
+    ] = "auto"
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto"
+    workers: Annotated[
+        int, typer.Option("--workers", help="Tasks at once; 0 = one per GPU, or per CPU core up to 4.")
+    ] = 0
+    processes: Annotated[
+        int, typer.Option("--processes", help="Processes, each with a GPU, that train one model together.")
+    ] = 1
+
+    def protocol(self) -> "Protocol":
+        """The protocol it spells, checked; plugins are loaded first."""
+        from benchmark.protocol import load_protocol
+        from defenses.plugins import load_plugin
+
+        plugins = [load_plugin(path) for path in self.plugin or ()]
+        return load_protocol(self.config, self._overrides(plugins))
+
+    def prepare(self, make: "Callable[..., list[Task]] | None" = None) -> "Work":
+        """The work it asks for, held against the store."""
+        from benchmark.plan import make_plan
+        from benchmark.running import prepare
+
+        self._check()
+        protocol = self.protocol()
+        return prepare(protocol, self.out, self.data_dir, download=self.download, make=make or make_plan)
+
+    def context(self, device: str) -> "Context":
+        """Where it is done."""
+        from benchmark.context import Context
+
+        return Context(
+            out=self.out,
+            device=device,
+            batch_size=_batch_size(self.batch_size),
+            threads=1,
+            processes=self.processes,
+            plugins=tuple(path.resolve() for path in self.plugin or ()),
+            model_dir=self.model_dir,
+        )
+
+    def _check(self) -> None:
+        _batch_size(self.batch_size)
+        if self.workers < 0:
+            raise BenchError(f"--workers must be 0 (automatic) or more, got {self.workers}")
+        if self.processes < 1:
+            raise BenchError(f"--processes must be at least 1, got {self.processes}")
+
+    def _overrides(self, plugins: list[str]) -> dict[str, Any]:
+        """The options that were given, as a protocol's keys."""
+        from attacks.registry import NORMS
+        from benchmark.protocol import attacks_by_norm
+
+        tree: dict[str, Any] = {}
+        defenses = self.defense or plugins
+        lists = {"defenses": defenses, "datasets": self.dataset, "norms": self.norm, "threats": self.threat}
+        tree |= {key: split(value) for key, value in lists.items() if value}
+        given = {
+            "seeds": self.seeds,
+            "n_examples": self.n_examples,
+            "attack_set": self.attack_set,
+            "schedule": self.schedule,
+            "weights": self.weights,
+        }
+        tree |= {key: value for key, value in given.items() if value is not None}
+        sections = {
+            ("training", "epochs"): self.epochs,
+            ("estimators", "epochs"): self.epochs,
+            ("training", "train_limit"): self.train_limit,
+            ("model", "width"): self.width,
+            ("eps", "linf"): _budget(self.eps_linf),
+            ("eps", "l2"): _budget(self.eps_l2),
+        }
+        for (section, key), value in sections.items():
+            if value is not None:
+                tree.setdefault(section, {})[key] = value
+        if self.curve:
+            tree["curve"] = {"attacks": split(self.curve)}
+        if self.attacks:
+            tree["attacks"] = attacks_by_norm(split(self.attacks), tree.get("norms", list(NORMS)))
+        return tree
 
 
-def batch_size(text: str) -> int:
+def takes_request(verb: Callable[..., Result]) -> Callable[..., Result]:
+    """Spell the first parameter of a verb, a ``Request``, as the options typer reads from a signature."""
+
+    @functools.wraps(verb)
+    def spelled(**values: Any) -> Result:
+        request = Request(**{each.name: values.pop(each.name) for each in fields(Request)})
+        return verb(request, **values)
+
+    own = list(inspect.signature(verb).parameters.values())[1:]
+    shared = [
+        inspect.Parameter(
+            each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type
+        )
+        for each in fields(Request)
+    ]
+    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    arguments = [*shared, *own]
+    spelled.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
+    spelled.__annotations__ = {parameter.name: parameter.annotation for parameter in arguments}
+    del spelled.__wrapped__
+    return spelled
+
+
+def _batch_size(text: str) -> int:
     """0 for auto."""
     if text == "auto":
         return 0
@@ -108,28 +197,23 @@ def _budget(eps: float | None) -> float | None:
     return eps
 
 
-def _split(values: list[str]) -> list[str]:
+def split(values: list[str]) -> list[str]:
+    """Names that were repeated, or separated by commas, one by one."""
     return [name.strip() for value in values for name in value.split(",") if name.strip()]
 
 
-def check_workers(workers: int) -> None:
-    """Raise BenchError for a negative number."""
-    if workers < 0:
-        raise BenchError(f"--workers must be 0 (automatic) or more, got {workers}")
-
-
-def show_plan(work: "Work", device: str, workers: int) -> None:
+def show_plan(work: "Work", request: Request) -> None:
     """Print every open task with its estimated time, and the sum over all workers."""
-    from benchmark.context import Context
     from benchmark.engines.local import local_contexts
     from benchmark.estimates import measure, predicted_seconds
     from benchmark.progress import duration
+    from benchmark.running import choose_device
 
+    device = choose_device(request.device)
     print(f"{work.cells} cells, {work.cells - work.open_cells} done, {work.open_cells} to do")
     if not work.todo:
         return
-    context = Context(out=Path(), device=device, batch_size=0, threads=1)
-    contexts = local_contexts(context, workers, work.chains)
+    contexts = local_contexts(request.context(device), request.workers, work.chains)
     speeds = measure(work.todo, contexts[0].device)
     seconds = {task.id: predicted_seconds(task, speeds) for task in work.todo}
     for task in work.todo:

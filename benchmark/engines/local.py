@@ -149,6 +149,7 @@ def _take_seat(seats: Any, messages: Any) -> None:
     end_with_parent()
     context = seats.get()
     _set_threads(context)
+    context.load_plugins()
     _seat = (context, messages)
 
 
@@ -165,22 +166,27 @@ def _set_threads(context: Context) -> None:
 
 
 def local_contexts(context: Context, workers: int, chains: int) -> list[Context]:
-    """One context per worker: a GPU each, or an equal share of the cores.
+    """One context per worker: a GPU each (or ``context.processes`` of them), or a share of the cores.
 
     Args:
         workers: 0 = automatic: one per GPU, or on CPU one per core up to four and up to ``chains``.
         chains: how many trainings can go on side by side. It belongs to the whole plan, so that the
             threads of a task, which its rounding depends on, are the same when a run is resumed.
+
+    Raises:
+        BenchError: fewer GPUs than processes.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    each = context.processes
     if context.device == "cuda":
         import torch
 
         gpus = torch.cuda.device_count()
-        count = min(workers, gpus) if workers else gpus
-        threads = max(1, cores // count)
-        return [
-            dataclasses.replace(context, device=f"cuda:{index}", threads=threads) for index in range(count)
-        ]
-    count = workers or min(cores, 4, chains)
-    return [dataclasses.replace(context, threads=max(1, cores // count))] * count
+        if each > gpus:
+            raise BenchError(f"--processes {each} needs as many GPUs, torch sees {gpus}")
+        count = min(workers, gpus // each) if workers else gpus // each
+        threads = max(1, cores // (count * each))
+        devices = [f"cuda:{index * each}" for index in range(count)]
+        return [dataclasses.replace(context, device=device, threads=threads) for device in devices]
+    count = workers or max(1, min(cores, 4, chains) // each)
+    return [dataclasses.replace(context, threads=max(1, cores // (count * each)))] * count

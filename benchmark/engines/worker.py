@@ -21,15 +21,19 @@ def perform(task: Task, context: Context, advance: Advance) -> str:
     disk, a damaged file) is no result of the cell, and is raised.
     """
     from benchmark.evaluation import craft, evaluate
+    from benchmark.loading import import_weights
+    from benchmark.mi_measuring import measure_mi
     from benchmark.probing import diagnose
     from benchmark.training import train, train_estimators
 
     actions: dict[str, Callable[[Task, Context, Advance], None]] = {
         "train": train,
+        "load": import_weights,
         "estimators": train_estimators,
         "diagnose": diagnose,
         "craft": craft,
         "evaluate": evaluate,
+        "measure-mi": measure_mi,
     }
     try:
         actions[task.kind](task, context, _throttled(advance))

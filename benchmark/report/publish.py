@@ -34,11 +34,11 @@ def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Tab
     write_atomic(out / "costs.csv", costs(records).encode())
     by_id = {record.id: record for record in records}
     tables: list[Table] = []
-    fitting: list[Record] = []
+    shown: list[Record] = []
     budgets: dict[str, set[float]] = {norm: set() for norm in NORMS}
     for settings in protocol.settings:
-        own = _fitting(settings, data, by_id)
-        fitting += own
+        own = fitting(settings, data, by_id)
+        shown += own
         label = data[settings.dataset].label
         for norm, eps in settings.eps.items():
             budgets[norm] |= {eps, *(eps * factor for factor in settings.budgets)}
@@ -49,12 +49,12 @@ def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Tab
                 write_atomic(out / "tables" / f"{table.name}.html", to_html(table).encode())
                 write_atomic(out / "tables" / f"{table.name}.tex", to_latex(table).encode())
                 tables.append(table)
-    if text := curves(fitting, {norm: sorted(values) for norm, values in budgets.items()}):
+    if text := curves(shown, {norm: sorted(values) for norm, values in budgets.items()}):
         write_atomic(out / "curves.csv", text.encode())
     return [table for table in tables if table.measure == "accuracy"]
 
 
-def _fitting(settings: Settings, data: dict[str, Located], by_id: dict[str, Record]) -> list[Record]:
+def fitting(settings: Settings, data: dict[str, Located], by_id: dict[str, Record]) -> list[Record]:
     """The records that any run with these settings would count as its own."""
     met = {(r.spec["norm"], r.spec["attack"], r.spec["eps"]) for r in by_id.values()}
     nominal = {norm: tuple(a for n, a, _ in met if n == norm) for norm in NORMS}

@@ -38,7 +38,7 @@ class Table:
     name: str
     title: str
     caption: str
-    measure: Literal["accuracy", "cost"]
+    measure: Literal["accuracy", "cost", "mi"]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
 

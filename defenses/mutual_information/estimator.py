@@ -1,18 +1,35 @@
-"""The two estimators of NAMID: local Deep InfoMax with the networks of Zhu et al. 2020.
+"""Estimators of mutual information: local Deep InfoMax with the networks of Zhu et al. 2020.
 
 Hjelm et al. 2018, https://arxiv.org/abs/1808.06670; Zhu et al. 2020, https://arxiv.org/abs/2002.11798;
-trained by equations 4 or 5 of Zhou et al. 2022, https://arxiv.org/abs/2207.12203.
+trained by equations 4 or 5 of Zhou et al. 2022, https://arxiv.org/abs/2207.12203, or by the loss of
+their code, https://github.com/dwDavidxd/MIAT.
 """
 
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from defenses.mutual_information.bounds import donsker_varadhan
+from defenses.mutual_information.bounds import Bound, lower_bound
 
-Objective = Literal["eq-5", "eq-4"]
+Objective = Literal["eq-5", "eq-4", "author", "standard"]
 Scores = Literal["cosine", "dot"]
+
+_FOOLED_APART = 5.0
+_SURVIVED = 0.5
+_SURVIVED_TOGETHER_NATURAL = 5.0
+_SURVIVED_TOGETHER_ADVERSARIAL = 8.0
+_SURVIVED_LESS_ADVERSARIAL = 0.1
+
+
+def build_estimators(
+    channels: int, classes: int, *, units: int, scores: Scores, bound: Bound, objective: Objective
+) -> "MIEstimators | StandardMI":
+    """Freshly initialised estimators for an objective; draws from torch's global generator."""
+    if objective == "standard":
+        return StandardMI(channels, classes, units, scores, bound)
+    return MIEstimators(channels, classes, units, scores, bound, objective)
 
 
 class _Projection(nn.Module):
@@ -48,14 +65,16 @@ class Estimator(nn.Module):
         units: width U of the space in which both are compared; 2048 in the paper.
         scores: "dot" is the papers' inner product of the two vectors, each of length about √U behind
             LayerNorm; "cosine" divides it by U.
+        bound: which lower bound of the scores is the estimate; "jsd" is not in nats.
 
     Differs from the paper: "cosine" is the default. A difference of Donsker–Varadhan terms, which
     equation 5 maximises, grows with the scale of the scores: with "dot" it reaches hundreds of nats
     and L_mi drowns L_adv.
     """
 
-    def __init__(self, channels: int, classes: int, units: int, scores: Scores) -> None:
+    def __init__(self, channels: int, classes: int, units: int, scores: Scores, bound: Bound = "dv") -> None:
         super().__init__()
+        self.bound: Bound = bound
         self.divisor = units if scores == "cosine" else 1
         self.local = nn.Sequential(
             nn.Conv2d(channels, 64, 4, stride=2, padding=1, bias=False),
@@ -69,57 +88,180 @@ class Estimator(nn.Module):
         self.overall = _Projection(classes, units)
 
     def forward(self, inputs: Tensor, *logits: Tensor) -> tuple[Tensor, ...]:
-        """The estimate in nats for each of several outputs against the same inputs.
+        """The estimate for each of several outputs against the same inputs.
 
         Args:
-            inputs: (N, C, H, W), natural images or noise.
+            inputs: (N, C, H, W), images or noise; N at least 2.
             logits: each (N, K).
 
         Returns:
-            One (N,) per element of ``logits``; the other N - 1 samples are the marginal.
+            One (N,) per element of ``logits``; the samples of the batch are the marginal.
         """
         local = self.local(inputs)  # (N, L, U)
         return tuple(self._estimate(local, output) for output in logits)
 
     def _estimate(self, local: Tensor, logits: Tensor) -> Tensor:
         overall = self.overall(logits[:, :, None, None])[:, 0]  # (N, U)
-        scores = torch.einsum("iu,jlu->ijl", overall, local) / self.divisor
-        return donsker_varadhan(scores)
+        return lower_bound(overall, local, self.bound, divisor=self.divisor)
 
 
 class MIEstimators(nn.Module):
-    """E_n for the natural pattern (fed with x) and E_a for the adversarial one (fed with x̃ - x)."""
+    """E_n for the natural pattern (fed with x) and E_a for the adversarial one (fed with n = x̃ - x).
 
-    def __init__(self, channels: int, classes: int, units: int, scores: Scores) -> None:
+    Args:
+        channels, classes, units, scores, bound: as of `Estimator`.
+        objective: the training loss.
+            "eq-4" maximises E_n(x; h(x)) and E_a(n; h(x̃)) over the whole batch.
+            "eq-5" maximises E_n(x; h(x)) - E_n(x; h(x̃)) and E_a(n; h(x̃)) - E_a(n; h(x)) over the
+            samples of equation 6.
+            "author" is the loss of the authors' code, see `_natural_term` and `_adversarial_term`.
+
+    The marginal is the whole batch throughout, as in the authors' code: of a few selected samples it
+    would be too small to say much.
+
+    Differs from the authors' code: there the softmax before the predicted class runs over the batch, and
+    the bound keeps j = i in the marginal with a score of 0.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        units: int,
+        scores: Scores,
+        bound: Bound = "dv",
+        objective: Literal["eq-5", "eq-4", "author"] = "eq-5",
+    ) -> None:
         super().__init__()
-        self.natural = Estimator(channels, classes, units, scores)
-        self.adversarial = Estimator(channels, classes, units, scores)
+        self.objective = objective
+        self.natural = Estimator(channels, classes, units, scores, bound)
+        self.adversarial = Estimator(channels, classes, units, scores, bound)
 
-    def terms(
-        self, x: Tensor, x_adv: Tensor, y: Tensor, h: Tensor, h_adv: Tensor, objective: Objective
-    ) -> dict[str, Tensor]:
-        """The training loss as named scalar terms, to be minimised; h and h_adv are h_θ0's outputs.
+    def terms(self, x: Tensor, x_adv: Tensor, y: Tensor, h: Tensor, h_adv: Tensor) -> dict[str, Tensor]:
+        """The training loss as scalar terms "natural" and "adversarial", to be minimised.
 
-        "eq-4" maximises E_n(h(x)) and E_a(h(x̃)) over the whole batch. "eq-5" maximises
-        E_n(h(x)) - E_n(h(x̃)) and E_a(h(x̃)) - E_a(h(x)) over the samples of equation 6; a batch
-        with fewer than two of them has no terms.
+        Args:
+            x, x_adv: (N, C, H, W).
+            y: (N,).
+            h, h_adv: the frozen model's outputs for x and x_adv, (N, K).
+
+        Returns:
+            No terms at all where the objective uses fewer than two samples.
         """
-        if objective == "eq-4":
+        chosen = select(h, h_adv, y)
+        if len(x) < 2 or (self.objective == "eq-5" and int(chosen.sum()) < 2):
+            return {}
+        if self.objective == "eq-4":
             (natural,) = self.natural(x, h)
             (adversarial,) = self.adversarial(x_adv - x, h_adv)
             return {"natural": -natural.mean(), "adversarial": -adversarial.mean()}
-        chosen = select(h, h_adv, y)
-        if int(chosen.sum()) < 2:
-            return {}
-        x, x_adv, h, h_adv = x[chosen], x_adv[chosen], h[chosen], h_adv[chosen]
+        natural, natural_adv = self.natural(x, h, h_adv)
+        adversarial, adversarial_adv = self.adversarial(x_adv - x, h, h_adv)
+        if self.objective == "eq-5":
+            return {
+                "natural": (natural_adv - natural)[chosen].mean(),
+                "adversarial": (adversarial - adversarial_adv)[chosen].mean(),
+            }
+        fooled, survived = chosen, (h.argmax(1) == y) & (h_adv.argmax(1) == y)
+        return {
+            "natural": _natural_term(natural, natural_adv, fooled, survived),
+            "adversarial": _adversarial_term(adversarial, adversarial_adv, fooled, survived),
+        }
+
+    def measure(self, x: Tensor, x_adv: Tensor, h: Tensor, h_adv: Tensor) -> dict[str, Tensor]:
+        """Estimates per sample, each (N,): every sample of the batch counts and is the others' marginal.
+
+        Returns:
+            natural_of_x: E_n(x; h(x)); natural_of_x_adv: E_n(x; h(x̃));
+            adversarial_of_x: E_a(n; h(x)); adversarial_of_x_adv: E_a(n; h(x̃)).
+        """
         natural, natural_adv = self.natural(x, h, h_adv)
         adversarial, adversarial_adv = self.adversarial(x_adv - x, h, h_adv)
         return {
-            "natural": (natural_adv - natural).mean(),
-            "adversarial": (adversarial - adversarial_adv).mean(),
+            "natural_of_x": natural,
+            "natural_of_x_adv": natural_adv,
+            "adversarial_of_x": adversarial,
+            "adversarial_of_x_adv": adversarial_adv,
         }
+
+
+class StandardMI(nn.Module):
+    """One estimator Ê of the information between an image and the output for it, as WMIM needs it."""
+
+    def __init__(self, channels: int, classes: int, units: int, scores: Scores, bound: Bound = "dv") -> None:
+        super().__init__()
+        self.standard = Estimator(channels, classes, units, scores, bound)
+
+    def terms(self, x: Tensor, x_adv: Tensor, y: Tensor, h: Tensor, h_adv: Tensor) -> dict[str, Tensor]:
+        """As of `MIEstimators`: "standard" maximises Ê(x̃; h(x̃)) over the whole batch."""
+        if len(x) < 2:
+            return {}
+        (estimate,) = self.standard(x_adv, h_adv)
+        return {"standard": -estimate.mean()}
+
+    def measure(self, x: Tensor, x_adv: Tensor, h: Tensor, h_adv: Tensor) -> dict[str, Tensor]:
+        """Estimates per sample, each (N,), the whole batch being the marginal.
+
+        Returns:
+            standard_of_x: Ê(x; h(x)); standard_of_x_adv: Ê(x̃; h(x̃)); standard_across: Ê(x; h(x̃)).
+        """
+        of_x, across = self.standard(x, h, h_adv)
+        (of_x_adv,) = self.standard(x_adv, h_adv)
+        return {"standard_of_x": of_x, "standard_of_x_adv": of_x_adv, "standard_across": across}
 
 
 def select(logits: Tensor, adversarial_logits: Tensor, y: Tensor) -> Tensor:
     """Equation 6 as a mask (N,): right on the natural image, wrong on the adversarial one."""
     return (logits.argmax(1) == y) & (adversarial_logits.argmax(1) != y)
+
+
+def _natural_term(natural: Tensor, natural_adv: Tensor, fooled: Tensor, survived: Tensor) -> Tensor:
+    """The authors' loss of E_n: a large E_n(x; h(x)), to which E_n(x; h(x̃)) is orthogonal over the fooled
+    samples and proportional over the survived ones.
+
+    Args:
+        natural, natural_adv: E_n(x; h(x)) and E_n(x; h(x̃)), (N,).
+        fooled, survived: right on the natural image and wrong, or right, on the adversarial one, (N,).
+
+    Returns:
+        A scalar. Sums over either subset are divided by the size of both; an empty one adds 0. Without a
+        sample that is right on the natural image: -mean of ``natural`` over the batch.
+    """
+    right = (fooled | survived).sum()
+    if right == 0:
+        return -natural.mean()
+    apart = _FOOLED_APART * _off(0.0, natural, natural_adv, fooled)
+    together = _SURVIVED_TOGETHER_NATURAL * _off(1.0, natural, natural_adv, survived)
+    on_fooled = apart - natural[fooled].sum() / right
+    on_survived = together - natural[survived].sum() / right
+    return on_fooled + _SURVIVED * on_survived
+
+
+def _adversarial_term(
+    adversarial: Tensor, adversarial_adv: Tensor, fooled: Tensor, survived: Tensor
+) -> Tensor:
+    """The authors' loss of E_a: as `_natural_term`, but E_a(n; h(x̃)) is large over the fooled samples and
+    small over the survived ones, and each mean is over its own subset.
+
+    Args:
+        adversarial, adversarial_adv: E_a(n; h(x)) and E_a(n; h(x̃)), (N,).
+    """
+    if not (fooled | survived).any():
+        return -adversarial_adv.mean()
+    apart = _FOOLED_APART * _off(0.0, adversarial, adversarial_adv, fooled)
+    together = _SURVIVED_TOGETHER_ADVERSARIAL * _off(1.0, adversarial, adversarial_adv, survived)
+    on_fooled = apart - _mean(adversarial_adv, fooled)
+    on_survived = together + _SURVIVED_LESS_ADVERSARIAL * _mean(adversarial_adv, survived)
+    return on_fooled + _SURVIVED * on_survived
+
+
+def _off(similarity: float, a: Tensor, b: Tensor, chosen: Tensor) -> Tensor:
+    """|similarity - cos(a, b)| over the chosen samples: 0 for none of them; the cosine of zeros is 0."""
+    if not chosen.any():
+        return a.new_zeros(())
+    return torch.abs(similarity - functional.cosine_similarity(a[chosen], b[chosen], dim=0))
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    """The mean over the chosen samples, 0 for none of them."""
+    return values[chosen].sum() / chosen.sum().clamp(min=1)

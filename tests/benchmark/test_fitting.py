@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,18 @@ class KilledError(Exception):
 
 
 def fit_to(
-    folder: Path, kind: str, kill_in: int | None = None, scale: float = 1.0
-) -> tuple[dict[str, Tensor], fitting.History]:
-    """Train a small network on fixed data for 6 epochs; die in one if asked to."""
+    folder: Path,
+    kind: str,
+    kill_at: tuple[int, int] | None = None,
+    scale: float = 1.0,
+    figures: list[float] | None = None,
+    **settings: Any,
+) -> fitting.Fitted:
+    """Train a small network on fixed data for 6 epochs of 3 steps; die before a step if asked to.
+
+    Args:
+        figures: what evaluating on held-out data gives, epoch by epoch.
+    """
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(40, 5, generator=generator), torch.randn(40, 1, generator=generator)
     with torch.random.fork_rng(devices=[]):
@@ -28,10 +38,20 @@ def fit_to(
         "adam": lambda: torch.optim.Adam(module.parameters()),
     }
 
+    steps = [0] * 6
+
     def loss(epoch: int, indices: Tensor) -> dict[str, Tensor]:
-        if epoch == kill_in:
+        if (epoch, steps[epoch]) == kill_at:
             raise KilledError
+        steps[epoch] += 1
         return {"error": scale * ((module(x[indices]) - y[indices]) ** 2).mean()}
+
+    evaluated: list[nn.Module] = []
+
+    def evaluate(module: nn.Module) -> dict[str, float]:
+        evaluated.append(module)
+        assert figures is not None
+        return {"figure": figures[len(evaluated) - 1]}
 
     fit = Fit(
         epochs=6,
@@ -40,26 +60,95 @@ def fit_to(
         clip_norm=1.0,
         partial=folder / "model.partial",
         advance=lambda *progress: None,
+        evaluate=None if figures is None else evaluate,
+        **settings,
     )
-    history = fit.run(module, optimizers[kind](), loss)
-    return module.state_dict(), history
+    fitted = fit.run(module, optimizers[kind](), loss)
+    return fitted._replace(state={name: tensor.clone() for name, tensor in fitted.state.items()})
 
 
+@pytest.mark.parametrize("settings", [{}, {"ema": 0.9}], ids=["plain", "ema"])
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_resumed_training_ends_in_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, settings: dict[str, Any]
 ) -> None:
+    """Killed between epochs and within them."""
     monkeypatch.setattr(fitting, "_KEEP_EVERY", 0.0)
     (tmp_path / "whole").mkdir()
-    whole, history = fit_to(tmp_path / "whole", kind)
-    for epoch in (2, 4):
+    whole = fit_to(tmp_path / "whole", kind, **settings)
+    for point in ((2, 0), (2, 1), (4, 1)):  # steps of this process, so (2, 1) is the epoch's second
         with pytest.raises(KilledError):
-            fit_to(tmp_path, kind, kill_in=epoch)
-    resumed, resumed_history = fit_to(tmp_path, kind)
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    errors = [[entry["error"] for entry in entries] for entries in (history, resumed_history)]
-    assert errors[0] == errors[1]
-    assert errors[0][-1] < errors[0][0]
+            fit_to(tmp_path, kind, kill_at=point, **settings)
+    resumed = fit_to(tmp_path, kind, **settings)
+    assert all(torch.equal(whole.state[name], resumed.state[name]) for name in whole.state)
+    assert [without_time(e) for e in whole.history] == [without_time(e) for e in resumed.history]
+    assert whole.history[-1]["error"] < whole.history[0]["error"]
+
+
+def without_time(entry: dict[str, float]) -> dict[str, float]:
+    """An epoch's entry without what differs from run to run."""
+    return {name: value for name, value in entry.items() if name not in ("seconds", "images_per_second")}
+
+
+def test_the_average_follows_the_weights(tmp_path: Path) -> None:
+    """By hand: a network of one weight whose gradient is 1, so w = -0.1 t; the average starts at step 1."""
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    fit = Fit(
+        epochs=1,
+        batches=lambda epoch: [torch.arange(2)] * 4,
+        learning_rate=lambda done: 0.1,
+        clip_norm=0.0,
+        partial=tmp_path / "model.partial",
+        advance=lambda *progress: None,
+        ema=0.5,
+    )
+    optimizer = torch.optim.SGD(module.parameters())
+    fitted = fit.run(module, optimizer, lambda epoch, indices: {"w": module.weight.sum()})
+    average = -0.1
+    for weight in (-0.2, -0.3, -0.4):
+        average = 0.5 * average + 0.5 * weight
+    assert fitted.state["weight"].item() == pytest.approx(average)
+    assert module.weight.item() == pytest.approx(-0.4)
+
+
+def test_the_best_epoch_is_kept_and_a_tie_goes_to_the_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = [10.0, 40.0, 30.0, 40.0, 20.0, 39.0]
+    (tmp_path / "short").mkdir()
+    best = fit_to(tmp_path, "sgd", figures=figures, select="figure")
+    assert best.epoch == 4
+    assert [entry["figure"] for entry in best.history] == figures
+    last = fit_to(tmp_path / "short", "sgd", figures=figures)
+    assert last.epoch == 6
+    assert not torch.equal(best.state["0.weight"], last.state["0.weight"])
+    monkeypatch.setattr(fitting, "_KEEP_EVERY", 0.0)
+    with pytest.raises(KilledError):  # the best epoch survives a kill, though weights went on
+        fit_to(tmp_path, "sgd", kill_at=(5, 1), figures=figures, select="figure")
+    resumed = fit_to(tmp_path, "sgd", figures=figures[-1:], select="figure")
+    assert resumed.epoch == 4
+    assert torch.equal(resumed.state["0.weight"], best.state["0.weight"])
+
+
+def test_a_step_with_a_gradient_that_is_no_number_is_not_made(tmp_path: Path) -> None:
+    module = nn.Linear(1, 1, bias=False)
+    before = module.weight.detach().clone()
+    fit = Fit(
+        epochs=1,
+        batches=lambda epoch: [torch.arange(2)],
+        learning_rate=lambda done: 0.1,
+        clip_norm=1.0,
+        partial=tmp_path / "model.partial",
+        advance=lambda *progress: None,
+    )
+
+    def loss(epoch: int, indices: Tensor) -> dict[str, Tensor]:
+        return {"root": (module.weight - module.weight).sum().abs().sqrt()}  # 0, with gradient inf - inf
+
+    with pytest.raises(TrainingError, match=r"epoch 1, step 1 \(root 0, gradient norm nan\)"):
+        fit.run(module, torch.optim.SGD(module.parameters()), loss)
+    assert torch.equal(module.weight, before)
 
 
 def test_divergence_stops_with_a_clear_error(tmp_path: Path) -> None:

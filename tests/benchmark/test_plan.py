@@ -45,7 +45,7 @@ def test_namid_needs_what_the_paper_says() -> None:
     kinds = [t.title.removeprefix("digits train ") for t in cell.lineage() if t.kind in TRAININGS]
     assert list(dict.fromkeys(kinds)) == [
         "standard-resnet-18-linf, seed 0",
-        "MI estimators linf, seed 0",
+        "MI estimators-eq-5-on-standard-linf, seed 0",
         "namid-resnet-18-linf, seed 0",
     ]
 
@@ -111,7 +111,7 @@ def test_ids_are_the_same_in_every_release() -> None:
     """Results on disk are found by these: a change here has to raise the plan's format number."""
     data = locate("digits", Path("data"))._replace(hash="0" * 64)
     first = make_plan(load_protocol(), {"digits": data})[0]
-    assert first.id == "3744eaf9a4d4"
+    assert first.id == "e7eeeb898baf"
 
 
 def test_rules_of_one_attack_share_its_run() -> None:

@@ -55,7 +55,7 @@ def test_natural_accuracy_is_always_there() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"defenses": ["namdi"]}, r"unknown defense 'namdi'; did you mean namid\? known: undefended"),
+        ({"defenses": ["namdi"]}, r"unknown defense 'namdi'; did you mean namid .*\? known: undefended"),
         ({"datasets": ["digit"]}, r"did you mean digits\?"),
         ({"norms": ["l1"]}, "unknown norm 'l1'"),
         ({"threats": ["grey"]}, "unknown threat 'grey'"),
@@ -76,7 +76,21 @@ def test_natural_accuracy_is_always_there() -> None:
         ({"training": {"epochs": 0}}, "epochs must be at least 1, got 0"),
         ({"training": {"train_limit": 1}}, "train-limit must be 0 .* or at least 2, got 1"),
         ({"training": {"lr": float("nan")}}, "lr must be positive, got nan"),
-        ({"training": {"schedule": "cosine"}}, "unknown training.schedule 'cosine'"),
+        ({"training": {"lr_schedule": "cosine"}}, "unknown training.lr_schedule 'cosine'"),
+        ({"training": {"precision": "fp16"}}, "unknown training.precision 'fp16'"),
+        ({"training": {"selection": "test"}}, r"unknown training.selection 'test'; did you mean (last|best)"),
+        ({"training": {"holdout": 1.0}}, r"training\.holdout must be at least 0 and below 1, got 1\.0"),
+        ({"training": {"ema": -0.1}}, r"training\.ema must be at least 0 and below 1, got -0\.1"),
+        ({"training": {"selection": "best", "holdout": 0.0}}, "needs held-out images: training.holdout"),
+        ({"training": {"attack_start": "zero"}}, "unknown training.attack_start 'zero'"),
+        ({"schedule": "fastest"}, r"unknown schedule 'fastest'; did you mean fast\?"),
+        ({"estimators": {"bound": "nce"}}, r"unknown estimators.bound 'nce'; did you mean infonce\?"),
+        ({"estimators": {"attack_steps": 0}}, "attack-steps must be at least 1"),
+        ({"weights": "a.pt"}, "--weights a.pt is one model: name its one --defense"),
+        (
+            {"weights": "a.pt", "defenses": ["standard"], "seeds": 3},
+            "--weights a.pt is one model, got 3 seeds",
+        ),
         ({"model": {"width": 0}}, "width must be at least 1"),
         ({"model": {"name": "resnet18"}}, r"did you mean resnet-18\?"),
         ({"estimators": {"objective": "eq-6"}}, r"did you mean eq-\d"),
@@ -90,7 +104,7 @@ def test_wrong_values_are_named(overrides: dict[str, Any], message: str) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seed = 3", r"unknown key 'seed'; did you mean seeds\?"),
+        ("seed = 3", r"unknown key 'seed'; did you mean seeds or"),
         ("[training]\nepoch = 3", r"\[training\]: unknown key 'epoch'; did you mean epochs\?"),
         ("[training]\nepochs = 'ten'", "epochs must be of type int, got 'ten'"),
         ("seeds = true", "seeds must be of type int"),
@@ -112,3 +126,34 @@ def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"cannot read --config .*none\.toml"):
         load_protocol(tmp_path / "none.toml")
+
+
+def test_a_schedule_lies_under_what_the_user_says(tmp_path: Path) -> None:
+    """namid-paper.toml < the named schedule < default.toml < the file < flags."""
+    file = tmp_path / "mine.toml"
+    file.write_text('schedule = "fast"\n[training]\nlr = 0.3\n[dataset.mnist.training]\nmomentum = 0.5\n')
+    overrides = {"datasets": ["digits", "mnist", "cifar10"], "training": {"epochs": 7}}
+    digits, mnist, cifar = load_protocol(file, overrides).settings
+    assert {each.schedule for each in (digits, mnist, cifar)} == {"fast"}  # the file goes over default.toml
+    assert {each.training.epochs for each in (digits, mnist, cifar)} == {7}
+    assert {each.training.lr for each in (digits, mnist, cifar)} == {0.3}
+    assert [each.training.momentum for each in (mnist, cifar)] == [0.5, 0.9]
+    assert cifar.training.lr_schedule == "one-cycle"  # from fast.toml
+    assert cifar.training.rel_step_size == 0.25  # which does not say, so from namid-paper.toml
+    assert [each.training.augment for each in (mnist, cifar)] == ["none", "crop-flip"]
+
+
+def test_the_flag_names_the_schedule_of_every_data_set() -> None:
+    (digits,) = load_protocol(None, {"schedule": "fast"}).settings
+    assert digits.schedule == "fast"
+    assert digits.training.epochs == 30
+
+
+def test_the_paper_s_recipe_is_the_default() -> None:
+    """Zhou et al. 2022, section 4.1."""
+    (settings,) = load_protocol(None, {"datasets": ["cifar10"]}).settings
+    recipe = settings.training
+    assert (recipe.epochs, recipe.batch_size, recipe.lr) == (100, 1024, 0.1)
+    assert (recipe.momentum, recipe.weight_decay, recipe.milestones) == (0.9, 2e-4, (0.75, 0.9))
+    assert (recipe.attack_steps, recipe.rel_step_size, recipe.augment) == (10, 0.25, "crop-flip")
+    assert (recipe.selection, recipe.ema, recipe.precision) == ("last", 0.0, "float32")

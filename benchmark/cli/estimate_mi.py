@@ -1,0 +1,33 @@
+"""`bench estimate-mi`: how much a model's outputs say about an image and about an attack's noise."""
+
+from typing import Annotated
+
+import typer
+
+from benchmark.cli.options import Names, Request, split, takes_request
+from benchmark.cli.working import work_off
+
+
+@takes_request
+def estimate_mi(
+    request: Request,
+    objective: Annotated[
+        Names, typer.Option("--objective", help="How estimators are trained: eq-5, eq-4, author, standard.")
+    ] = None,
+) -> None:
+    """Estimate natural and adversarial mutual information of models under attacks.
+
+    Estimators are trained on each model itself; the attacks take all their steps on every image. Writes
+    the estimates of every image, mi.csv and a table.
+    """
+    from benchmark.errors import unknown
+    from benchmark.plan import make_mi_plan
+    from benchmark.protocol import OBJECTIVES
+    from benchmark.report.mi import publish_mi
+
+    objectives = split(objective or ["eq-5"])
+    for name in objectives:
+        if name not in OBJECTIVES:
+            raise unknown("objective", name, OBJECTIVES)
+    work = request.prepare(lambda protocol, data: make_mi_plan(protocol, data, objectives))
+    work_off(work, request, publish_mi, "estimates and mi.csv")

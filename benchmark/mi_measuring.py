@@ -1,0 +1,54 @@
+"""What a model's outputs say about natural and attacked images: mutual information, image by image."""
+
+import time
+from itertools import pairwise
+
+import torch
+
+from benchmark.checkpoints import load_tensors
+from benchmark.context import Advance, Context, environment
+from benchmark.evaluation import image_name, test_sample
+from benchmark.loading import load_estimators, load_model
+from benchmark.mi_records import write_mi_record
+from benchmark.plan import Task
+
+_REFERENCE = 1000  # images estimated together: each is compared with the others, so this decides the value
+
+
+def measure_mi(task: Task, context: Context, advance: Advance) -> None:
+    """Measure the images of a "measure-mi" task and write its Parquet file."""
+    started = time.monotonic()
+    model = load_model(task.parents["model"], context)
+    module = load_estimators(task.parents["estimators"], context)
+    sample = test_sample(task, context)
+    x_adv = load_tensors(context.out / task.parents["crafted"].path)[image_name(task.spec["rule"])]
+    x_adv = x_adv.to(sample.x)
+    columns: dict[str, list[torch.Tensor]] = {}
+    with torch.no_grad():
+        for rows in _blocks(len(sample.y)):
+            x, moved = sample.x[rows], x_adv[rows]
+            h, h_adv = model(x), model(moved)
+            found = {
+                "sample": sample.ids[rows],
+                "label": sample.y[rows],
+                "clean_prediction": h.argmax(1),
+                "adversarial_prediction": h_adv.argmax(1),
+                **module.measure(x, moved, h, h_adv),
+            }
+            for name, values in found.items():
+                columns.setdefault(name, []).append(values)
+            advance(rows.stop, len(sample.y), "images")
+    write_mi_record(
+        context.out / task.path,
+        task,
+        {name: torch.cat(parts).cpu().numpy() for name, parts in columns.items()},
+        environment=environment(context.device),
+        seconds=round(time.monotonic() - started, 3),
+    )
+
+
+def _blocks(n: int) -> list[slice]:
+    """Rows 0 … n-1 in equal blocks of about ``_REFERENCE``."""
+    count = max(1, round(n / _REFERENCE))
+    bounds = [n * index // count for index in range(count + 1)]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]

@@ -1,0 +1,737 @@
+"""Weights of others: what is read is what was saved, what is refused is refused in one line, no code runs."""
+
+import hashlib
+import importlib.util
+import os
+import pickle
+import random
+import sys
+import textwrap
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmark.datasets import DATASETS
+from benchmark.errors import BenchError
+from benchmark.models import MODELS, build_model
+from benchmark.weights import fingerprint, fit_weights, load_robustbench, read_weights, robustbench_file
+from tests.support import images, small_model
+
+State = dict[str, Tensor]
+TENSORS = {"conv.weight": torch.arange(6.0).reshape(2, 3), "conv.bias": torch.tensor([-1.0, 0.5])}
+
+
+class KuangliuBlock(nn.Module):
+    """The basic block with a strided 1×1 convolution as its shortcut (He et al. 2016, option B)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, shortcut: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.name = shortcut if stride != 1 else ""
+        if self.name:
+            projection = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.add_module(shortcut, nn.Sequential(projection, nn.BatchNorm2d(outputs)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = getattr(self, self.name)(x) if self.name else x
+        out = functional.relu(self.bn1(self.conv1(x)))
+        return functional.relu(self.bn2(self.conv2(out)) + skip)
+
+
+class KuangliuResNet(nn.Module):
+    """ResNet-18 for small images with the attribute names others use."""
+
+    def __init__(self, width: int, shortcut: str = "shortcut", head: str = "linear") -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        for stage in range(1, 5):
+            outputs = width * 2 ** (stage - 1)
+            inputs, stride = (outputs // 2, 2) if stage > 1 else (outputs, 1)
+            first = KuangliuBlock(inputs, outputs, stride, shortcut)
+            self.add_module(
+                f"layer{stage}", nn.Sequential(first, KuangliuBlock(outputs, outputs, 1, shortcut))
+            )
+        self.head = head
+        self.add_module(head, nn.Linear(8 * width, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.bn1(self.conv1(x)))
+        for stage in range(1, 5):
+            x = getattr(self, f"layer{stage}")(x)
+        logits: Tensor = getattr(self, self.head)(x.mean((2, 3)))
+        return logits
+
+
+def ours(width: int = 4, seed: int = 0, name: str = "resnet-18") -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(name, DATASETS["cifar10"].info, width)
+    assert isinstance(model, nn.Sequential)
+    return model
+
+
+def theirs(width: int = 4, shortcut: str = "shortcut", head: str = "linear") -> KuangliuResNet:
+    """Weights and statistics that all differ, so that no two can be exchanged unnoticed."""
+    model = KuangliuResNet(width, shortcut, head)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if "num_batches" in name:
+                tensor.fill_(17)
+            elif tensor.ndim == 1:
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            else:
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) / tensor[0].numel() ** 0.5)
+    return model.eval()
+
+
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        logits: Tensor = model.eval()(x)
+    return logits
+
+
+def normalised(x: Tensor) -> Tensor:
+    info = DATASETS["cifar10"].info
+    channels = zip(x.unbind(1), info.mean, info.std, strict=True)
+    return torch.stack([(channel - mean) / std for channel, mean, std in channels], 1)
+
+
+def line_of(call: Callable[[], object]) -> str:
+    """The text of the BenchError that ``call`` raises, which is one line."""
+    with pytest.raises(BenchError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def assert_equal(left: State, right: State) -> None:
+    assert left.keys() == right.keys()
+    for name in right:
+        assert left[name].dtype == right[name].dtype
+        assert torch.equal(left[name], right[name]), name
+
+
+# Reading
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".tar", ""])
+def test_a_pytorch_file_comes_back(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    torch.save(OrderedDict(TENSORS), path)
+    assert_equal(read_weights(path), TENSORS)
+
+
+def test_a_file_of_old_pytorch_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "old.pt"
+    torch.save({"net": TENSORS}, path, _use_new_zipfile_serialization=False)
+    assert_equal(read_weights(path), TENSORS)
+
+
+def test_safetensors_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(TENSORS, path)
+    assert_equal(read_weights(path), TENSORS)
+
+
+def test_parameters_come_back_as_tensors_without_gradients(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"w": nn.Parameter(torch.ones(2))}, path)
+    assert not read_weights(path)["w"].requires_grad
+
+
+@pytest.mark.parametrize(
+    "key", ["state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params"]
+)
+def test_a_checkpoint_around_the_weights(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "checkpoint.pt"
+    optimizer = {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]}
+    torch.save({"epoch": torch.tensor(3), "optimizer": optimizer, key: TENSORS, "acc": 0.5}, path)
+    assert_equal(read_weights(path), TENSORS)
+
+
+def test_the_first_of_the_usual_keys_wins_and_keys_nest(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    other = {"x": torch.zeros(1)}
+    torch.save({"weights": other, "net": other, "state_dict": {"model": TENSORS}, "model": other}, path)
+    assert_equal(read_weights(path), TENSORS)
+
+
+def test_a_layer_called_like_a_usual_key_is_a_layer(tmp_path: Path) -> None:
+    path, state = tmp_path / "weights.pt", {"weights": torch.ones(2), "model": torch.zeros(2)}
+    torch.save(state, path)
+    assert_equal(read_weights(path), state)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.module."])
+def test_prefixes_of_wrappers_are_taken_off(tmp_path: Path, prefix: str) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({prefix + name: tensor for name, tensor in TENSORS.items()}, path)
+    assert_equal(read_weights(path), TENSORS)
+
+
+def test_a_prefix_that_one_name_lacks_stays(tmp_path: Path) -> None:
+    path, state = tmp_path / "weights.pt", {"module.a": torch.ones(1), "module.b": torch.ones(1)}
+    state["modules.c"] = torch.ones(1)
+    torch.save(state, path)
+    assert_equal(read_weights(path), state)
+
+
+def test_the_fingerprint_is_the_sha_256(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"abc")
+    assert fingerprint(path) == hashlib.sha256(b"abc").hexdigest()
+
+
+# Refusing
+
+
+@pytest.mark.parametrize("read", [read_weights, fingerprint])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_absent_folder_and_empty(tmp_path: Path, suffix: str, read: Callable[[Path], object]) -> None:
+    path = tmp_path / f"w{suffix}"
+    assert line_of(lambda: read(path)) == f"there is no file {path}; check the path"
+    path.mkdir()
+    assert line_of(lambda: read(path)) == f"{path} is a folder; name a file in it"
+    path.rmdir()
+    path.touch()
+    assert line_of(lambda: read(path)) == f"{path} is empty; copy or download it again"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_not_permitted(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    path.write_bytes(b"abc")
+    path.chmod(0)
+    assert "Permission denied" in line_of(lambda: read_weights(path))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("content", [b"<html>quota exceeded</html>", bytes(100), b"PK\x03\x04cut", b"\x80"])
+def test_damaged(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content)
+    text = line_of(lambda: read_weights(path))
+    assert text.startswith(f"{path} is damaged or no file of weights (")
+    assert text.endswith("; copy or download it again")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_no_damage_ends_in_anything_but_one_line(tmp_path: Path, suffix: str, zipped: bool) -> None:
+    path, source = tmp_path / f"w{suffix}", random.Random(0)
+    if suffix == ".pt":
+        torch.save({"net": TENSORS}, path, _use_new_zipfile_serialization=zipped)
+    else:
+        save_file(TENSORS, path)
+    whole, refused = path.read_bytes(), []
+    for _ in range(150):
+        spoilt = bytearray(whole[: source.choice([len(whole), source.randrange(1, len(whole))])])
+        for _ in range(source.randrange(1, 6)):
+            spoilt[source.randrange(len(spoilt))] = source.randrange(256)
+        path.write_bytes(spoilt)
+        try:
+            read_weights(path)
+        except BenchError as error:
+            refused.append(str(error))
+    assert len(refused) > 75
+    assert "\n" not in "".join(refused)
+
+
+class Bomb:
+    """Unpickled, it creates a file."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.trace),)
+
+
+def plant(path: Path, trace: Path, form: str) -> None:
+    content = {"state_dict": TENSORS, "extra": Bomb(trace)}
+    if form == "zip":
+        torch.save(content, path)
+    elif form == "legacy":
+        torch.save(content, path, _use_new_zipfile_serialization=False)
+    else:
+        path.write_bytes(pickle.dumps(content["extra"], protocol=int(form)))
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "0", "2", "4", "5"])
+@pytest.mark.parametrize("forced", ["0", "1"])
+def test_pickled_code_is_refused_and_not_run(
+    tmp_path: Path, form: str, forced: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", forced)
+    path, trace = tmp_path / "w.pt", tmp_path / "trace"
+    plant(path, trace, form)
+    text = line_of(lambda: read_weights(path))
+    assert not trace.exists()
+    if form != "0":  # a pickle of text, which cannot be told from other text
+        assert text.startswith(f"{path} contains pickled code")
+        assert "; bench never runs such code: " in text
+        assert "save `model.state_dict()`" in text
+        assert "safetensors" in text
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if form in ("zip", "legacy"):
+            torch.load(path, weights_only=False)
+        else:
+            pickle.loads(path.read_bytes())
+    assert trace.exists(), "the bomb was a dud"
+
+
+def test_a_pickled_module_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save(small_model(), path)
+    assert "contains pickled code (tests.support.Small)" in line_of(lambda: read_weights(path))
+
+
+def test_code_under_the_name_of_safetensors_is_not_run(tmp_path: Path) -> None:
+    path, trace = tmp_path / "w.safetensors", tmp_path / "trace"
+    plant(path, trace, "zip")
+    assert "is damaged or no file of weights" in line_of(lambda: read_weights(path))
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "held"),
+    [
+        ({}, "it holds nothing"),
+        ({"state_dict": {}}, "it holds state_dict:"),
+        ({"epoch": 3, "my_model": TENSORS}, "it holds epoch, my_model:"),
+        ({str(i): i for i in range(5)}, "it holds 0, 1, 2, …:"),
+        ([torch.ones(2)], "it holds a list:"),
+        (torch.ones(2), "it holds a Tensor:"),
+        ({"a": torch.ones(2, device="meta"), "b": torch.eye(2).to_sparse()}, "it holds a, b:"),
+    ],
+)
+def test_no_tensors(tmp_path: Path, content: object, held: str) -> None:
+    path = tmp_path / "w.pt"
+    torch.save(content, path)
+    text = line_of(lambda: read_weights(path))
+    assert text.startswith(f"{path} has no tensors in it, neither directly nor under state_dict, model_state")
+    assert held in text
+    assert text.endswith("save `model.state_dict()`")
+
+
+def test_names_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    path, name = tmp_path / "w.pt", "a\x1b[2J\nb" + 200 * "c"
+    torch.save({name: 1}, path)
+    assert f"it holds a?[2J b{113 * 'c'}…:" in line_of(lambda: read_weights(path))
+    torch.save({name: torch.tensor(torch.nan)}, path)
+    assert "has values in a?[2J b" in line_of(lambda: read_weights(path))
+    state = ours().state_dict() | {name: torch.ones(1)}
+    assert "1 unexpected (a?[2J b" in line_of(lambda: fit_weights(state, ours(), "w"))
+
+
+def test_a_checkpoint_that_contains_itself(tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "w.pt")
+    assert "is damaged or no file of weights" in line_of(lambda: read_weights(tmp_path / "w.pt"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_values_that_are_not_finite(tmp_path: Path, bad: float, dtype: torch.dtype) -> None:
+    path, weight = tmp_path / "w.pt", torch.ones(3, 3, dtype=dtype)
+    weight[2, 1] = bad
+    torch.save({"a": torch.ones(2), "b": weight}, path)
+    assert line_of(lambda: read_weights(path)).startswith(f"{path} has values in b that are not finite")
+
+
+def test_values_beyond_float32(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"a": torch.tensor([1e300], dtype=torch.float64)}, path)
+    assert "in a that are not finite in float32" in line_of(lambda: read_weights(path))
+
+
+# Fitting
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_our_own_names(name: str) -> None:
+    source, model = ours(seed=1, name=name), ours(name=name)
+    model.load_state_dict(fit_weights(source.state_dict(), model, "w"), strict=True)
+    assert_equal(model.state_dict(), source.state_dict())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_network_alone_keeps_our_normalisation(name: str) -> None:
+    source, model = ours(seed=1, name=name), ours(name=name)
+    model.load_state_dict(fit_weights(source[1].state_dict(), model, "w"), strict=True)
+    assert_equal(model.state_dict(), source.state_dict())
+
+
+def test_a_file_with_a_normalisation_of_its_own_brings_it() -> None:
+    source, model = ours(seed=1), ours()
+    source.state_dict()["0.mean"].fill_(0.25)
+    assert fit_weights(source.state_dict(), model, "w")["0.mean"].flatten().tolist() == [0.25] * 3
+
+
+def test_what_is_fitted_shares_nothing() -> None:
+    source, model = ours(seed=1), ours()
+    for tensor in fit_weights(source[1].state_dict(), model, "w").values():
+        tensor.fill_(3)
+    assert_equal(source.state_dict(), ours(seed=1).state_dict())
+    assert_equal(model.state_dict(), ours().state_dict())
+
+
+@pytest.mark.parametrize(("shortcut", "head"), [("shortcut", "linear"), ("downsample", "fc")])
+@pytest.mark.parametrize("plain", [False, True])
+def test_others_names_give_the_same_function(tmp_path: Path, shortcut: str, head: str, plain: bool) -> None:
+    """Logits of a ResNet-18 written down here and of ours with its weights, on odd and even sizes."""
+    other, model, path = theirs(4, shortcut, head), ours(), tmp_path / "w.pt"
+    torch.save({"net": {f"module.{name}": tensor for name, tensor in other.state_dict().items()}}, path)
+    fitted = fit_weights(read_weights(path), model, str(path), plain=plain)
+    model.load_state_dict(fitted, strict=True)
+    for size in (16, 19):
+        x = images(5, 3, size)
+        expected = logits_of(other, x if plain else normalised(x))
+        assert expected.std() > 0.05
+        assert (logits_of(model, x) - expected).abs().max() <= 1e-5
+    assert all(count == 17 for name, count in fitted.items() if "num_batches" in name)
+
+
+def test_others_names_behind_a_normalisation() -> None:
+    other, model = theirs(), ours()
+    state = {f"1.{name}": tensor for name, tensor in other.state_dict().items()}
+    state |= {"0.mean": torch.full((1, 3, 1, 1), 0.5), "0.std": torch.full((1, 3, 1, 1), 0.25)}
+    model.load_state_dict(fit_weights(state, model, "w"), strict=True)
+    x = images(3, 3, 16)
+    assert (logits_of(model, x) - logits_of(other, (x - 0.5) / 0.25)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_counts_of_batches_may_be_absent(alone: bool) -> None:
+    source, model = ours(seed=1), ours()
+    model.train()(images(2, 3, 8))
+    full = source[1].state_dict() if alone else source.state_dict()
+    fitted = fit_weights({n: t for n, t in full.items() if "num_batches" not in n}, model, "w")
+    model.load_state_dict(fitted, strict=True)
+    counts = [fitted[name] for name in fitted if "num_batches" in name]
+    assert len(counts) == 20
+    assert all(count.dtype == torch.int64 and count == 0 for count in counts)
+    assert torch.equal(fitted["1.bn1.running_mean"], source[1].state_dict()["bn1.running_mean"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_become_float32(dtype: torch.dtype) -> None:
+    source = ours(seed=1).state_dict()
+    state = {n: t.to(dtype) if t.is_floating_point() else t for n, t in source.items()}
+    for name, tensor in fit_weights(state, ours(), "w").items():
+        assert tensor.dtype == source[name].dtype
+        assert torch.equal(tensor, state[name].to(source[name].dtype))
+
+
+def test_whole_numbers_are_no_weights() -> None:
+    state = ours().state_dict()
+    state["1.conv1.weight"] = state["1.conv1.weight"].to(torch.int8)
+    assert "1.conv1.weight 4×3×3×3 int8 instead of 4×3×3×3 float32" in line_of(
+        lambda: fit_weights(state, ours(), "w")
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_another_width_is_named(name: str) -> None:
+    conv = {"resnet-18": "conv1", "vgg-19": "features.0"}[name]
+    text = line_of(lambda: fit_weights(ours(5, name=name)[1].state_dict(), ours(4, name=name), "w.pt"))
+    assert text.startswith("w.pt does not fit the model: ")
+    assert f"of another shape ({conv}.weight 5×3×3×3 float32 instead of 4×3×3×3 float32, " in text
+    assert text.endswith(", …); the file has width 5: pass --width 5")
+
+
+def test_a_kernel_laid_out_otherwise_is_of_another_shape() -> None:
+    state = ours().state_dict()
+    state["1.conv1.weight"] = state["1.conv1.weight"].permute(2, 3, 1, 0)
+    assert "1.conv1.weight 3×3×3×4 float32 instead of 4×3×3×3 float32" in line_of(
+        lambda: fit_weights(state, ours(), "w")
+    )
+
+
+def test_another_width_is_named_under_others_names_too() -> None:
+    text = line_of(lambda: fit_weights(theirs(5).state_dict(), ours(4), "w.pt"))
+    assert text.endswith("; the file has width 5: pass --width 5")
+
+
+def test_other_channels_and_classes_are_named() -> None:
+    other = build_model("resnet-18", DATASETS["tiny-imagenet"].info, 4).state_dict()
+    assert line_of(lambda: fit_weights(other, ours(), "w")) == (
+        "w does not fit the model: 2 of another shape (1.linear.weight 200×32 float32 instead of 10×32 "
+        "float32, 1.linear.bias 200 float32 instead of 10 float32); the file is for 200 classes: choose its "
+        "--dataset"
+    )
+    grey = ours().state_dict()
+    grey["1.conv1.weight"] = torch.ones(4, 1, 3, 3)
+    assert line_of(lambda: fit_weights(grey, ours(), "w")).endswith(
+        "; the file is for images of 1 channels: choose its --dataset"
+    )
+
+
+def test_missing_and_unexpected_names() -> None:
+    state = ours().state_dict()
+    for gone in ("1.conv1.weight", "1.bn1.bias"):
+        del state[gone]
+    state |= {f"1.more.{i}": torch.ones(1) for i in range(4)}
+    assert line_of(lambda: fit_weights(state, ours(), "w.pt")) == (
+        "w.pt does not fit the model: 2 missing (1.conv1.weight, 1.bn1.bias), 4 unexpected (1.more.0, "
+        "1.more.1, 1.more.2, …); use weights of the same network (bench list models)"
+    )
+
+
+def test_names_of_the_network_alone_are_reported_as_they_are_in_the_file() -> None:
+    state = theirs().state_dict()
+    state["layer5.0.conv1.weight"] = state.pop("layer1.0.conv1.weight")
+    text = line_of(lambda: fit_weights(state, ours(), "w"))
+    assert "1 missing (blocks.0.conv1.weight), 1 unexpected (layer5.0.conv1.weight);" in text
+
+
+def test_half_a_normalisation_is_missing_the_other_half() -> None:
+    state = ours().state_dict()
+    del state["0.std"]
+    assert "1 missing (0.std);" in line_of(lambda: fit_weights(state, ours(), "w"))
+
+
+def test_a_deeper_network_is_not_mistaken_for_ours() -> None:
+    """layer1.2 of a ResNet-34 is not layer2.0, whose name blocks.2 counting on would give."""
+    state = theirs().state_dict()
+    moved = {n.replace("layer2.0.", "layer1.2."): t for n, t in state.items()}
+    text = line_of(lambda: fit_weights(moved, ours(), "w"))
+    assert "unexpected (layer1.2.conv1.weight" in text
+    assert "missing (blocks.2.conv1.weight" in text
+
+
+def test_two_names_for_one_tensor_are_one_too_many() -> None:
+    state = theirs().state_dict()
+    state["fc.weight"] = state["linear.weight"] + 1
+    assert "1 unexpected (fc.weight);" in line_of(lambda: fit_weights(state, ours(), "w"))
+
+
+def test_a_network_of_other_depth_gets_no_advice_on_width() -> None:
+    state = theirs(3).state_dict()
+    state["layer1.2.conv1.weight"] = torch.ones(3, 3, 3, 3)
+    assert "--width" not in line_of(lambda: fit_weights(state, ours(4), "w"))
+
+
+def test_resnet_weights_do_not_fit_vgg() -> None:
+    text = line_of(lambda: fit_weights(ours().state_dict(), ours(name="vgg-19"), "w"))
+    assert "missing (1.features.0.weight" in text
+
+
+# RobustBench
+
+FAKE = {
+    "__init__": "",
+    "utils": """
+        import os, warnings
+        from pathlib import Path
+        import torch
+        from gdown.exceptions import FileURLRetrievalError
+        from robustbench.model_zoo import model_dicts
+        from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
+        calls = []
+        failure = None
+
+        def load_model(model_name, model_dir="./models", dataset=None, threat_model=None):
+            calls.append((model_name, model_dir, dataset, threat_model))
+            warnings.warn("noise")
+            print("Downloading", model_name)
+            path = Path(model_dir) / dataset / threat_model / f"{model_name}.pt"
+            if not path.is_file():
+                raise {"refused": FileURLRetrievalError("Cannot retrieve\\n\\n\\tthe public link"),
+                       "offline": ConnectionError("no route")}[failure]
+            model = model_dicts[BenchmarkDataset(dataset)][ThreatModel(threat_model)][model_name]["model"]()
+            model.load_state_dict(torch.load(path, map_location="cpu"), strict=True)
+            return model
+        """,
+    "loaders": "import pkg_resources",
+    "eval": "from autoattack import AutoAttack\nfrom autoattack.state import EvaluationState",
+    "model_zoo/__init__": """
+        import robustbench.loaders, robustbench.eval
+        from torch import nn
+        from .enums import BenchmarkDataset as D, ThreatModel as T
+        linf = {"Wong2020Fast": {"model": lambda: nn.Linear(3, 2), "gdrive_id": "1Re"},
+                "Chen2020Adversarial": {"model": None, "gdrive_id": ["a", "b"]},
+                "Debenedetti2022Light": {"model": None, "gdrive_id": None},
+                "Standard_R50": {"model": None, "gdrive_id": ""}}
+        l2 = {"Rice2020Overfitting": {"model": lambda: nn.Linear(3, 2), "gdrive_id": "1Rf"}}
+        model_dicts = {D.cifar_10: {T.Linf: linf, T.L2: l2}, D.cifar_100: {T.Linf: {}}}
+        """,
+    "model_zoo/enums": """
+        from enum import Enum
+
+        class BenchmarkDataset(Enum):
+            cifar_10, cifar_100 = "cifar10", "cifar100"
+
+        class ThreatModel(Enum):
+            Linf, L2 = "Linf", "L2"
+        """,
+}
+ZOO = ("robustbench", "gdown")
+
+
+def forget() -> dict[str, Any]:
+    """Take the zoo's modules out of the imported ones."""
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in ZOO}
+
+
+@pytest.fixture
+def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package ``robustbench`` that has the real one's surface; its folder of weights."""
+    site = tmp_path / "site"
+    (site / "robustbench" / "model_zoo").mkdir(parents=True)
+    for name, source in FAKE.items():
+        (site / "robustbench" / f"{name}.py").write_text(textwrap.dedent(source))
+    (site / "gdown").mkdir()
+    (site / "gdown" / "__init__.py").touch()
+    (site / "gdown" / "exceptions.py").write_text("class FileURLRetrievalError(Exception): pass")
+    monkeypatch.syspath_prepend(site)
+    before = forget()
+    yield tmp_path / "models"
+    forget()
+    sys.modules.update(before)
+
+
+def put(path: Path, state: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, path)
+
+
+def linear(value: float = 0.5) -> State:
+    return {"weight": torch.full((2, 3), value), "bias": torch.zeros(2)}
+
+
+def test_the_file_of_a_zoo_model() -> None:
+    folder = Path("models")
+    assert robustbench_file("A", "cifar10", "linf", folder) == Path("models/cifar10/Linf/A.pt")
+    assert robustbench_file("B", "cifar100", "l2", folder) == Path("models/cifar100/L2/B.pt")
+    assert "unknown data set of RobustBench 'mnist'" in line_of(
+        lambda: robustbench_file("A", "mnist", "linf", folder)
+    )
+    assert "unknown norm 'l1'" in line_of(lambda: robustbench_file("A", "cifar10", "l1", folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "their_norm"), [("Wong2020Fast", "linf", "Linf"), ("Rice2020Overfitting", "l2", "L2")]
+)
+def test_a_zoo_model_comes_from_its_file(
+    zoo: Path, name: str, norm: str, their_norm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(robustbench_file(name, "cifar10", norm, zoo), linear())
+    model = load_robustbench(name, "cifar10", norm, zoo)
+    assert sys.modules["robustbench.utils"].calls == [(name, zoo, "cifar10", their_norm)]
+    assert model(torch.ones(1, 3)).tolist() == [[1.5, 1.5]]
+    assert not model.training
+    assert not any(weight.requires_grad for weight in model.parameters())
+    assert capsys.readouterr().out == ""
+
+
+def test_stand_ins_leave_nothing_behind(zoo: Path) -> None:
+    before = {name: sys.modules.get(name) for name in ("autoattack", "autoattack.state", "pkg_resources")}
+    put(robustbench_file("Wong2020Fast", "cifar10", "linf", zoo), linear())
+    load_robustbench("Wong2020Fast", "cifar10", "linf", zoo)
+    assert {name: sys.modules.get(name) for name in before} == before
+
+
+def test_unknown_zoo_models_name_near_ones(zoo: Path) -> None:
+    text = line_of(lambda: load_robustbench("Wong2020Fats", "cifar10", "linf", zoo))
+    assert "unknown RobustBench model for cifar10 in linf 'Wong2020Fats'; did you mean Wong2020Fast?" in text
+    text = line_of(lambda: load_robustbench("Wong2020Fast", "cifar100", "l2", zoo))
+    assert text == "RobustBench has no models for cifar100 in l2; choose another norm"
+
+
+@pytest.mark.parametrize("name", ["Chen2020Adversarial", "Debenedetti2022Light", "Standard_R50"])
+def test_zoo_models_of_many_files_or_none(zoo: Path, name: str) -> None:
+    text = line_of(lambda: load_robustbench(name, "cifar10", "linf", zoo))
+    assert f"RobustBench does not keep {name} as one file" in text
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"), [("offline", "no route"), ("refused", "Cannot retrieve the public link")]
+)
+def test_a_download_that_fails_names_the_file(
+    zoo: Path, failure: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(robustbench_file("Wong2020Fast", "cifar10", "l2", zoo), linear())  # of the other norm: no use
+    with pytest.raises(BenchError, match="unknown"):
+        load_robustbench("", "cifar10", "linf", zoo)
+    monkeypatch.setattr(sys.modules["robustbench.utils"], "failure", failure)
+    text = line_of(lambda: load_robustbench("Wong2020Fast", "cifar10", "linf", zoo))
+    assert f"RobustBench could not download Wong2020Fast ({said})" in text
+    assert text.endswith(f"put them at {zoo / 'cifar10' / 'Linf' / 'Wong2020Fast.pt'}")
+
+
+def test_zoo_files_that_are_damaged_or_of_another_network(zoo: Path) -> None:
+    path = robustbench_file("Wong2020Fast", "cifar10", "linf", zoo)
+    put(path, {"weight": torch.ones(4, 4)})
+    remedy = "; delete it and run the same command again to download it anew"
+    for content in (path.read_bytes(), b"<html>quota</html>", path.read_bytes()[:200]):
+        path.write_bytes(content)
+        text = line_of(lambda: load_robustbench("Wong2020Fast", "cifar10", "linf", zoo))
+        assert text.startswith(f"{path} is damaged or no file of weights (")
+        assert text.endswith(remedy)
+    put(path, linear(torch.nan))
+    assert f"{path} has values in weight that are not finite" in line_of(
+        lambda: load_robustbench("Wong2020Fast", "cifar10", "linf", zoo)
+    )
+
+
+@pytest.mark.parametrize("forced", [None, "1"])
+def test_code_in_a_zoo_file_is_refused_and_not_run(
+    zoo: Path, tmp_path: Path, forced: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the environment tells torch to run it; the environment is as before afterwards."""
+    if forced:
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", forced)
+    before, trace = dict(os.environ), tmp_path / "trace"
+    state: dict[str, object] = {**linear(), "x": Bomb(trace)}
+    put(robustbench_file("Wong2020Fast", "cifar10", "linf", zoo), state)
+    text = line_of(lambda: load_robustbench("Wong2020Fast", "cifar10", "linf", zoo))
+    assert not trace.exists()
+    assert "contains pickled code" in text
+    assert dict(os.environ) == before
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "robustbench", None)
+    for name in [name for name in sys.modules if name.startswith("robustbench.")]:
+        monkeypatch.delitem(sys.modules, name)
+    text = line_of(lambda: load_robustbench("Wong2020Fast", "cifar10", "linf", tmp_path))
+    assert text.endswith("pip install robustness-bench[robustbench]")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("robustbench") is None, reason="robustbench is not installed")
+def test_the_real_package(tmp_path: Path) -> None:
+    """Random weights at the place of Wong et al.'s, a PreAct ResNet-18 that normalises inside."""
+    path = robustbench_file("Wong2020Fast", "cifar10", "linf", tmp_path)
+    assert "put them at" in line_of(lambda: load_offline(tmp_path))
+    cifar10 = importlib.import_module("robustbench.model_zoo.cifar10")
+    source = cifar10.Wong2020FastNet()
+    put(path, source.state_dict())
+    x = images(2, 3, 32)
+    assert torch.equal(
+        logits_of(load_robustbench("Wong2020Fast", "cifar10", "linf", tmp_path), x), logits_of(source, x)
+    )
+
+
+def load_offline(folder: Path) -> nn.Module:
+    """Without a proxy's or a network's help: nobody listens on port 9."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+        patch.setenv("https_proxy", "http://127.0.0.1:9")
+        return load_robustbench("Wong2020Fast", "cifar10", "linf", folder)
