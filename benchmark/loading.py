@@ -52,7 +52,8 @@ def import_weights(task: Task, context: Context, advance: Advance) -> None:
     model = _architecture(task, context)
     if not task.source.startswith(ZOO):
         source = Path(task.source)
-        model.load_state_dict(fit_weights(read_weights(source), model, str(source)), strict=True)
+        state = fit_weights(read_weights(source), model, str(source), plain=task.spec["plain"])
+        model.load_state_dict(state, strict=True)
     card = {
         "id": task.id,
         "seed": task.seed,

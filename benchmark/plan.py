@@ -184,9 +184,10 @@ class _Planner:
             architecture: dict[str, Any] = {"model": source, "zoo_norm": norm}
             name = f"{source.removeprefix(ZOO)}-{norm}"
         else:
-            architecture = {"model": model, "width": width, "weights": weights_hash(source)}
+            plain = self.settings.weights_plain
+            architecture = {"model": model, "width": width, "weights": weights_hash(source), "plain": plain}
             name = f"{Path(source).stem}-{model}"
-        spec = {**architecture, "defense": defense, "adversarial": True, **self._dataset()}
+        spec = {**architecture, "defense": defense, **self._dataset()}
         title = f"{self.data.label} load {source} as {defense}"
         folder = Path("checkpoints") / self.data.label
         task = self._task("load", title, spec, 0, folder / f"{defense}-{name}", ".safetensors", {})

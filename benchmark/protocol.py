@@ -143,6 +143,8 @@ class Settings:
     estimators: Estimators
     weights: str
     """A file, or robustbench:NAME, in place of training; empty: train"""
+    weights_plain: bool
+    """Whether a file's network saw pixels that are not normalised"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,6 +311,7 @@ def _settings(name: str, tree: Tree, norms: tuple[str, ...]) -> Settings:
         surrogate=_section(Surrogate, tree["surrogate"]),
         schedule=tree["schedule"],
         weights=tree["weights"],
+        weights_plain=tree["weights_plain"],
         training=_section(Training, tree["training"]),
         estimators=_section(Estimators, tree["estimators"]),
     )

@@ -60,6 +60,10 @@ class Request:
         str | None,
         typer.Option("--weights", help="In place of training: a weights file, or robustbench:NAME."),
     ] = None
+    weights_plain: Annotated[
+        bool,
+        typer.Option("--weights-plain", help="The weights' network sees [0, 1] pixels, not normalised ones."),
+    ] = False
     plugin: Annotated[
         list[Path] | None,
         typer.Option("--plugin", help="A .py file with a defense of your own; run unless --defense says."),
@@ -139,6 +143,7 @@ class Request:
             "attack_set": self.attack_set,
             "schedule": self.schedule,
             "weights": self.weights,
+            "weights_plain": self.weights_plain or None,
         }
         tree |= {key: value for key, value in given.items() if value is not None}
         sections = {

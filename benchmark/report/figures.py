@@ -18,6 +18,7 @@ from benchmark.records import Record
 from benchmark.report.mi import mi_lines
 from benchmark.report.results import Line, summarize
 from benchmark.report.table import Cell, Column, Row, Table
+from benchmark.report.wording import NORM_SYMBOLS, budget
 from benchmark.statistics import MeanStd, mean_std
 from defenses.registry import defense_presets
 
@@ -25,7 +26,6 @@ Number = Literal["2", "4", "5", "7"]
 NUMBERS: tuple[Number, ...] = ("2", "4", "5", "7")
 ESTIMATED = ("2", "4")
 """Those made of estimates of mutual information; the others are made of accuracies."""
-NORM_SYMBOLS = {"linf": "L∞", "l2": "L2"}
 COLUMNS = (
     "figure",
     "dataset",
@@ -95,6 +95,11 @@ class Question:
     seeds: int = 1
     defense: str = ""
     attacks: tuple[str, ...] = ()
+
+    @property
+    def budget(self) -> str:
+        """ε as it is written."""
+        return budget(self.settings.eps[self.norm])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -479,7 +484,7 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def _title(question: Question, values: Sequence[Value]) -> str:
-    setting = f"{question.label}, {NORM_SYMBOLS[question.norm]}, ε = {_budget(question)}"
+    setting = f"{question.label}, {NORM_SYMBOLS[question.norm]}, ε = {question.budget}"
     spot = values[0].spot
     if question.number == "2":
         return f"MI of {defense_presets()[spot.defense].label}, {setting}"
@@ -487,13 +492,6 @@ def _title(question: Question, values: Sequence[Value]) -> str:
         defense, attack = defense_presets()[spot.defense].label, attack_labels()[spot.attack]
         return f"{defense} under {attack}, {setting}"
     return f"White box, {setting}"
-
-
-def _budget(question: Question) -> str:
-    """8/255 where that is what it is, else the decimal number."""
-    eps = question.settings.eps[question.norm]
-    levels = round(eps * 255)
-    return f"{levels}/255" if levels < 64 and abs(eps * 255 - levels) < 1e-9 else f"{eps:.4g}"
 
 
 def _caption(question: Question, values: Sequence[Value]) -> str:
@@ -504,7 +502,7 @@ def _caption(question: Question, values: Sequence[Value]) -> str:
     spread = f"Means over {seeds} training seeds; error bars: sample std over {seeds} seeds."
     return (
         f"{_SAYS[question.number](question, there)} {there[0].images} test images of {question.label}, "
-        f"{NORM_SYMBOLS[question.norm]}, ε = {_budget(question)}, attacks of the set {settings.attack_set}, "
+        f"{NORM_SYMBOLS[question.norm]}, ε = {question.budget}, attacks of the set {settings.attack_set}, "
         f"{_trained(settings)}. "
         f"{spread if counts[-1] > 1 else 'One training seed.'}"
     )

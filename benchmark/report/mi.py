@@ -15,6 +15,7 @@ from benchmark.mi_records import MIRecord, find_mi_records, read_mi_record
 from benchmark.plan import make_mi_plan
 from benchmark.protocol import OBJECTIVES, Protocol, Settings
 from benchmark.report.table import Cell, Column, Row, Table
+from benchmark.report.wording import NORM_SYMBOLS, count
 from benchmark.statistics import MeanStd, mean_std
 from defenses.registry import defense_presets
 
@@ -182,13 +183,14 @@ def _table(lines: list[MILine], label: str) -> Table:
         name=f"{label}-mi-{objective}",
         title=f"Mutual information ({objective}), {label}",
         caption=(
-            f"Lower bounds in nats on {lines[0].images} test images, {seeds} training seeds{spread}. "
-            f"Estimators trained on each model by {objective}; n is the attack's noise. Bounds of different "
-            "models come from different estimators: compare within a row."
+            f"Lower bounds in nats on {lines[0].images} test images, {count(seeds, 'training seed')}{spread}."
+            f" Estimators trained on each model by {objective}; n is the attack's noise. Bounds of "
+            "different models come from different estimators: compare within a row."
         ),
         measure="mi",
         columns=tuple(
-            Column(group=f"{norm} {attack}", label=LABELS[estimate]) for norm, attack, estimate in columns
+            Column(group=f"{NORM_SYMBOLS[norm]}, {attack}", label=LABELS[estimate])
+            for norm, attack, estimate in columns
         ),
         rows=tuple(
             Row(

@@ -11,6 +11,7 @@ from benchmark.protocol import THREATS, Protocol, Settings
 from benchmark.records import Record, find_records, read_record
 from benchmark.report.costs import costs
 from benchmark.report.curves import curves
+from benchmark.report.learning import find_trainings, learning
 from benchmark.report.render import to_html, to_latex
 from benchmark.report.results import ordered, summarize, to_csv
 from benchmark.report.table import Table
@@ -20,7 +21,7 @@ from defenses.registry import defense_presets
 
 
 def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Table]:
-    """Write results.csv and costs.csv of every record, tables and curves of those that fit ``protocol``.
+    """Write results.csv, costs.csv and learning.csv of the whole store, tables and curves of what fits.
 
     A table shows what the store holds under the protocol's settings (images, budgets, width,
     recipe, parameter set), whichever run made it; results.csv has every setting.
@@ -32,6 +33,7 @@ def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Tab
     worst = [line for each in SETS for line in worst_case(records, each)]
     write_atomic(out / "results.csv", to_csv(ordered([*summarize(records), *worst])).encode())
     write_atomic(out / "costs.csv", costs(records).encode())
+    write_atomic(out / "learning.csv", learning(find_trainings(out)).encode())
     by_id = {record.id: record for record in records}
     tables: list[Table] = []
     shown: list[Record] = []

@@ -4,14 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from attacks.registry import NORMS, SETS, attack_names, attack_presets
+from benchmark.plan import ZOO, weights_hash
 from benchmark.protocol import Settings
 from benchmark.report.results import Line
 from benchmark.report.table import Cell, Column, Row, Table
+from benchmark.report.wording import NORM_SYMBOLS, budget, count
 from benchmark.report.worst_case import NAME as WORST_CASE
 from benchmark.statistics import MeanStd
 from defenses.registry import defense_presets
 
-_NORM_SYMBOLS = {"linf": "L∞", "l2": "L2"}
 _THREAT_NAMES = {"white": "White box", "black": "Black box"}
 _MISSING = "–"
 _OWN_BALL = ("wasserstein", "unbounded")
@@ -141,7 +142,7 @@ def _rows(
 def _columns(lines: list[Line], measures: list[_Measure]) -> tuple[Column, ...]:
     budgets = {line.norm: line.eps for line in lines}
     return tuple(
-        Column(group=f"{_NORM_SYMBOLS[m.norm]} (ε = {_budget(budgets[m.norm])})", label=m.label)
+        Column(group=f"{NORM_SYMBOLS[m.norm]} (ε = {budget(budgets[m.norm])})", label=m.label)
         for m in measures
     )
 
@@ -195,28 +196,29 @@ def _cell(line: Line | None, figure: MeanStd | None, best: float | None, decimal
     return Cell(text=text, best=round(figure.mean, decimals) == best)
 
 
-def _budget(eps: float) -> str:
-    """8/255 where that is what it is, else the decimal number."""
-    levels = round(eps * 255)
-    return f"{levels}/255" if levels < 64 and abs(eps * 255 - levels) < 1e-9 else f"{eps:.4g}"
-
-
 def _caption(threat: str, lines: list[Line], settings: Settings, label: str) -> str:
     seeds = sorted({len(line.per_seed) for line in lines})
-    runs = _count(seeds[-1], "training seed")
+    runs = count(seeds[-1], "training seed")
     if len(seeds) > 1:
         runs = f"{seeds[0]} to {runs}"
     if seeds[-1] > 1:
         runs += ", mean ± sample standard deviation over seeds"
-    text = (
-        f"Accuracy in % on {lines[0].images} test images of {label}, {runs}. {settings.model.name} of "
-        f"width {settings.model.width}, {_count(settings.training.epochs, 'epoch')}."
-    )
+    text = f"Accuracy in % on {lines[0].images} test images of {label}, {runs}. {_models(settings)}."
     if threat == "black":
         text += f" Adversarial images are crafted once on a Standard-AT {settings.surrogate.model}."
     text += f" Attacks of the set {settings.attack_set}."
     text += _judging(lines, settings.attack_set) + " The best of each column is marked."
     return text + _flagged(lines)
+
+
+def _models(settings: Settings) -> str:
+    """What was attacked, in a few words."""
+    if settings.weights.startswith(ZOO):
+        return f"Weights: {settings.weights}"
+    network = f"{settings.model.name} of width {settings.model.width}"
+    if settings.weights:
+        return f"{network}, weights: {settings.weights} (SHA-256 {weights_hash(settings.weights)[:12]}…)"
+    return f"{network}, {count(settings.training.epochs, 'epoch')}"
 
 
 def _judging(lines: list[Line], attack_set: str) -> str:
@@ -241,7 +243,3 @@ def _flagged(lines: list[Line]) -> str:
     }
     notes = [f"{presets[name].label}: {', '.join(raised)}" for name, raised in flags.items() if raised]
     return f" Flagged: {'; '.join(notes)}." if notes else ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -231,14 +231,14 @@ def test_dry_run_and_plan_touch_nothing(bench: Bench, tmp_path: Path, store: Pat
     said = bench(*SMALL, "--out", tmp_path / "new", "--dry-run")
     assert said.status == 0
     assert "8 cells, 0 done, 8 to do" in said.out
-    assert "digits train MI estimators linf, seed 0" in said.out
+    assert "digits train MI estimators-eq-5-on-standard-linf, seed 0" in said.out
     assert "from a timed batch" in said.out
     assert not (tmp_path / "new").exists()
     assert "8 cells, 8 done, 0 to do" in bench("plan", *SMALL[1:], "--out", store).out
 
 
 WRONG = [
-    (["--defense", "namdi"], "unknown defense 'namdi'; did you mean namid?"),
+    (["--defense", "namdi"], "unknown defense 'namdi'; did you mean namid"),
     (["--attacks", "pgd"], "unknown attack 'pgd'; did you mean pgd-40 or"),
     (["--attacks", "cw", "--norm", "linf"], "attack cw works in l2, not in linf"),
     (["--dataset", "cifar"], "unknown data set 'cifar'; did you mean cifar10?"),

@@ -1,0 +1,14 @@
+"""How quantities are written in captions and headings."""
+
+NORM_SYMBOLS = {"linf": "L∞", "l2": "L2"}
+
+
+def budget(eps: float) -> str:
+    """8/255 where that is what it is, else the decimal number."""
+    levels = round(eps * 255)
+    return f"{levels}/255" if levels < 64 and abs(eps * 255 - levels) < 1e-9 else f"{eps:.4g}"
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
