@@ -4,6 +4,7 @@ The built-in ``protocols/default.toml`` names every key and its default; an unkn
 """
 
 import dataclasses
+import itertools
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -190,6 +191,16 @@ def load_protocol(config: Path | None = None, overrides: Tree | None = None) -> 
 def schedules() -> list[str]:
     """The names of the built-in training schedules."""
     return sorted(path.stem for path in _SCHEDULES.glob("*.toml"))
+
+
+def schedule_texts() -> dict[str, str]:
+    """Name -> what its file's first lines say."""
+    texts = {}
+    for name in schedules():
+        lines = (_SCHEDULES / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+        comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+        texts[name] = " ".join(line.removeprefix("#").strip() for line in comment)
+    return texts
 
 
 def _schedule(name: str) -> Tree:

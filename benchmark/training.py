@@ -58,7 +58,7 @@ def _train(task: Task, context: Context, advance: Advance, ranks: Ranks) -> None
     def loss(epoch: int, indices: Tensor) -> dict[str, Tensor]:
         batch = data.batch(indices, epoch)
         with autocast(recipe["precision"], device):
-            if defense.warms_up(epoch):
+            if defense.warms_up(epoch, recipe["epochs"]):
                 return {"warm_up": cross_entropy(batch.y)(Float(shared)(batch.x)).mean()}
             x_adv = batch.x
             if attack is not None:

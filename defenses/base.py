@@ -123,8 +123,8 @@ class Defense(ABC):
         """
         return lambda logits: functional.cross_entropy(logits, y, reduction="none")
 
-    def warms_up(self, epoch: int) -> bool:
-        """Whether an epoch, counted from 0, is spent on natural images and their cross-entropy alone."""
+    def warms_up(self, epoch: int, epochs: int) -> bool:
+        """Whether an epoch, counted from 0, of ``epochs`` sees natural images and their cross-entropy alone."""
         return False
 
     @abstractmethod

@@ -25,14 +25,15 @@ class NAMID(Defense):
         lam: λ of equation 8.
         adversarial_mi, natural_mi: False drops every E_a or every E_n from equation 8, its part of the
             λ term included (figure 5, i and ii; iii is λ = 0). Not both.
-        warm_up: epochs on natural images before, out of the schedule's (2 in the authors' code).
+        warm_up: epochs on natural images at first, out of the schedule's and at most a quarter of them
+            (2 of 100 in the authors' code).
 
     L_mi is taken over the samples of equation 6, selected with the model in training: natural image
     classified correctly, adversarial image not. The similarity of equation 8 is between two vectors
     over those samples, since per sample it would be ±1. A batch with fewer than two has no L_mi. As in
     the authors' code, the marginal of each estimate is the whole batch, not the few selected samples,
-    and the model sees natural images alone at first: from random weights the gradient of L_mi, a
-    hundred times that of L_adv, lets some trainings never recover.
+    and the model sees natural images alone at first: from random weights the gradient of L_mi is tens
+    of times that of L_adv, and some trainings never recover from it.
     """
 
     base: Defense = field(default_factory=Standard)
@@ -46,8 +47,8 @@ class NAMID(Defense):
         if not (self.adversarial_mi or self.natural_mi):
             raise ValueError("NAMID without adversarial_mi and without natural_mi is its base: name that")
 
-    def warms_up(self, epoch: int) -> bool:
-        return epoch < self.warm_up
+    def warms_up(self, epoch: int, epochs: int) -> bool:
+        return epoch < min(self.warm_up, epochs // 4)
 
     def inner_loss(self, model: nn.Module, x: Tensor, y: Tensor) -> InnerLoss:
         return self.base.inner_loss(model, x, y)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="List defenses, attacks, data sets, models or flags.", no_args_is_help=True)
+app = typer.Typer(help="List defenses, attacks, schedules, data sets, models or flags.", no_args_is_help=True)
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every hyperparameter, with its source.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 
@@ -82,6 +82,15 @@ def datasets(as_json: Json = False) -> None:
     from benchmark.datasets import DATASETS
 
     _show([dataclasses.asdict(data.info) for data in DATASETS.values()], as_json, _dataset)
+
+
+@app.command()
+def schedules(as_json: Json = False) -> None:
+    """Ways to train: learning-rate schedule, epochs, batch size and all else of a recipe."""
+    from benchmark.protocol import schedule_texts
+
+    entries = [{"name": name, "summary": text} for name, text in schedule_texts().items()]
+    _show(entries, as_json, lambda entry: str(entry["summary"]))
 
 
 @app.command()
