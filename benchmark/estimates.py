@@ -39,7 +39,7 @@ def passes(task: Task) -> Passes:
         return _training_passes(task)
     key = _model_key(task if task.kind == "load" else task.parents["model"])
     if task.kind == "load":
-        return Passes(key, 1.0, 0.0)
+        return Passes(key, 0.0, 0.0)
     if task.kind == "diagnose":
         return _probe_passes(task, key)
     if "crafted" in task.parents:  # shown, not made

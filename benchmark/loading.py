@@ -12,7 +12,8 @@ from benchmark.context import Advance, Context, environment
 from benchmark.models import build_model
 from benchmark.models.fold import folded
 from benchmark.plan import ZOO, Task
-from benchmark.weights import fit_weights, load_robustbench, read_weights
+from benchmark.weights import fit_weights, read_weights
+from benchmark.zoo import load_robustbench
 from defenses.mutual_information.estimator import MIEstimators, StandardMI, build_estimators
 
 Estimators: TypeAlias = MIEstimators | StandardMI

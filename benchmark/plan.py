@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attacks.registry import AttackPreset, attack_presets
-from benchmark.atomic import file_hash, short_hash
+from benchmark.atomic import short_hash
 from benchmark.datasets import Located
 from benchmark.diagnostics import PROBE
-from benchmark.errors import BenchError
 from benchmark.protocol import Protocol, Settings
+from benchmark.weights import fingerprint
 from defenses.registry import defense_presets
 
 Kind = Literal["train", "load", "estimators", "diagnose", "craft", "evaluate", "measure-mi"]
@@ -98,10 +98,7 @@ def weights_hash(source: str) -> str:
     Raises:
         BenchError: it cannot be read.
     """
-    try:
-        return file_hash(Path(source))
-    except OSError as error:
-        raise BenchError(f"cannot read --weights {source}: {error.strerror}") from error
+    return fingerprint(Path(source))
 
 
 class _Planner:

@@ -85,7 +85,7 @@ def _train(task: Task, context: Context, advance: Advance, ranks: Ranks) -> None
 
 def attacked(attack: InnerAttack, defense: Defense, model: nn.Module, batch: Batch) -> Tensor:
     """What the inner attack of a defense makes of a batch on ``model`` as it is now."""
-    victim = Float(folded(model)).requires_grad_(False)
+    victim = Float(folded(model)).eval().requires_grad_(False)
     loss = defense.inner_loss(victim, batch.x, batch.y)
     return craft(attack, victim, batch.x, batch.noise, loss)
 

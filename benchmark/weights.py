@@ -1,21 +1,16 @@
-"""Weights that others trained: read without running their code, fitted to our models or RobustBench's."""
+"""Weights that others trained: read without running their code, fitted to our models."""
 
-import importlib
-import importlib.util
-import os
 import pickle
 import re
 import struct
-import sys
-import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.atomic import file_hash
-from benchmark.errors import BenchError, unknown
+from benchmark.errors import BenchError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,8 +26,6 @@ _NESTED_UNDER = (
     "params",
 )
 _WRAPPERS = ("module.", "_orig_mod.")
-_ZOO_DATASETS = ("cifar10", "cifar100", "imagenet")
-_ZOO_NORMS = {"linf": "Linf", "l2": "L2"}
 
 # What torch raises, besides UnpicklingError, on bytes that are not a file of its own.
 _UNREADABLE = (
@@ -55,7 +48,7 @@ def fingerprint(path: Path) -> str:
     Raises:
         BenchError: absent, a folder, not readable, or empty.
     """
-    with _reading(path):
+    with reading(path):
         _first_bytes(path)
         return file_hash(path)
 
@@ -69,12 +62,12 @@ def read_weights(path: Path) -> "dict[str, Tensor]":
     Raises:
         BenchError: absent, a folder, empty, damaged, with code in it, without tensors, or not finite.
     """
-    with _reading(path):
+    with reading(path):
         content = _content(path)
         tensors = _unwrapped(_state_dict(content))
         if not tensors:
             raise _no_tensors(path, content)
-        _check_finite(tensors, str(path))
+        check_finite(tensors, str(path))
     return tensors
 
 
@@ -116,48 +109,8 @@ def fit_weights(
     if problem:
         raise BenchError(f"{where} does not fit the model: {problem}")
     fitted = {name: _converted(found.get(name), like) for name, like in target.items()}
-    _check_finite(fitted, where)
+    check_finite(fitted, where)
     return fitted
-
-
-def robustbench_file(name: str, dataset: str, norm: str, folder: Path) -> Path:
-    """Where RobustBench keeps the weights of its model ``name`` under ``folder``.
-
-    Raises:
-        BenchError: RobustBench has no such data set or norm.
-    """
-    if dataset not in _ZOO_DATASETS:
-        raise unknown("data set of RobustBench", dataset, _ZOO_DATASETS)
-    if norm not in _ZOO_NORMS:
-        raise unknown("norm", norm, _ZOO_NORMS)
-    return folder / dataset / _ZOO_NORMS[norm] / f"{name}.pt"
-
-
-def load_robustbench(name: str, dataset: str, norm: str, folder: Path) -> "nn.Module":
-    """The model ``name`` of RobustBench's zoo: Croce et al. 2021, https://arxiv.org/abs/2010.09670.
-
-    Images in [0, 1] in, logits out; frozen, in evaluation mode, on the CPU. The weights are the file at
-    ``robustbench_file``, which is downloaded only where it is absent.
-
-    Raises:
-        BenchError: the package is not installed, the model is unknown or not kept as one file, the download
-            failed, or the file is damaged, has code in it or is of another network.
-    """
-    path = robustbench_file(name, dataset, norm, folder)
-    with _quiet(), _weights_only():
-        load, models = _zoo(dataset, norm)
-        if not models:
-            raise BenchError(f"RobustBench has no models for {dataset} in {norm}; choose another norm")
-        if name not in models:
-            raise unknown(f"RobustBench model for {dataset} in {norm}", name, models)
-        if not _is_one_file(models[name]):
-            raise BenchError(
-                f"RobustBench does not keep {name} as one file, which is all that bench loads; name another"
-            )
-        model = _load_zoo(load, name, path)
-    with _reading(path):
-        _check_finite(model.state_dict(), str(path))
-    return model.eval().requires_grad_(False)
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -169,10 +122,10 @@ def _first_bytes(path: Path) -> bytes:
 
 
 @contextmanager
-def _reading(path: Path, remedy: str = "copy or download it again") -> Iterator[None]:
+def reading(path: Path, remedy: str = "copy or download it again") -> Iterator[None]:
     """Every failure to read ``path`` as one line."""
     try:
-        with _quiet():
+        with quiet():
             yield
     except FileNotFoundError as error:
         raise BenchError(f"there is no file {path}; check the path") from error
@@ -183,7 +136,7 @@ def _reading(path: Path, remedy: str = "copy or download it again") -> Iterator[
     except pickle.UnpicklingError as error:
         raise _refused(path, error, remedy) from error
     except _UNREADABLE as error:
-        raise BenchError(f"{path} is damaged or no file of weights ({_short(error)}); {remedy}") from error
+        raise BenchError(f"{path} is damaged or no file of weights ({short(error)}); {remedy}") from error
 
 
 def _refused(path: Path, error: pickle.UnpicklingError, remedy: str) -> BenchError:
@@ -205,7 +158,8 @@ def _shown(text: str) -> str:
     return text[:120] + "…" if len(text) > 120 else text
 
 
-def _short(error: BaseException) -> str:
+def short(error: BaseException) -> str:
+    """What an error says, on one line."""
     return _shown(str(error)) or type(error).__name__
 
 
@@ -257,7 +211,7 @@ def _no_tensors(path: Path, content: Any) -> BenchError:
     )
 
 
-def _check_finite(tensors: "Mapping[str, Tensor]", where: str) -> None:
+def check_finite(tensors: "Mapping[str, Tensor]", where: str) -> None:
     import torch
 
     for name, tensor in tensors.items():
@@ -335,86 +289,9 @@ def _converted(tensor: "Tensor | None", like: "Tensor") -> "Tensor":
     return tensor.detach().to(like.dtype, copy=True).contiguous()
 
 
-def _zoo(dataset: str, norm: str) -> "tuple[Callable[..., nn.Module], dict[str, Any]]":
-    """RobustBench's load_model with the data set and norm filled in, and its models by name."""
-    try:
-        with _stand_ins():
-            utils = importlib.import_module("robustbench.utils")
-            zoo = importlib.import_module("robustbench.model_zoo")
-            enums = importlib.import_module("robustbench.model_zoo.enums")
-    except ImportError as error:
-        raise BenchError(
-            f"RobustBench cannot be imported ({_short(error)}); pip install robustness-bench[robustbench]"
-        ) from error
-    threat_model = enums.ThreatModel(_ZOO_NORMS[norm])
-    models = zoo.model_dicts[enums.BenchmarkDataset(dataset)].get(threat_model, {})
-
-    def load(name: str, folder: Path) -> "nn.Module":
-        model: nn.Module = utils.load_model(
-            model_name=name, model_dir=folder, dataset=dataset, threat_model=_ZOO_NORMS[norm]
-        )
-        return model
-
-    return load, models
-
-
-def _is_one_file(model: dict[str, Any]) -> bool:
-    """Not so: ensembles (a list), models in timm's own cache (None) and torchvision's (an empty name)."""
-    source = model.get("gdrive_id")
-    return isinstance(source, str) and source != ""
-
-
-def _load_zoo(load: "Callable[..., nn.Module]", name: str, path: Path) -> "nn.Module":
-    download_failed = importlib.import_module("gdown.exceptions").FileURLRetrievalError
-    with _reading(path, "delete it and run the same command again to download it anew"):
-        try:
-            with redirect_stdout(sys.stderr):
-                return load(name, path.parents[2])
-        except (OSError, download_failed) as error:
-            if path.exists():
-                raise
-            raise BenchError(
-                f"RobustBench could not download {name} ({_short(error)}); fetch its weights elsewhere, as "
-                f"https://github.com/RobustBench/robustbench says, and put them at {path}"
-            ) from error
-
-
 @contextmanager
-def _stand_ins() -> Iterator[None]:
-    """What robustbench 1.1.1 imports but does not install, for as long as it is being imported.
-
-    ``autoattack`` is now called pyautoattack; ``pkg_resources`` is gone from setuptools 82 and up, and used
-    only for a list of ImageNet files.
-    """
-    absent: dict[str, types.ModuleType] = {}
-    if importlib.util.find_spec("autoattack") is None:
-        for module in ("autoattack", "autoattack.state"):
-            absent[module] = importlib.import_module(f"py{module}")
-    if importlib.util.find_spec("pkg_resources") is None:
-        absent["pkg_resources"] = types.ModuleType("pkg_resources")
-    sys.modules.update(absent)
-    try:
-        yield
-    finally:
-        for module in absent:
-            del sys.modules[module]
-
-
-@contextmanager
-def _weights_only() -> Iterator[None]:
-    """Whatever a caller of torch.load or the user's environment says: no code from files."""
-    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
-    before = {name: os.environ.pop(name, None) for name in names}
-    os.environ[names[0]] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[names[0]]
-        os.environ.update({name: value for name, value in before.items() if value is not None})
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Without the warnings of libraries."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

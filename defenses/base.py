@@ -124,7 +124,7 @@ class Defense(ABC):
         return lambda logits: functional.cross_entropy(logits, y, reduction="none")
 
     def warms_up(self, epoch: int, epochs: int) -> bool:
-        """Whether an epoch, counted from 0, of ``epochs`` sees natural images and their cross-entropy alone."""
+        """Whether an epoch, counted from 0, of ``epochs`` is natural training: CE(h(x), y), no attack."""
         return False
 
     @abstractmethod
