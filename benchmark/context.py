@@ -65,8 +65,9 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def _revision() -> str:
-    """The commit of this code where it runs from a checkout, else an empty text."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The commit of this code where it runs from a checkout ("-dirty" if changed), else an empty text."""
+    describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ["git", "-C", str(Path(__file__).parent), *describe]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
     except (OSError, subprocess.SubprocessError):

@@ -9,10 +9,11 @@ from torch import nn
 
 from benchmark.checkpoints import load_tensors, save_tensors
 from benchmark.context import Advance, Context, environment
+from benchmark.errors import BenchError
 from benchmark.models import build_model
 from benchmark.models.fold import folded
 from benchmark.plan import ZOO, Task
-from benchmark.weights import fit_weights, read_weights
+from benchmark.weights import fingerprint, fit_weights, read_weights
 from benchmark.zoo import load_robustbench
 from defenses.mutual_information.estimator import MIEstimators, StandardMI, build_estimators
 
@@ -48,11 +49,17 @@ def new_estimators(task: Task) -> Estimators:
 
 
 def import_weights(task: Task, context: Context, advance: Advance) -> None:
-    """Check weights from outside against their architecture and copy them into the store."""
+    """Check weights from outside against their architecture and copy them into the store.
+
+    Raises:
+        BenchError: the file does not fit, or is no longer the one that was planned with.
+    """
     started = time.monotonic()
     model = _architecture(task, context)
     if not task.source.startswith(ZOO):
         source = Path(task.source)
+        if fingerprint(source) != task.spec["weights"]:
+            raise BenchError(f"{source} has changed since the run began; run the same command again")
         state = fit_weights(read_weights(source), model, str(source), plain=task.spec["plain"])
         model.load_state_dict(state, strict=True)
     card = {

@@ -11,9 +11,10 @@ from attacks.registry import AttackPreset, attack_presets
 from benchmark.atomic import short_hash
 from benchmark.datasets import Located
 from benchmark.diagnostics import PROBE
+from benchmark.errors import BenchError, unknown
 from benchmark.protocol import Protocol, Settings
 from benchmark.weights import fingerprint
-from defenses.registry import defense_presets
+from defenses.registry import DefensePreset, defense_presets
 
 Kind = Literal["train", "load", "estimators", "diagnose", "craft", "evaluate", "measure-mi"]
 RESULTS = ("evaluate", "measure-mi")  # what a run is for; all else is there because they need it
@@ -72,9 +73,17 @@ def make_plan(protocol: Protocol, data: dict[str, Located]) -> list[Task]:
 
 
 def make_mi_plan(protocol: Protocol, data: dict[str, Located], objectives: Sequence[str]) -> list[Task]:
-    """The MI of every defense under every attack but "none", and all it needs, each once."""
+    """The MI of every defense under every attack but "none", and all it needs, each once.
+
+    Raises:
+        BenchError: a single test image, which has no other to be told from.
+    """
     tasks: dict[str, Task] = {}
     for settings in protocol.settings:
+        if settings.n_examples == 1:
+            raise BenchError(
+                "mutual information is estimated by comparing images: n-examples must be above 1"
+            )
         planner = _Planner(settings, data[settings.dataset])
         for seed, norm, defense in product(range(protocol.seeds), protocol.norms, protocol.defenses):
             for attack, objective in product(settings.attacks[norm], objectives):
@@ -157,8 +166,7 @@ class _Planner:
         preset, settings = defense_presets()[defense], self.settings
         parents = {}
         if "estimators" in preset.requires:
-            recipe = asdict(settings.estimators) | preset.estimators
-            parents["estimators"] = self.estimators("standard", norm, seed, recipe)
+            parents["estimators"] = self.estimators("standard", norm, seed, self._recipe(preset))
         spec = {
             "model": model,
             "width": width,
@@ -173,6 +181,14 @@ class _Planner:
         folder = Path("checkpoints") / self.data.label
         title = f"{self.data.label} train {name}, seed {seed}"
         return self._task("train", title, spec, seed, folder / f"{name}-seed{seed}", ".safetensors", parents)
+
+    def _recipe(self, preset: DefensePreset) -> dict[str, Any]:
+        """How the estimators of a defense are trained: the protocol, and what the preset says over it."""
+        recipe = asdict(self.settings.estimators)
+        for key in preset.estimators:
+            if key not in recipe:
+                raise unknown(f"key in the estimators of defense {preset.name!r}", key, recipe)
+        return asdict(replace(self.settings.estimators, **preset.estimators))
 
     def _load(self, defense: str, norm: str, model: str, width: int) -> Task:
         """Weights that someone else trained, copied into the store."""

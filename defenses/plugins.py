@@ -29,11 +29,15 @@ def load_plugin(path: Path) -> str:
         The defense's name: the file's, with hyphens.
 
     Raises:
-        PresetError: not a Python file that can be run, or not exactly one usable defense in it.
+        PresetError: not a Python file that can be run, or not exactly one usable defense in it, or the
+            name of another file's.
     """
     if path.suffix != ".py" or not path.is_file():
         raise PresetError(f"--plugin {path} is not a Python file: give a .py file with one Defense class")
     name = path.stem.replace("_", "-")
+    if name in _loaded and _file(_loaded[name]).resolve() != path.resolve():
+        other = _file(_loaded[name])
+        raise PresetError(f"--plugin {path} offers defense {name!r}, as {other} does: rename one of them")
     module_name = f"bench_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
@@ -44,7 +48,8 @@ def load_plugin(path: Path) -> str:
         spec.loader.exec_module(module)
     except Exception as error:
         raise PresetError(f"--plugin {path} cannot be loaded: {type(error).__name__}: {error}") from error
-    own = [each for each in vars(module).values() if _is_defense(each) and each.__module__ == module_name]
+    found = dict.fromkeys(each for each in vars(module).values() if _is_defense(each))
+    own = [each for each in found if each.__module__ == module_name]
     if len(own) != 1:
         names = ", ".join(each.__name__ for each in own) or "none"
         raise PresetError(f"--plugin {path} must define exactly one Defense class, it has {names}")
@@ -72,9 +77,13 @@ def load_entry_point(point: EntryPoint) -> "type[Defense]":
 
 def source_hash(defense: "type[Defense]") -> str:
     """SHA-256 of the file a class stands in: changed code is another defense."""
+    return hashlib.sha256(_file(defense).read_bytes()).hexdigest()
+
+
+def _file(defense: "type[Defense]") -> Path:
     file = inspect.getsourcefile(defense)
     assert file is not None
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return Path(file)
 
 
 def _is_defense(value: Any) -> bool:
@@ -96,11 +105,11 @@ def _check(defense: "type[Defense]", where: str) -> None:
         if _is_defense(type(value)):
             continue
         try:
-            json.dumps(value)
-        except TypeError as error:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
             raise PresetError(
-                f"{where}: {key} = {value!r} cannot be written down; hyperparameters are numbers, texts, "
-                "truth values or lists of them"
+                f"{where}: {key} = {value!r} cannot be written down; hyperparameters are finite numbers, "
+                "texts, truth values or lists of them"
             ) from error
     unknown = set(defense.requires) - {"estimators"}
     if unknown:

@@ -27,9 +27,10 @@ def _install_plugin(project: Path, site: Path) -> None:
     sys.path += [str(project), str(site)]
 
 
-# Before any test module is imported, so that the contract suite covers the plugin's attack too.
+# Before any test module is imported, so that the contract suites cover the plugins too.
 _SITE = tempfile.TemporaryDirectory()
-_install_plugin(ROOT / "examples" / "attack_plugin", Path(_SITE.name))
+for _plugin in ("attack_plugin", "defense_plugin"):
+    _install_plugin(ROOT / "examples" / _plugin, Path(_SITE.name))
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
