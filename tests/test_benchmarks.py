@@ -15,7 +15,7 @@ from torch import nn
 from defenses.registry import build_defense, defense_presets
 
 ROOT = Path(__file__).parents[1]
-N, STEPS = 6, 1
+N, STEPS = 4, 2
 SMALL = {
     "--width": 2,
     "--batch-size": N,

@@ -265,6 +265,12 @@ def test_the_average_is_kept_and_evaluated(tmp_path: Path, monkeypatch: pytest.M
         return built[-1]
 
     averages: list[dict[str, Tensor]] = []
+    evaluated: list[dict[str, Tensor]] = []
+    original = training.accuracies
+
+    def accuracies(model: nn.Module, *more: Any) -> dict[str, float]:
+        evaluated.append({name: tensor.detach().clone() for name, tensor in model.named_parameters()})
+        return original(model, *more)
 
     def advance(*progress: object) -> None:
         raw = {name: tensor.detach().clone() for name, tensor in built[0].named_parameters()}
@@ -272,12 +278,15 @@ def test_the_average_is_kept_and_evaluated(tmp_path: Path, monkeypatch: pytest.M
         averages.append({name: 0.5 * last[name] + 0.5 * raw[name] for name in raw})
 
     monkeypatch.setattr(training, "build_model", build)
+    monkeypatch.setattr(training, "accuracies", accuracies)
     make(task, tmp_path, advance)
     weights, card = load_tensors(tmp_path / task.path), read_card(tmp_path / task.path)
     assert len(averages) == 2 * BATCHES
     assert card["spec"]["training"]["ema"] == 0.5
     for name, average in averages[-1].items():
         assert torch.allclose(weights[name], average, atol=1e-6), name
+        assert torch.equal(weights[name], evaluated[1][name])
+        assert torch.allclose(evaluated[0][name], averages[BATCHES - 1][name], atol=1e-6), name
     raw = built[0].state_dict()
     assert (weights["1.linear.weight"] - raw["1.linear.weight"]).abs().max() > 1e-3
     assert card["history"][-1]["held_out_natural"] == pytest.approx(natural_accuracy(task, weights))
@@ -409,11 +418,19 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
+def worse_every_step(model: nn.Module, *_: object) -> dict[str, float]:
+    """Figures that fall as training goes on."""
+    steps = float(model.state_dict()["1.bn1.num_batches_tracked"])
+    return {"held_out_natural": 0.0, "held_out_pgd": 100.0 - steps}
+
+
 @pytest.mark.parametrize("wanted", ["standard", "estimators", "namid"])
 def test_a_killed_training_ends_in_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
 ) -> None:
     recipe: dict[str, Any] = {"epochs": 4, "augment": "crop-flip", "ema": 0.5, "selection": "best"}
+    if wanted == "standard":  # the first epoch is the best, and has to be remembered
+        monkeypatch.setattr(training, "accuracies", worse_every_step)
     task = training_of("standard" if wanted == "standard" else "namid", **recipe)
     task = task.parents["estimators"] if wanted == "estimators" else task
     for parent in task.parents.values():
@@ -450,6 +467,7 @@ def test_a_killed_training_ends_in_the_same_bytes(
     ]
     assert timeless[0] == timeless[1]
     assert cards[0]["epoch"] == cards[1]["epoch"]
+    assert wanted != "standard" or cards[0]["epoch"] == 1
     assert not list(tmp_path.rglob("*.partial"))
 
 
