@@ -42,6 +42,8 @@ def locked(out: Path) -> Iterator[None]:
 def is_done(out: Path, task: Task) -> bool:
     """Whether ``task`` has its result; a cell that failed has not, and will be tried again.
 
+    A checkpoint's card without its tensors tells how it was trained, but is no result to go on from.
+
     Raises:
         StoreError: the result is there but damaged.
     """
@@ -50,7 +52,7 @@ def is_done(out: Path, task: Task) -> bool:
         return path.is_file() and read_record(path).status == "ok"
     if task.kind == "measure-mi":
         return path.is_file() and bool(read_mi_record(path).rows)
-    return path.with_suffix(".json").is_file()
+    return path.is_file() and path.with_suffix(".json").is_file()
 
 
 def open_tasks(out: Path, tasks: list[Task]) -> list[Task]:

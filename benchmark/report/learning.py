@@ -4,15 +4,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmark.checkpoints import card_of, read_card
+from benchmark.checkpoints import read_card
 
 _SHARED = ("lr", "gradient_norm", "seconds", "images_per_second")
 COLUMNS = ("dataset", "training", "seed", "epoch", "kept", *_SHARED, "held_out", "terms", "id")
 
 
 def find_trainings(out: Path) -> list[Path]:
-    """Checkpoints of everything that was trained, in a fixed order; one without a card is not finished."""
-    return sorted(path for path in out.glob("checkpoints/*/*.safetensors") if card_of(path).is_file())
+    """Checkpoints of everything that was trained, in a fixed order; their tensors may be gone."""
+    cards = out.glob("checkpoints/*/*.json")
+    return sorted(card.with_suffix(".safetensors") for card in cards)
 
 
 def learning(checkpoints: Iterable[Path]) -> str:

@@ -138,6 +138,15 @@ def test_parents_of_finished_cells_are_not_made_again(tmp_path: Path, tasks: lis
     assert {t.id for t in open_tasks(tmp_path, tasks)} == {t.id for t in task.lineage()}
 
 
+def test_a_card_without_tensors_is_no_model_to_go_on_from(tmp_path: Path, tasks: list[Task]) -> None:
+    """As in a store that keeps how models were trained, not their weights: what needs one trains it again."""
+    task = next(task for task in tasks if task.kind == "train")
+    checkpoints.save_tensors(tmp_path / task.path, {"w": torch.zeros(1)}, {"id": task.id})
+    assert is_done(tmp_path, task)
+    (tmp_path / task.path).unlink()
+    assert not is_done(tmp_path, task)
+
+
 def test_hashes_are_of_values_not_of_spelling() -> None:
     assert short_hash({"a": 1, "b": (2, 3)}) == short_hash({"b": [2, 3], "a": 1})
     with pytest.raises(ValueError, match="not JSON compliant"):
