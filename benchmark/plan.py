@@ -14,6 +14,7 @@ from benchmark.diagnostics import PROBE
 from benchmark.errors import BenchError, unknown
 from benchmark.protocol import Protocol, Settings
 from benchmark.weights import fingerprint
+from benchmark.zoo import robustbench_file
 from defenses.registry import DefensePreset, defense_presets
 
 Kind = Literal["train", "load", "estimators", "diagnose", "craft", "evaluate", "measure-mi"]
@@ -76,7 +77,7 @@ def make_mi_plan(protocol: Protocol, data: dict[str, Located], objectives: Seque
     """The MI of every defense under every attack but "none", and all it needs, each once.
 
     Raises:
-        BenchError: a single test image, which has no other to be told from.
+        BenchError: a single test image, which has no other to be told from; or no attack but "none".
     """
     tasks: dict[str, Task] = {}
     for settings in protocol.settings:
@@ -84,6 +85,8 @@ def make_mi_plan(protocol: Protocol, data: dict[str, Located], objectives: Seque
             raise BenchError(
                 "mutual information is estimated by comparing images: n-examples must be above 1"
             )
+        if not any(set(settings.attacks[norm]) - {"none"} for norm in protocol.norms):
+            raise BenchError("mutual information is estimated under attacks: name one other than none")
         planner = _Planner(settings, data[settings.dataset])
         for seed, norm, defense in product(range(protocol.seeds), protocol.norms, protocol.defenses):
             for attack, objective in product(settings.attacks[norm], objectives):
@@ -194,6 +197,7 @@ class _Planner:
         """Weights that someone else trained, copied into the store."""
         source = self.settings.weights
         if source.startswith(ZOO):
+            robustbench_file(source.removeprefix(ZOO), self.data.info.name, norm, Path())  # or an error
             architecture: dict[str, Any] = {"model": source, "zoo_norm": norm}
             name = f"{source.removeprefix(ZOO)}-{norm}"
         else:

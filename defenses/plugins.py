@@ -46,7 +46,7 @@ def load_plugin(path: Path) -> str:
     sys.modules[module_name] = module  # build_defense imports it by this name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PresetError(f"--plugin {path} cannot be loaded: {type(error).__name__}: {error}") from error
     found = dict.fromkeys(each for each in vars(module).values() if _is_defense(each))
     own = [each for each in found if each.__module__ == module_name]

@@ -237,7 +237,8 @@ def test_the_zoo_knows_neither_our_data_nor_its_own_absence(
     from benchmark import zoo
 
     zoo_model = Path("robustbench:Standard")
-    refused(give(bench, zoo_model, tmp_path), "unknown data set of RobustBench 'digits'", tmp_path)
+    refused(give(bench, zoo_model, tmp_path / "r"), "unknown data set of RobustBench 'digits'", tmp_path)
+    assert not (tmp_path / "r").exists()
     if importlib.util.find_spec("robustbench") is not None:
         pytest.skip("RobustBench is installed")
     monkeypatch.setattr(zoo, "_DATASETS", ("digits",))

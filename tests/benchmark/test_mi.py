@@ -189,6 +189,13 @@ def test_wrong_input_is_one_line(bench: Bench, tmp_path: Path) -> None:
     assert not (tmp_path / "r").exists()
 
 
+def test_natural_images_alone_have_no_noise_to_tell_of(bench: Bench, tmp_path: Path) -> None:
+    said = bench("estimate-mi", "--norm", "linf", "--attacks", "none", "--out", tmp_path / "r")
+    assert said.status == 2
+    assert "is estimated under attacks: name one other than none" in said.err
+    assert not (tmp_path / "r").exists()
+
+
 @pytest.mark.parametrize("damage", ["truncated", "altered", "empty", "other format", "no story"])
 def test_a_damaged_file_is_named(bench: Bench, tmp_path: Path, damage: str) -> None:
     task = a_task()

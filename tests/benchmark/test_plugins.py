@@ -222,6 +222,7 @@ def test_classes_that_are_no_defense_of_its_own_do_not_count(tmp_path: Path) -> 
 
 BROKEN = {
     "syntax": ("def (", "cannot be loaded: SyntaxError: invalid syntax"),
+    "leaves": ("raise SystemExit(0)", "cannot be loaded: SystemExit: 0"),
     "raises": ("1 / 0", "cannot be loaded: ZeroDivisionError: division by zero"),
     "import": ("import no_such_module_at_all", "cannot be loaded: ModuleNotFoundError: No module named"),
     "none": ("x = 1", "must define exactly one Defense class, it has none"),
