@@ -77,7 +77,7 @@ def make_mi_plan(protocol: Protocol, data: dict[str, Located], objectives: Seque
     """The MI of every defense under every attack but "none", and all it needs, each once.
 
     Raises:
-        BenchError: a single test image, which has no other to be told from; or no attack but "none".
+        BenchError: a single test image, which has no other to be told from.
     """
     tasks: dict[str, Task] = {}
     for settings in protocol.settings:
@@ -85,8 +85,6 @@ def make_mi_plan(protocol: Protocol, data: dict[str, Located], objectives: Seque
             raise BenchError(
                 "mutual information is estimated by comparing images: n-examples must be above 1"
             )
-        if not any(set(settings.attacks[norm]) - {"none"} for norm in protocol.norms):
-            raise BenchError("mutual information is estimated under attacks: name one other than none")
         planner = _Planner(settings, data[settings.dataset])
         for seed, norm, defense in product(range(protocol.seeds), protocol.norms, protocol.defenses):
             for attack, objective in product(settings.attacks[norm], objectives):

@@ -20,7 +20,7 @@ def estimate_mi(
     Estimators are trained on each model itself; the attacks take all their steps on every image. Writes
     the estimates of every image, mi.csv and a table.
     """
-    from benchmark.errors import unknown
+    from benchmark.errors import BenchError, unknown
     from benchmark.plan import make_mi_plan
     from benchmark.protocol import OBJECTIVES
     from benchmark.report.mi import publish_mi
@@ -30,4 +30,6 @@ def estimate_mi(
         if name not in OBJECTIVES:
             raise unknown("objective", name, OBJECTIVES)
     work = request.prepare(lambda protocol, data: make_mi_plan(protocol, data, objectives))
+    if not work.tasks:
+        raise BenchError("mutual information is estimated under attacks: name one other than none")
     work_off(work, request, publish_mi, "estimates and mi.csv")
