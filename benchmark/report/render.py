@@ -20,6 +20,7 @@ _LATEX = {
     "±": r"$\pm$",
     "∞": r"$\infty$",
     "ε": r"$\varepsilon$",
+    "λ": r"$\lambda$",
     "≤": r"$\leq$",
     "–": "--",
     "×": r"$\times$",

@@ -18,6 +18,7 @@ from benchmark.report.table import Cell, Row, Table
 from benchmark.report.tables import threat_tables
 from benchmark.report.worst_case import worst_case
 from benchmark.statistics import mean_std
+from defenses.registry import defense_presets
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -185,6 +186,8 @@ def test_names_from_outside_are_escaped(table: Table) -> None:
     assert "<script>" not in to_html(hostile)
     assert "&lt;script&gt;" in to_html(hostile)
     assert r"A\_B 5\% \textbackslash{}x" in to_latex(hostile)
+    for preset in defense_presets().values():  # every label is in letters that any LaTeX knows
+        assert latex_escape(preset.label).isascii(), preset.label
     assert latex_escape("a&b#c$d{e}~^") == r"a\&b\#c\$d\{e\}\textasciitilde{}\textasciicircum{}"
 
 
