@@ -27,6 +27,7 @@ class Context:
         processes: how many train one model together.
         plugins: files of defenses from outside, for every process to load.
         model_dir: RobustBench's cache of models.
+        examples: images of every cell that are kept to be looked at.
     """
 
     out: Path
@@ -36,6 +37,7 @@ class Context:
     processes: int = 1
     plugins: tuple[Path, ...] = ()
     model_dir: Path = Path("models")
+    examples: int = 8
 
     def load_plugins(self) -> None:
         """Make the defenses of the plugin files known to this process."""

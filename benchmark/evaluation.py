@@ -21,6 +21,7 @@ from benchmark.context import Advance, Context, environment
 from benchmark.datasets.base import subset
 from benchmark.diagnostics import read_flags
 from benchmark.errors import StoreError
+from benchmark.examples import Examples, examples_of, write_examples
 from benchmark.loading import load_model
 from benchmark.plan import Task
 from benchmark.records import DISTANCES, write_record
@@ -44,16 +45,25 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
     model = load_model(task.parents["model"], context)
     sample = test_sample(task, context)
     crafted = _Crafted.load(task, context) if "crafted" in task.parents else None
+    shown = _shown(task, context)
 
     def work(rows: slice) -> Columns:
         piece = Sample(*(tensor[rows] for tensor in sample))
         if crafted is None:
-            return _rows(piece, _attack(task, model, piece)[task.spec["parameters"].get("rule", "")])
-        columns = _rows(piece, _replay(model, piece.x, crafted.x_adv[rows], task.spec["norm"]))
-        return columns if crafted.cost is None else columns | _passes(len(piece.y), *crafted.cost)
+            outcome = _attack(task, model, piece)[task.spec["parameters"].get("rule", "")]
+        else:
+            outcome = _replay(model, piece.x, crafted.x_adv[rows], task.spec["norm"])
+        columns = _rows(piece, outcome)
+        if crafted is not None and crafted.cost is not None:
+            columns |= _passes(len(piece.y), *crafted.cost)
+        if shown:
+            columns["x_adv"] = outcome.x_adv[: max(shown - rows.start, 0)].float().cpu().contiguous().numpy()
+        return columns
 
     partial = (context.out / task.path).with_suffix(".partial")
     columns = in_batches(len(sample.y), context, advance, work, partial)
+    if shown:
+        _write_examples(context.out / task.path, sample, columns)
     write_record(
         context.out / task.path,
         task,
@@ -63,6 +73,20 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
         flags=read_flags(context.out / task.parents["diagnosis"].path),
     )
     partial.unlink(missing_ok=True)
+
+
+def _shown(task: Task, context: Context) -> int:
+    """How many images of a cell are kept to look at: of the first seed, where there was an attack."""
+    return context.examples if task.seed == 0 and task.spec["kind_of_attack"] != "natural" else 0
+
+
+def _write_examples(record: Path, sample: Sample, columns: Columns) -> None:
+    x_adv = columns["x_adv"]
+    kept = slice(0, len(x_adv))
+    names = ("label", "clean_prediction", "adversarial_prediction")
+    x = (sample.x[kept] * 255).round().to(torch.uint8).cpu().contiguous().numpy()
+    labels = {name: columns[name][kept].astype(np.int64) for name in names}
+    write_examples(examples_of(record), Examples(x=x, x_adv=x_adv, **labels))
 
 
 class _Crafted(NamedTuple):
@@ -167,7 +191,7 @@ def in_batches(
 ) -> Columns:
     """``work`` on rows 0 … n-1, a batch at a time; what is done is kept in ``partial`` now and then.
 
-    An automatic batch size is halved where memory runs out.
+    A column may have fewer rows than a batch has. An automatic batch size is halved where memory runs out.
 
     Returns:
         The columns of all batches, joined.

@@ -32,7 +32,10 @@ class Request:
     norm: Annotated[Names, typer.Option("--norm", help="linf or l2; both unless given.")] = None
     threat: Annotated[Names, typer.Option("--threat", help="white or black; both unless given.")] = None
     attacks: Annotated[
-        Names, typer.Option("--attacks", help="Attacks, each under the norms it knows (bench list attacks).")
+        Names,
+        typer.Option(
+            "--attacks", "--attack", help="Attacks, each under the norms it knows (bench list attacks)."
+        ),
     ] = None
     attack_set: Annotated[
         str | None,
@@ -86,6 +89,12 @@ class Request:
     workers: Annotated[
         int, typer.Option("--workers", help="Tasks at once; 0 = one per GPU, or per CPU core up to 4.")
     ] = 0
+    examples: Annotated[
+        int,
+        typer.Option(
+            "--examples", help="Images of every cell (first seed) to keep for the leaderboard's pages."
+        ),
+    ] = 8
     processes: Annotated[
         int, typer.Option("--processes", help="Processes, each with a GPU, that train one model together.")
     ] = 1
@@ -119,12 +128,15 @@ class Request:
             processes=self.processes,
             plugins=tuple(path.resolve() for path in self.plugin or ()),
             model_dir=self.model_dir,
+            examples=self.examples,
         )
 
     def _check(self) -> None:
         _batch_size(self.batch_size)
         if self.workers < 0:
             raise BenchError(f"--workers must be 0 (automatic) or more, got {self.workers}")
+        if self.examples < 0:
+            raise BenchError(f"--examples must be 0 (none) or more, got {self.examples}")
         if self.processes < 1:
             raise BenchError(f"--processes must be at least 1, got {self.processes}")
 
