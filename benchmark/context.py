@@ -27,7 +27,8 @@ class Context:
         processes: how many train one model together.
         plugins: files of defenses from outside, for every process to load.
         model_dir: RobustBench's cache of models.
-        examples: images of every cell that are kept to be looked at.
+        gallery: images of every cell that are kept to be looked at.
+        keep_examples: whether every image that fools a model is kept as evidence.
     """
 
     out: Path
@@ -37,7 +38,8 @@ class Context:
     processes: int = 1
     plugins: tuple[Path, ...] = ()
     model_dir: Path = Path("models")
-    examples: int = 8
+    gallery: int = 8
+    keep_examples: bool = False
 
     def load_plugins(self) -> None:
         """Make the defenses of the plugin files known to this process."""

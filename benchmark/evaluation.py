@@ -21,6 +21,7 @@ from benchmark.context import Advance, Context, environment
 from benchmark.datasets.base import subset
 from benchmark.diagnostics import read_flags
 from benchmark.errors import StoreError
+from benchmark.evidence import Evidence, evidence_of, pack, write_evidence
 from benchmark.examples import Examples, examples_of, write_examples
 from benchmark.loading import load_model
 from benchmark.plan import Task
@@ -46,6 +47,7 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
     sample = test_sample(task, context)
     crafted = _Crafted.load(task, context) if "crafted" in task.parents else None
     shown = _shown(task, context)
+    kept = len(sample.y) if _is_evidence(task, context) else shown
 
     def work(rows: slice) -> Columns:
         piece = Sample(*(tensor[rows] for tensor in sample))
@@ -56,14 +58,16 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
         columns = _rows(piece, outcome)
         if crafted is not None and crafted.cost is not None:
             columns |= _passes(len(piece.y), *crafted.cost)
-        if shown:
-            columns["x_adv"] = outcome.x_adv[: max(shown - rows.start, 0)].float().cpu().contiguous().numpy()
+        if kept:
+            columns["x_adv"] = outcome.x_adv[: max(kept - rows.start, 0)].float().cpu().contiguous().numpy()
         return columns
 
-    partial = (context.out / task.path).with_suffix(".partial")
+    partial = (context.out / task.path).with_suffix(f".{kept}.partial")
     columns = in_batches(len(sample.y), context, advance, work, partial)
     if shown:
-        _write_examples(context.out / task.path, sample, columns)
+        _write_examples(context.out / task.path, sample, columns, shown)
+    if _is_evidence(task, context):
+        _write_evidence(task, context, model, sample, columns)
     write_record(
         context.out / task.path,
         task,
@@ -77,16 +81,51 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
 
 def _shown(task: Task, context: Context) -> int:
     """How many images of a cell are kept to look at: of the first seed, where there was an attack."""
-    return context.examples if task.seed == 0 and task.spec["kind_of_attack"] != "natural" else 0
+    return context.gallery if task.seed == 0 and task.spec["kind_of_attack"] != "natural" else 0
 
 
-def _write_examples(record: Path, sample: Sample, columns: Columns) -> None:
-    x_adv = columns["x_adv"]
-    kept = slice(0, len(x_adv))
+def _is_evidence(task: Task, context: Context) -> bool:
+    return context.keep_examples and task.spec["kind_of_attack"] != "natural"
+
+
+def _write_examples(record: Path, sample: Sample, columns: Columns, count: int) -> None:
     names = ("label", "clean_prediction", "adversarial_prediction")
-    x = (sample.x[kept] * 255).round().to(torch.uint8).cpu().contiguous().numpy()
-    labels = {name: columns[name][kept].astype(np.int64) for name in names}
-    write_examples(examples_of(record), Examples(x=x, x_adv=x_adv, **labels))
+    labels = {name: columns[name][:count].astype(np.int64) for name in names}
+    x_adv = columns["x_adv"][:count]
+    write_examples(examples_of(record), Examples(x=_pixels(sample.x[:count]), x_adv=x_adv, **labels))
+
+
+def _write_evidence(task: Task, context: Context, model: nn.Module, sample: Sample, columns: Columns) -> None:
+    """Keep what fooled the model, in a form in which it still does."""
+    labels = columns["label"]
+    fooled = (columns["clean_prediction"] == labels) & (columns["adversarial_prediction"] != labels)
+    chosen = torch.from_numpy(np.flatnonzero(fooled)).to(sample.y.device)
+    piece = Sample(*(tensor[chosen] for tensor in sample))
+
+    def holds(x_adv: NDArray[np.float32]) -> bool:
+        return bool(still_fools(model, piece, x_adv, context.batch_size).all())
+
+    x = _pixels(piece.x)
+    form, stored = pack(x, columns["x_adv"][fooled], holds)
+    path = evidence_of(context.out / task.path)
+    write_evidence(path, Evidence(task.id, columns["sample"][fooled].astype(np.int64), form, stored))
+
+
+def still_fools(
+    model: nn.Module, piece: Sample, x_adv: NDArray[np.float32], batch_size: int = 0
+) -> NDArray[np.bool_]:
+    """Which of these images the model misclassifies: (K,)."""
+    size = batch_size or _AUTO_BATCH[piece.x.device.type]
+    wrong = [np.zeros(0, np.bool_)]
+    for start in range(0, len(x_adv), size):
+        images = torch.from_numpy(x_adv[start : start + size]).to(piece.x)
+        wrong.append((predict(model, images) != piece.y[start : start + size]).cpu().numpy())
+    return np.concatenate(wrong)
+
+
+def _pixels(x: Tensor) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = (x * 255).round().to(torch.uint8).cpu().contiguous().numpy()
+    return pixels
 
 
 class _Crafted(NamedTuple):

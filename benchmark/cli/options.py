@@ -89,12 +89,16 @@ class Request:
     workers: Annotated[
         int, typer.Option("--workers", help="Tasks at once; 0 = one per GPU, or per CPU core up to 4.")
     ] = 0
-    examples: Annotated[
+    gallery: Annotated[
         int,
         typer.Option(
-            "--examples", help="Images of every cell (first seed) to keep for the leaderboard's pages."
+            "--gallery", help="Images of every cell (first seed) to keep for the leaderboard's pages."
         ),
     ] = 8
+    keep_examples: Annotated[
+        bool,
+        typer.Option("--keep-examples", help="Keep every image that fools a model, for bench verify."),
+    ] = False
     processes: Annotated[
         int, typer.Option("--processes", help="Processes, each with a GPU, that train one model together.")
     ] = 1
@@ -128,15 +132,16 @@ class Request:
             processes=self.processes,
             plugins=tuple(path.resolve() for path in self.plugin or ()),
             model_dir=self.model_dir,
-            examples=self.examples,
+            gallery=self.gallery,
+            keep_examples=self.keep_examples,
         )
 
     def _check(self) -> None:
         _batch_size(self.batch_size)
         if self.workers < 0:
             raise BenchError(f"--workers must be 0 (automatic) or more, got {self.workers}")
-        if self.examples < 0:
-            raise BenchError(f"--examples must be 0 (none) or more, got {self.examples}")
+        if self.gallery < 0:
+            raise BenchError(f"--gallery must be 0 (none) or more, got {self.gallery}")
         if self.processes < 1:
             raise BenchError(f"--processes must be at least 1, got {self.processes}")
 

@@ -39,11 +39,11 @@ def test_a_run_keeps_the_first_images_of_the_first_seed(bench: Bench, tmp_path: 
 
 
 def test_none_are_kept_where_none_are_wanted(bench: Bench, tmp_path: Path) -> None:
-    made(bench, tmp_path, "--examples", 0, "--threat", "white")
+    made(bench, tmp_path, "--gallery", 0, "--threat", "white")
     assert not (tmp_path / "examples").exists()
-    said = bench(*TINY, "--out", tmp_path, "--examples", -1)
+    said = bench(*TINY, "--out", tmp_path, "--gallery", -1)
     assert said.status == 2
-    assert "--examples must be 0 (none) or more, got -1" in said.err
+    assert "--gallery must be 0 (none) or more, got -1" in said.err
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

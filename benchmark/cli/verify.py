@@ -1,0 +1,89 @@
+"""`bench verify`: evaluate the adversarial images that a run kept anew."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from benchmark.datasets import Located
+
+DataDir = Annotated[
+    Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
+]
+
+
+def verify(
+    records: Annotated[list[Path], typer.Argument(help="Records (.parquet) or folders of them.")],
+    data_dir: DataDir = Path("data"),
+    model_dir: Annotated[Path, typer.Option("--model-dir", help="RobustBench's cache of models.")] = Path(
+        "models"
+    ),
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Evaluate kept adversarial images anew: do they fool the model, within the budget and the pixel box?
+
+    For records of a run with --keep-examples whose weights are still in the store. Status 1 if an image
+    does not hold.
+    """
+    from benchmark.context import Context
+    from benchmark.running import choose_device
+    from benchmark.verifying import Verdict, verify_record
+
+    on = choose_device(device)
+
+    def look(path: Path) -> Verdict:
+        store = path.resolve().parents[5]
+        context = Context(out=store, device=on, batch_size=0, threads=1, model_dir=model_dir)
+        return verify_record(path.resolve(), context, lambda label: _locate(label, data_dir))
+
+    verdicts = [look(path) for path in _found(records)]
+    for verdict in verdicts:
+        spec, of = verdict.record.spec, f"{verdict.hold} of {verdict.images} images hold"
+        title = f"{spec['dataset']} {spec['norm']} {spec['threat']}-box {spec['defense']} × {spec['attack']}"
+        print(f"{title}, seed {verdict.record.seed}: {of}, {verdict.within} within ε = {spec['eps']:.4g}")
+        for reason, count in verdict.faults.items():
+            print(f"  {count} × {reason}")
+    if any(verdict.faults for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+def _locate(label: str, folder: Path) -> "Located":
+    """The data set that results call ``label``: of that name, or the one in Parquet files in ``folder``."""
+    from benchmark.datasets import DATASETS, locate
+    from benchmark.errors import BenchError
+
+    if label in DATASETS:
+        return locate(label, folder)
+    for name in DATASETS:
+        with suppress(BenchError):
+            located = locate(name, folder)
+            if located.label == label:
+                return located
+    raise BenchError(f"no data set {label} in {folder}: name its folder with --data-dir")
+
+
+def _found(named: list[Path]) -> list[Path]:
+    """The records that were named; of a folder, those with evidence.
+
+    Raises:
+        BenchError: there are none.
+    """
+    from benchmark.errors import BenchError
+    from benchmark.evidence import evidence_of
+
+    found = []
+    for path in named:
+        if path.is_dir():
+            inside = sorted(path.resolve().rglob("records/**/*.parquet")) or sorted(path.rglob("*.parquet"))
+            own = [each for each in inside if "records" in each.resolve().parts[-6:-5]]
+            kept = [each for each in own if evidence_of(each.resolve()).is_file()]
+            if not kept:
+                raise BenchError(f"no record under {path} has kept images: run with --keep-examples")
+            found += kept
+        elif path.suffix == ".parquet" and path.resolve().parts[-6:-5] == ("records",):
+            found.append(path)
+        else:
+            raise BenchError(f"{path} is no record: name a .parquet file below a store's records/")
+    return found
