@@ -4,6 +4,15 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import bdtr, stdtr  # type: ignore[import-untyped]
+
+Outcomes = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+_AT_ONCE = 4_000_000  # numbers held by one chunk of resamples
+_SIMULTANEOUS = 0.95  # level of all rank intervals together
+
 
 class MeanStd(NamedTuple):
     """Mean and sample standard deviation (n - 1); std is None for a single value.
@@ -17,9 +26,174 @@ class MeanStd(NamedTuple):
     n: int
 
 
+class Interval(NamedTuple):
+    """Shares in [0, 1]."""
+
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """First minus second, and an interval around it; shares in [-1, 1]."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Rank(NamedTuple):
+    """The places a row may hold, counted from 1; equal when its place is certain."""
+
+    first: int
+    last: int
+
+
 def mean_std(values: Sequence[float]) -> MeanStd:
     """Raises ValueError without values."""
     if not values:
         raise ValueError("mean_std needs at least one value")
     std = statistics.stdev(values) if len(values) > 1 else None
     return MeanStd(statistics.fmean(values), std, len(values))
+
+
+def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
+    """The score interval of Wilson 1927 (JASA 22:209-212) around successes / n.
+
+    A claim about other images of the same kind, with the trained models as they are: nothing about
+    another training. ``successes`` may be fractional, the mean over seeds times n; the interval is then
+    too wide rather than too narrow, for a mean of several models varies less over images than one does.
+
+    Raises:
+        ValueError: no images, or successes outside [0, n].
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"wilson needs 0 <= successes <= n and n >= 1, got {successes} of {n}")
+    z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+    p = successes / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (p * (1 - p) / n + (z / (2 * n)) ** 2) ** 0.5
+    low = 0.0 if successes == 0 else max(0.0, middle - half)
+    return Interval(low, 1.0 if successes == n else min(1.0, middle + half))
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+    """Two-sided p of the exact test of McNemar 1947: would a fair coin split the discordant images so?
+
+    A claim about two trained models on other images of the same kind; not about two ways of training.
+
+    Args:
+        only_first, only_second: how many images only the one or only the other gets right.
+    """
+    if min(only_first, only_second) < 0:
+        raise ValueError(f"mcnemar_exact counts images, got {only_first} and {only_second}")
+    n = only_first + only_second
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), n, 0.5)))
+
+
+def bootstrap_difference(
+    first: Outcomes,
+    second: Outcomes,
+    *,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+    matched: bool = False,
+) -> Difference:
+    """The difference of two mean accuracies and its percentile bootstrap interval (Efron 1979).
+
+    Images are drawn together for both sides, so that it stays a paired comparison; seeds are drawn
+    within each side, or together too. A claim about other images of the same kind and other trainings
+    of the same kind; a side with one seed adds no spread of training, and few seeds add too little.
+
+    Args:
+        first, second: (seeds, images), the same images in the same order.
+        matched: row i of both is the same seed, trained alike but for the defense (same initial
+            weights and order of images), and is drawn for both or neither.
+    """
+    if first.shape[1] != second.shape[1] or not first.size or not second.size:
+        raise ValueError(f"not the same images, or none: {first.shape} and {second.shape}")
+    if matched and len(first) != len(second):
+        raise ValueError(f"matched seeds need as many on either side: {first.shape} and {second.shape}")
+    rng = np.random.default_rng(seed)
+    split = len(first)
+    # Images with equal outcomes are interchangeable: drawing how many of each kind is the same draw.
+    kinds, counts = np.unique(np.concatenate([first, second]), axis=1, return_counts=True)
+    n = counts.sum()
+    chunk = max(1, _AT_ONCE // len(counts))
+    drawn = []
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        accuracies = rng.multinomial(n, counts / n, size) @ kinds.T.astype(float) / n
+        ours, theirs = accuracies[:, :split], accuracies[:, split:]
+        if matched:
+            drawn.append(_mean_of_drawn(ours - theirs, rng))
+        else:
+            drawn.append(_mean_of_drawn(ours, rng) - _mean_of_drawn(theirs, rng))
+    low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2])
+    return Difference(_mean(first) - _mean(second), float(low), float(high))
+
+
+def ranks(outcomes: Sequence[Outcomes]) -> list[Rank]:
+    """Where each row may stand: 1 + the rows surely better, to all but the rows surely worse.
+
+    With 95 % confidence every row's true place lies in its interval, all rows at once: other images of
+    the same kind may come and, for rows of several seeds, another training. A row of one seed says
+    nothing of the spread of training: its interval holds for those very weights.
+
+    Each pair is tested by a t test on the adjusted paired difference of Bonett and Price 2012 (JEBS
+    37:479-488; an image more for either side, so that unanimity is no proof), plus the variance between
+    the seeds of either row, Bonferroni over all pairs. Two or three seeds hardly know their own variance:
+    a row's never counts for less than the mean over all rows. Equal rows share an interval; so that no
+    row gets a better interval than one of higher accuracy, a noisy row's widens its neighbours'.
+
+    Args:
+        outcomes: per row (seeds, images), the same images in the same order.
+    """
+    if len({row.shape[1] for row in outcomes}) > 1 or not all(row.size for row in outcomes):
+        raise ValueError(f"not the same images, or none: {[row.shape for row in outcomes]}")
+    if len(outcomes) < 2:
+        return [Rank(1, 1)] * len(outcomes)
+    accuracy = np.array([_mean(row) for row in outcomes])
+    better = _surely_different(outcomes, accuracy) & (accuracy[:, None] > accuracy)
+    above, below = better.sum(0), better.sum(1)  # rows surely better, rows surely worse
+    lower = accuracy[:, None] >= accuracy  # [i, j]: j is no better than i
+    first = np.where(lower, above, len(outcomes)).min(1) + 1
+    last = len(outcomes) - np.where(lower.T, below, len(outcomes)).min(1)
+    return [Rank(int(one), int(other)) for one, other in zip(first, last, strict=True)]
+
+
+def _surely_different(outcomes: Sequence[Outcomes], accuracy: Floats) -> NDArray[np.bool_]:
+    """Which pairs of rows differ in accuracy, all claims together at the level: (rows, rows)."""
+    images = outcomes[0].shape[1]
+    means = np.stack([row.mean(0) for row in outcomes])
+    gram = means @ means.T
+    squares = np.diag(gram)[:, None] + np.diag(gram) - 2 * gram
+    difference = (accuracy[:, None] - accuracy) * images / (images + 2)
+    over_images = ((squares.clip(0) + 2) / (images + 2) - difference**2) / (images + 2)
+    own, freedom = _training_variance(outcomes)
+    variance = over_images + own[:, None] + own
+    spread = over_images**2 / images + (own[:, None] ** 2 + own**2) / freedom  # Welch-Satterthwaite
+    p = 2 * stdtr(variance**2 / spread, -np.abs(difference) / np.sqrt(variance))
+    pairs = len(outcomes) * (len(outcomes) - 1) / 2
+    return np.asarray(p < (1 - _SIMULTANEOUS) / pairs)
+
+
+def _training_variance(outcomes: Sequence[Outcomes]) -> tuple[Floats, int]:
+    """Of each row's accuracy, 0 for a single seed: (rows,); and the degrees of freedom behind them all."""
+    extra = np.array([len(row) - 1 for row in outcomes])
+    freedom = max(1, int(extra.sum()))
+    own = np.array([row.mean(1).var(ddof=1) if len(row) > 1 else 0.0 for row in outcomes])
+    common = (own * extra).sum() / freedom
+    return np.where(extra > 0, np.maximum(own, common), 0.0) / (extra + 1), freedom
+
+
+def _mean(outcomes: Outcomes) -> float:
+    """Their share, the same for the same ratio of counts."""
+    return int(outcomes.sum()) / outcomes.size
+
+
+def _mean_of_drawn(accuracies: Floats, rng: np.random.Generator) -> Floats:
+    """The mean over seeds drawn with replacement, anew in each row: (resamples, seeds) -> (resamples,)."""
+    seeds = accuracies.shape[1]
+    weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), len(accuracies)) / seeds
+    return np.asarray((weights * accuracies).sum(1))

@@ -11,6 +11,7 @@ from benchmark.cli import figure as figure_verb
 from benchmark.cli import list_ as list_verb
 from benchmark.cli import plan as plan_verb
 from benchmark.cli import run as run_verb
+from benchmark.cli import tables as tables_verb
 from benchmark.cli import verify as verify_verb
 from benchmark.errors import BenchError
 
@@ -26,6 +27,7 @@ app.command("run")(run_verb.run)
 app.command("plan")(plan_verb.plan)
 app.command("estimate-mi")(estimate_mi_verb.estimate_mi)
 app.command("figure")(figure_verb.figure)
+app.command("tables")(tables_verb.tables)
 app.command("verify")(verify_verb.verify)
 app.add_typer(list_verb.app, name="list")
 

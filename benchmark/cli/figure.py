@@ -1,15 +1,14 @@
 """`bench figure`: Figures 2, 4, 5 and 7 of Zhou et al. 2022 from what the store holds."""
 
-import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from benchmark.cli.options import Names, Request, split, takes_request
+from benchmark.cli.remedy import spelled
 from benchmark.errors import BenchError, unknown
 
 if TYPE_CHECKING:
@@ -133,30 +132,14 @@ def _draw_up(request: Request, question: "Question", data: "dict[str, Located]")
 
 def command(request: Request, gap: "Gap") -> str:
     """The command line that fills ``gap`` under everything else that was asked for."""
-    words = ["bench", gap.verb, "--defense", ",".join(gap.defenses)]
-    words += ["--dataset", gap.dataset, "--norm", gap.norm, "--attacks", ",".join(gap.attacks)]
-    words += ["--threat", "white"] if gap.verb == "run" else ["--objective", ",".join(gap.objectives)]
-    words += ["--seeds", str(gap.seeds)]
-    for each in fields(Request):
-        value = getattr(request, each.name)
-        if each.name not in _FROM_GAP and value != each.default:
-            words += _spelled(_flag(each.type), value)
-    return shlex.join(words)
-
-
-def _flag(annotation: Any) -> str:
-    """The option's name on the command line; typer keeps the first name of an annotation as its default."""
-    option = annotation.__metadata__[0]
-    names: list[str] = [option.default, *option.param_decls]
-    return names[0]
-
-
-def _spelled(flag: str, value: object) -> list[str]:
-    if value is True:
-        return [flag]
-    if isinstance(value, list):
-        return [word for each in value for word in (flag, str(each))]
-    return [flag, str(value)]
+    options = {
+        "--defense": ",".join(gap.defenses),
+        "--dataset": gap.dataset,
+        "--norm": gap.norm,
+        "--attacks": ",".join(gap.attacks),
+    }
+    options |= {"--threat": "white"} if gap.verb == "run" else {"--objective": ",".join(gap.objectives)}
+    return spelled(request, gap.verb, options | {"--seeds": str(gap.seeds)}, _FROM_GAP)
 
 
 def _write(drawn: "Figure", folder: Path, formats: Sequence[str], columns: int) -> None:

@@ -1,10 +1,14 @@
 """A table as text, HTML and LaTeX: pure functions that decide nothing."""
 
+import re
+import textwrap
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmark.report.table import Cell, Table
+from benchmark.atomic import short_hash
+from benchmark.report.table import Cell, Note, Row, Table
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -22,14 +26,34 @@ _LATEX = {
     "ε": r"$\varepsilon$",
     "λ": r"$\lambda$",
     "≤": r"$\leq$",
+    "≈": r"$\approx$",
+    "≠": r"$\neq$",
+    "−": "$-$",
+    "κ": r"$\kappa$",
     "–": "--",
     "×": r"$\times$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
 }
+_KNOWN_TO_LATEX = "…—‘’“”"  # beside Latin-1 letters
 
 
 def latex_escape(text: str) -> str:
-    """Text that LaTeX sets as it is."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    """Text that LaTeX sets as it is; a character that pdflatex has no letter for becomes a question mark."""
+    return "".join(_LATEX.get(character) or _settable(character) for character in text)
+
+
+def _settable(character: str) -> str:
+    if character.isascii() or character in _KNOWN_TO_LATEX:
+        return character
+    return character if character.isalpha() and ord(character) < 0x100 else "?"
+
+
+def latex_label(name: str) -> str:
+    r"""A name that \label takes: what it cannot hold is replaced, and a hash keeps names apart."""
+    clean = re.sub(r"[^A-Za-z0-9:._-]", "-", name)
+    return clean if clean == name else f"{clean}-{short_hash(name)[:6]}"
 
 
 def to_text(table: Table) -> str:
@@ -38,24 +62,41 @@ def to_text(table: Table) -> str:
     for group, width in table.groups():
         blocks.append(_block(table, group, slice(start, start + width)))
         start += width
+    if table.notes:
+        blocks.append("\n".join(_note(note) for note in table.notes))
     return "\n\n".join(blocks) + "\n"
+
+
+def _note(note: Note) -> str:
+    """Wrapped, but for a command, which has to stay in one piece."""
+    mark = f"[{note.mark}] " if note.mark else ""
+    text = textwrap.fill(mark + note.text, 100)
+    return f"{text}\n  {note.command}" if note.command else text
 
 
 def _block(table: Table, group: str, part: slice) -> str:
     head = [group, *(column.label for column in table.columns[part])]
-    body = [[row.label, *(_marked(cell) for cell in row.cells[part])] for row in table.rows]
+    body = [[_label(row), *(_marked(cell) for cell in row.cells[part])] for row in table.rows]
     widths = [max(len(line[index]) for line in [head, *body]) for index in range(len(head))]
     rule = "─" * (sum(widths) + 2 * len(widths) - 2)
     lines = [_aligned(head, widths), rule]
     for index, row in enumerate(table.rows):
-        if index and row.group != table.rows[index - 1].group:
+        above = table.rows[index - 1] if index else None
+        if above and (row.block, row.group) != (above.block, above.group):
             lines.append(rule)
+        if row.block and (above is None or row.block != above.block):
+            lines += [row.block, rule]
         lines.append(_aligned(body[index], widths))
     return "\n".join(lines)
 
 
+def _label(row: Row) -> str:
+    return f"  {row.label}" if row.minor else row.label
+
+
 def _marked(cell: Cell) -> str:
-    return f"*{cell.text}*" if cell.best else f"{cell.text} "
+    text = f"*{cell.text}*" if cell.best else f"{cell.text} "
+    return f"{text}[{','.join(cell.marks)}]" if cell.marks else text
 
 
 def _aligned(line: list[str], widths: list[int]) -> str:
@@ -69,12 +110,22 @@ def to_html(table: Table) -> str:
     starts = [
         number > 0 and table.columns[number - 1].group != c.group for number, c in enumerate(table.columns)
     ]
-    return str(_template("table.html.j2").render(table=table, starts=starts)) + "\n"
+    return str(_template(f"{table.template}.html.j2").render(table=table, starts=starts)) + "\n"
 
 
 def to_latex(table: Table) -> str:
     """A booktabs float, two columns wide, to be \\input; needs \\usepackage{booktabs,graphicx}."""
-    return str(_template("table.tex.j2").render(table=table, rules=_column_rules(table))) + "\n"
+    made = _template(f"{table.template}.tex.j2").render(
+        table=table, rules=_column_rules(table), floats=_floats(table)
+    )
+    return f"{made}\n"
+
+
+def _floats(table: Table) -> list[list[Row]]:
+    """All rows in one float; one for each data set where rows have rows below them, as two fill a page."""
+    if not any(row.minor for row in table.rows):
+        return [list(table.rows)]
+    return [list(rows) for _, rows in groupby(table.rows, key=lambda row: row.block)]
 
 
 def _column_rules(table: Table) -> str:
@@ -107,4 +158,6 @@ def _template(name: str) -> Any:
         **(marks if latex else {}),  # type: ignore[arg-type]
     )
     environment.filters["tex"] = latex_escape
+    environment.filters["label"] = latex_label
+    environment.filters["oneline"] = lambda text: " ".join(text.split())
     return environment.get_template(name)

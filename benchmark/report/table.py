@@ -12,6 +12,18 @@ class Cell:
     best: bool = False
     error: str = ""
     """Why there is no figure, where the text is ERROR."""
+    marks: tuple[str, ...] = ()
+    """Of the notes that belong to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """What stands below a table: about the cells with its mark, or without a mark about all of it."""
+
+    mark: str = ""
+    text: str
+    command: str = ""
+    """A command line that ends the note."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +41,10 @@ class Row:
     group: str
     label: str
     cells: tuple[Cell, ...]
+    block: str = ""
+    """Heading over this row and those after it, where a table stacks several data sets."""
+    minor: bool = False
+    """Whether it belongs to the row above, and is set smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +57,9 @@ class Table:
     measure: Literal["accuracy", "cost", "mi"]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    notes: tuple[Note, ...] = ()
+    template: Literal["table", "paper"] = "table"
+    """Which of the templates sets it in HTML and LaTeX."""
 
     def groups(self) -> list[tuple[str, int]]:
         """Column groups in order, with their widths."""

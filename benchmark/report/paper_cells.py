@@ -1,0 +1,159 @@
+"""The cells of a published table: our figure, the paper's, and how the two compare."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from attacks.registry import attack_presets
+from benchmark.datasets import dataset_named
+from benchmark.protocol import Settings
+from benchmark.report.layout import Axis, Layout
+from benchmark.report.published import Published, contradictions
+from benchmark.report.results import Line
+from benchmark.report.wording import budget
+from benchmark.statistics import MeanStd, wilson
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """What there is of one data set.
+
+    Attributes:
+        label: what it is called.
+        images: how many test images a cell has, of the ``available``.
+        lines: of the settings' own records at the settings' own ε.
+        unread: why no results were looked for; "" if they were.
+    """
+
+    settings: Settings
+    label: str
+    images: int
+    available: int
+    lines: Sequence[Line] = ()
+    unread: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperCell:
+    """One cell. Accuracies and differences in percent and points.
+
+    Attributes:
+        counted: "any distance" where images at any distance count, else "within ε".
+        ours: mean over seeds; None where nothing ran or a seed failed.
+        line: all that is known of ours.
+        interval: low and high of ours: the Wilson interval over images,
+            widened on both sides by the standard deviation over seeds.
+        doubt: what the paper says elsewhere of its figure.
+        obstacle: why the two figures cannot be compared.
+    """
+
+    table: str
+    threat: str
+    row: Axis
+    column: Axis
+    block: Block = field(repr=False)
+    counted: str
+    ours: MeanStd | None
+    line: Line | None
+    interval: tuple[float, float] | None
+    published: Published | None
+    doubt: str = ""
+    obstacle: str = ""
+
+    @property
+    def failure(self) -> str:
+        """Why a cell that ran has no figure."""
+        return self.line.error if self.line is not None and self.ours is None else ""
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the published mean."""
+        return self.ours.mean - self.published.mean if self.ours and self.published else None
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the published mean ± its std, where printed, meets our interval; None if incomparable."""
+        if self.interval is None or self.published is None or self.obstacle:
+            return None
+        spread, (low, high) = self.published.std or 0.0, self.interval
+        return self.published.mean - spread <= high and self.published.mean + spread >= low
+
+    def lacking(self, seeds: int) -> list[int]:
+        """Of the first ``seeds`` seeds, those that never ran or failed."""
+        per_seed = self.line.per_seed if self.line else {}
+        return [seed for seed in range(seeds) if per_seed.get(seed) is None]
+
+
+def paper_cells(layout: Layout, block: Block, figures: Sequence[Published]) -> list[PaperCell]:
+    """The cells of one data set, row by row.
+
+    Args:
+        figures: the paper's; none to show ours alone.
+    """
+    lines = {
+        (each.norm, each.attack, each.defense): each for each in block.lines if each.threat == layout.threat
+    }
+    printed = {
+        each.place[1:]: each
+        for each in figures
+        if (each.table, each.dataset) == (layout.table, block.settings.dataset)
+    }
+    doubts = contradictions(tuple(figures))
+    cells = []
+    for row in layout.rows:
+        for column in layout.columns:
+            place = (*column, row.key)
+            cells.append(_cell(layout, block, row, column, lines.get(place), printed.get(place), doubts))
+    return cells
+
+
+def _cell(
+    layout: Layout,
+    block: Block,
+    row: Axis,
+    column: Axis,
+    line: Line | None,
+    printed: Published | None,
+    doubts: dict[Published, str],
+) -> PaperCell:
+    counted = reading(block.settings, column.key)
+    ours = (line.unbounded if counted == "any distance" else line.bounded) if line else None
+    return PaperCell(
+        table=layout.table,
+        threat=layout.threat,
+        row=row,
+        column=column,
+        block=block,
+        counted=counted,
+        ours=ours,
+        line=line,
+        interval=_interval(ours, line.images) if ours and line else None,
+        published=printed,
+        doubt=doubts.get(printed, "") if printed else "",
+        obstacle=_obstacle(block.settings, column) if printed else "",
+    )
+
+
+def minimum_norm(attack: str) -> bool:
+    """Whether an attack looks for the nearest image rather than the worst within ε."""
+    return attack_presets("paper")[attack].kind == "minimum-norm"
+
+
+def reading(settings: Settings, attack: str) -> str:
+    """Which adversarial images count, as in every table of these settings' attack set."""
+    return "any distance" if minimum_norm(attack) and settings.attack_set == "paper" else "within ε"
+
+
+def _interval(ours: MeanStd, images: int) -> tuple[float, float]:
+    low, high = wilson(min(ours.mean / 100 * images, images), images)
+    spread = ours.std or 0.0
+    return max(0.0, 100 * low - spread), min(100.0, 100 * high + spread)
+
+
+def _obstacle(settings: Settings, column: Axis) -> str:
+    """What keeps our figure of a column from being compared with the published one; "" if nothing does."""
+    eps, printed = settings.eps[column.group], dataset_named(settings.dataset).info.eps(column.group)
+    if minimum_norm(column.key) and reading(settings, column.key) == "within ε":
+        return "not comparable: the published figure counts images at any distance, ours only those within ε"
+    if eps != printed:
+        return f"not comparable: ε = {budget(printed)} in the paper, {budget(eps)} here"
+    return ""
