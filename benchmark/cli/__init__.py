@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from attacks.registry import PresetError
+from benchmark.cli import compare as compare_verb
 from benchmark.cli import estimate_mi as estimate_mi_verb
 from benchmark.cli import figure as figure_verb
 from benchmark.cli import list_ as list_verb
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command("run")(run_verb.run)
 app.command("plan")(plan_verb.plan)
 app.command("estimate-mi")(estimate_mi_verb.estimate_mi)
+app.command("compare")(compare_verb.compare)
 app.command("figure")(figure_verb.figure)
 app.command("tables")(tables_verb.tables)
 app.command("verify")(verify_verb.verify)

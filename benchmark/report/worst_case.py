@@ -10,7 +10,8 @@ from benchmark.report.results import Line, percent, sets_of
 from benchmark.statistics import mean_std
 
 NAME = "worst-case"
-_BOUNDED = ("budget", "minimum-norm")
+BOUNDED = ("budget", "minimum-norm")
+"""Kinds of attacks that stay inside, or are read at, the ε of a threat model."""
 Group = tuple[object, ...]
 
 
@@ -27,7 +28,7 @@ def worst_case(records: Sequence[Record], attack_set: str) -> list[Line]:
             groups.setdefault(_threat_model(record), []).append(record)
     lines = []
     for members in groups.values():
-        required = sorted({r.spec["attack"] for r in members if r.spec["kind_of_attack"] in _BOUNDED})
+        required = sorted({r.spec["attack"] for r in members if r.spec["kind_of_attack"] in BOUNDED})
         natural = [record for record in members if record.spec["kind_of_attack"] == "natural"]
         for family in sorted({record.model_family for record in natural} if required else ()):
             own = [record for record in members if record.model_family == family]

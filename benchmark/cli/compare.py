@@ -1,0 +1,179 @@
+"""`bench compare`: two defenses on the same images, and what their difference entitles one to claim."""
+
+import json
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from benchmark.cli.options import Request, split, takes_request
+from benchmark.cli.remedy import spelled
+from benchmark.errors import BenchError, unknown
+
+if TYPE_CHECKING:
+    from benchmark.protocol import Protocol
+    from benchmark.report.compare import Comparison, Pair
+
+_FROM_GAPS = ("defense", "dataset", "norm", "threat", "attacks", "seeds", "curve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A comparison that was asked for, and the defenses that lack the results for it."""
+
+    dataset: str
+    pair: "Pair"
+    attack: str
+    lacking: list[str]
+
+
+@takes_request
+def compare(
+    request: Request,
+    first: Annotated[str, typer.Argument(metavar="FIRST", help="A defense (bench list defenses).")],
+    second: Annotated[str, typer.Argument(metavar="SECOND", help="The defense it is held against.")],
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write the comparisons to this file too.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare two defenses by the results that are there; trains and attacks nothing.
+
+    Same images, attack and ε, per norm and threat: both accuracies, their difference with its interval,
+    McNemar's test per seed, and what may be claimed. --attack names the attacks, worst-case among them
+    (images that withstand all bounded ones); without it, all that both defenses have faced. With --seeds
+    N the first N seeds alone, else every seed of the store.
+    """
+    from benchmark.atomic import write_atomic
+    from benchmark.report.compare import compare
+    from benchmark.report.compare_output import to_csv
+
+    protocol = _protocol(request, first, second)
+    wanted = _wanted(request, protocol, first, second)
+    whole = [each for each in wanted if not each.lacking]
+    found = [compare(each.pair, each.attack, among=len(whole)) for each in whole]
+    if found and csv is not None:
+        write_atomic(csv, to_csv(found).encode())
+    if found:
+        _say(found, as_json=as_json)
+    if len(whole) < len(wanted):
+        raise BenchError(_remedy(request, protocol, [each for each in wanted if each.lacking]))
+
+
+def _protocol(request: Request, first: str, second: str) -> "Protocol":
+    """The settings asked for.
+
+    Raises:
+        BenchError: an unknown name, or not two defenses.
+    """
+    from attacks.registry import attack_names
+    from benchmark.report.worst_case import NAME
+    from defenses.registry import defense_presets
+
+    if request.defense:
+        raise BenchError("compare names its two defenses without --defense: bench compare FIRST SECOND")
+    if request.weights:
+        raise BenchError("--weights is one model: compare takes two defenses that this store has trained")
+    asked = split(request.attacks or [])
+    for name in asked:
+        if name not in (known := [*attack_names(), NAME]):
+            raise unknown("attack", name, known)
+    protocol = replace(request, attacks=[name for name in asked if name != NAME]).protocol()
+    for name in (first, second):
+        if name not in defense_presets():
+            raise unknown("defense", name, defense_presets())
+    if first == second:
+        raise BenchError(f"{first} cannot be held against itself: name another defense")
+    return protocol
+
+
+def _wanted(request: Request, protocol: "Protocol", first: str, second: str) -> list[Wanted]:
+    """Every norm and threat asked for; where none is named, those that both defenses have been tried in."""
+    seeds = range(request.seeds or 0)
+    pairs = _pairs(request, protocol, first, second)
+    tried = [(dataset, pair) for dataset, pair in pairs if pair.first.records and pair.second.records]
+    named = request.norm or request.threat
+    wanted, seen = [], set()
+    for dataset, pair in pairs if named or not tried else tried:
+        for attack in _attacks(request, pair):
+            place = (dataset, pair.where.norm, attack)
+            lacking = pair.lacking(attack, seeds)
+            if attack == "none" and not lacking and place in seen:
+                continue  # natural accuracy: the black box says it again
+            seen.add(place)
+            wanted.append(Wanted(dataset=dataset, pair=pair, attack=attack, lacking=lacking))
+    return wanted
+
+
+def _pairs(request: Request, protocol: "Protocol", first: str, second: str) -> "list[tuple[str, Pair]]":
+    """The data set's name, and both defenses under each of its threat models."""
+    from benchmark.datasets import locate
+    from benchmark.records import find_records, read_record
+    from benchmark.report.compare import Where, pair_of
+    from benchmark.report.publish import fitting
+
+    by_id = {record.id: record for record in map(read_record, find_records(request.out))}
+    pairs = []
+    for settings in protocol.settings:
+        data = locate(settings.dataset, request.data_dir, download=request.download)
+        records = fitting(settings, {settings.dataset: data}, by_id)
+        for norm in protocol.norms:
+            for threat in protocol.threats:
+                where = Where(dataset=data.label, norm=norm, eps=settings.eps[norm], threat=threat)
+                pair = pair_of(where, first, second, records, range(request.seeds or 0))
+                pairs.append((settings.dataset, pair))
+    return pairs
+
+
+def _attacks(request: Request, pair: "Pair") -> list[str]:
+    """Those that were named and know the norm; else those that both have faced, at least natural accuracy."""
+    from attacks.registry import SETS, attack_presets
+    from benchmark.report.worst_case import NAME
+
+    if not request.attacks:
+        return pair.common() or ["none"]
+    presets = [preset for each in SETS for preset in attack_presets(each).values()]
+    fitting = {preset.name for preset in presets if pair.where.norm in preset.norms} | {NAME}
+    return [name for name in dict.fromkeys(split(request.attacks)) if name in fitting]
+
+
+def _say(found: "Sequence[Comparison]", *, as_json: bool) -> None:
+    from benchmark.report.compare_output import cautions, to_dict, to_table
+    from benchmark.report.render import to_text
+
+    if as_json:
+        told = {"comparisons": [to_dict(each) for each in found], "cautions": cautions(found)}
+        print(json.dumps(told, indent=2, ensure_ascii=False))
+        return
+    for each in found:
+        print(to_text(to_table(each)))
+        print(f"{each.claim}.\n")
+    for note in cautions(found):
+        print(textwrap.fill(note, 100))
+
+
+def _remedy(request: Request, protocol: "Protocol", gaps: Sequence[Wanted]) -> str:
+    """What is not there, and one command that runs it all: it passes over what is there."""
+    from benchmark.report.worst_case import NAME
+
+    lacks = []
+    for each in gaps:
+        where = each.pair.where
+        attack = f" × {each.attack}" if request.attacks else ""
+        lacks.append(f"{' and '.join(each.lacking)}{attack} ({where.dataset} {where.norm} {where.threat})")
+    options = {
+        "--defense": _joined(name for each in gaps for name in each.lacking),
+        "--dataset": _joined(each.dataset for each in gaps),
+        "--norm": _joined(each.pair.where.norm for each in gaps),
+        "--threat": _joined(each.pair.where.threat for each in gaps),
+        "--seeds": str(request.seeds or protocol.seeds),
+    }
+    if request.attacks and all(each.attack != NAME for each in gaps):
+        options["--attacks"] = _joined(each.attack for each in gaps)
+    command = spelled(request, "run", options, _FROM_GAPS)
+    return f"no results under these settings of {'; '.join(lacks)}: run {command}"
+
+
+def _joined(names: Iterable[str]) -> str:
+    return ",".join(dict.fromkeys(names))
