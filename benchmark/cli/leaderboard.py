@@ -1,0 +1,53 @@
+"""`bench leaderboard`: a static site of what the stores hold."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="A static site of results: build it, look at it.", no_args_is_help=True)
+
+
+@app.command()
+def build(
+    stores: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[STORE]...",
+            help="Folders of results; unless given, results and every folder in it that has records.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the site; an earlier site is replaced.")] = (
+        Path("site")
+    ),
+) -> None:
+    """Write the site: boards, a page per defense, downloads. It works from disk and asks for nothing."""
+    from benchmark.errors import BenchError
+    from benchmark.report.wording import count
+    from benchmark.site.build import build
+    from benchmark.site.reading import default_stores
+
+    found = stores or default_stores(Path("results"))
+    if not found:
+        raise BenchError("no records in results: run `bench run` first, or name a folder it wrote into")
+    built = build(found, out)
+    print(
+        f"{count(built.boards, 'board')}, {count(built.defenses, 'defense')}, {count(built.cells, 'cell')}: "
+        f"{out / 'index.html'} ({built.seconds:.1f} s)"
+    )
+
+
+@app.command()
+def serve(
+    site: Annotated[Path, typer.Argument(help="Folder of the site.")] = Path("site"),
+    port: Annotated[int, typer.Option("--port", help="0 = any that is free.")] = 8000,
+) -> None:
+    """Show a site to this machine's browser until Ctrl-C."""
+    from benchmark.site.serve import server
+
+    with server(site, port) as running:
+        print(f"http://{running.server_address[0]!s}:{running.server_port}/ (Ctrl-C ends it)", flush=True)
+        try:
+            running.serve_forever()
+        except KeyboardInterrupt:
+            print()

@@ -1,0 +1,511 @@
+// What a page can do beyond showing its tables: sort, filter, details, comparing, copying.
+"use strict";
+(function () {
+  function byId(id) { return document.getElementById(id); }
+
+  function make(tag, attributes, children) {
+    var node = document.createElement(tag);
+    Object.keys(attributes || {}).forEach(function (name) { node.setAttribute(name, attributes[name]); });
+    (Array.isArray(children) ? children : [children]).forEach(function (child) {
+      if (child !== undefined && child !== null) node.append(child);
+    });
+    return node;
+  }
+
+  function fromHash() { return new URLSearchParams(location.hash.slice(1)); }
+
+  function toHash(parameters) {
+    var text = parameters.toString();
+    try {
+      history.replaceState(null, "", text ? "#" + text : location.pathname + location.search);
+    } catch (error) { location.hash = text; }
+  }
+
+  function embedded(id) {
+    var node = byId(id);
+    return node && JSON.parse(node.textContent);
+  }
+
+  // Statistics: the same formulas as benchmark/statistics.py.
+
+  function meanStd(values) {
+    var n = values.length, mean = values.reduce(function (a, b) { return a + b; }, 0) / n;
+    var squares = values.reduce(function (sum, v) { return sum + (v - mean) * (v - mean); }, 0);
+    return { mean: mean, std: n > 1 ? Math.sqrt(squares / (n - 1)) : null };
+  }
+
+  function wilson(successes, n) {
+    var z = 1.959963984540054, p = successes / n, z2 = z * z;
+    var middle = (p + z2 / (2 * n)) / (1 + z2 / n);
+    var half = z / (1 + z2 / n) * Math.sqrt(p * (1 - p) / n + z2 / (4 * n * n));
+    return [successes <= 0 ? 0 : Math.max(0, middle - half), successes >= n ? 1 : Math.min(1, middle + half)];
+  }
+
+  function mcnemar(onlyFirst, onlySecond) {
+    var n = onlyFirst + onlySecond, least = Math.min(onlyFirst, onlySecond);
+    var log = -n * Math.LN2, sum = Math.exp(log);
+    for (var k = 1; k <= least; k++) {
+      log += Math.log((n - k + 1) / k);
+      sum += Math.exp(log);
+    }
+    return Math.min(1, 2 * sum);
+  }
+
+  function spread(found) {
+    return found.mean.toFixed(1) + (found.std === null ? "" : " ±" + found.std.toFixed(1));
+  }
+
+  // Colours
+
+  function theme() {
+    var button = byId("theme"), root = document.documentElement;
+    function dark() {
+      var chosen = root.dataset.theme;
+      return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    }
+    function name() {
+      var text = dark() ? "Light colours" : "Dark colours";
+      button.setAttribute("aria-label", text);
+      button.setAttribute("title", text);
+    }
+    button.hidden = false;
+    name();
+    button.addEventListener("click", function () {
+      root.dataset.theme = dark() ? "light" : "dark";
+      try { localStorage.setItem("bench-theme", root.dataset.theme); } catch (error) { /* not kept */ }
+      name();
+    });
+  }
+
+  // Commands
+
+  function copying() {
+    document.querySelectorAll(".copy").forEach(function (button) {
+      button.hidden = false;
+      button.addEventListener("click", function () {
+        var code = button.parentNode.querySelector("code");
+        function done(said) {
+          button.textContent = said;
+          setTimeout(function () { button.textContent = "Copy"; }, 1600);
+        }
+        function select() {
+          getSelection().selectAllChildren(code);
+          var worked = false;
+          try { worked = document.execCommand("copy"); } catch (error) { /* selected, at least */ }
+          done(worked ? "Copied" : "Selected");
+        }
+        if (navigator.clipboard && isSecureContext) {
+          navigator.clipboard.writeText(code.textContent).then(function () { done("Copied"); }, select);
+        } else { select(); }
+      });
+    });
+  }
+
+  // A board
+
+  function board(data) {
+    var table = byId("board"), form = byId("tools"), bodies = Array.from(table.tBodies);
+    var heads = Array.from(table.tHead.rows[0].cells), state = {};
+    var PART = 60, turn = 0, columnOf = {}, collator = new Intl.Collator("en", { numeric: true });
+    data.columns.forEach(function (column, i) { columnOf[column.key] = i; });
+    var rows = [];
+    bodies.forEach(function (body, part) {
+      Array.from(body.rows).forEach(function (node) {
+        if (!node.classList.contains("rule")) rows.push({ node: node, body: part, place: rows.length });
+      });
+    });
+    rows.forEach(function (row, i) { row.data = data.rows[i]; });
+
+    function ran(counts) {
+      if (!counts || counts.includes(null)) return [];
+      return counts.filter(function (count) { return count >= 0; });
+    }
+
+    function mean(row, name) {
+      var counts = ran(row.data.counts[columnOf[name]]);
+      return counts.length ? counts.reduce(function (a, b) { return a + b; }, 0) / counts.length : null;
+    }
+
+    function value(row, name) {
+      if (name === "rank") return row.body ? null : row.place;
+      if (name === "defense") return row.data.label.toLowerCase();
+      if (name === "seeds") return row.data.seeds.length;
+      if (name === "flags") return row.data.flags;
+      if (name === "status") return row.data.status;
+      return mean(row, name);
+    }
+
+    function downFirst(name) { return !(name === "rank" || name === "defense" || name === "status"); }
+
+    function sort(name, down) {
+      var keyed = rows.map(function (row) { return { row: row, key: value(row, name) }; });
+      keyed.sort(function (one, other) {
+        var a = one.key, b = other.key, order = 0;
+        if (a === null || b === null) return (a === null) - (b === null) || one.row.place - other.row.place;
+        if (typeof a === "string") order = collator.compare(a, b); else order = a - b;
+        return (down ? -order : order) || one.row.place - other.row.place;
+      });
+      inSteps(keyed.map(function (each) { return each.row; }));
+      bodies.forEach(function (body, part) {
+        var fragment = document.createDocumentFragment();
+        keyed.forEach(function (each) {
+          if (each.row.body !== part) return;
+          fragment.append(each.row.node);
+          if (each.row.more) fragment.append(each.row.more);
+        });
+        body.append(fragment);
+      });
+      heads.forEach(function (head) { head.removeAttribute("aria-sort"); });
+      var head = heads.find(function (each) { return each.dataset.column === name; });
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    }
+
+    // A long table appears from the top, a part per frame: laying it out at once takes too long.
+    function inSteps(order) {
+      var mine = ++turn, waiting = [], shown = 0;
+      order.forEach(function (row) {
+        var late = !row.node.hidden && ++shown > PART && order.length > 2 * PART;
+        row.node.classList.toggle("later", late);
+        if (late) waiting.push(row.node);
+      });
+      function more() {
+        if (mine !== turn) return;
+        waiting.splice(0, PART).forEach(function (node) { node.classList.remove("later"); });
+        if (waiting.length) requestAnimationFrame(more);
+      }
+      if (waiting.length) requestAnimationFrame(function () { requestAnimationFrame(more); });
+    }
+
+    function filter() {
+      var words = state.q.toLowerCase().split(/\s+/).filter(Boolean), shown = 0;
+      rows.forEach(function (row) {
+        var d = row.data;
+        var fits = words.every(function (word) { return d.text.includes(word); }) &&
+          (!state.group || d.group === state.group) && d.seeds.length >= state.seeds &&
+          (!state.flag || (d.flags > 0) === (state.flag === "yes"));
+        row.node.hidden = !fits;
+        if (row.more) row.more.hidden = !fits;
+        shown += fits;
+      });
+      bodies.forEach(function (body, part) {
+        var any = rows.some(function (row) { return row.body === part && !row.node.hidden; });
+        if (part) body.hidden = !any;
+      });
+      byId("count").textContent = shown + " of " + rows.length + (rows.length === 1 ? " row" : " rows");
+    }
+
+    function columns() {
+      heads.forEach(function (head, i) {
+        var hidden = state.hide.includes(head.dataset.column);
+        if (head.hidden === hidden) return;
+        head.hidden = hidden;
+        rows.forEach(function (row) { row.node.cells[i].hidden = hidden; });
+      });
+      form.querySelectorAll("[data-column]").forEach(function (box) {
+        box.checked = !state.hide.includes(box.dataset.column);
+      });
+    }
+
+    function read() {
+      var hash = fromHash(), names = heads.map(function (head) { return head.dataset.column; });
+      var sorted = hash.get("sort");
+      state = {
+        q: hash.get("q") || "", group: hash.get("group") || "", flag: hash.get("flag") || "",
+        seeds: Number(hash.get("seeds")) || 1,
+        sort: names.includes(sorted) ? sorted : "worst-case", hide: hash.getAll("hide")
+      };
+      state.down = hash.has("dir") ? hash.get("dir") === "down" : downFirst(state.sort);
+      byId("q").value = state.q;
+      [["group", state.group], ["flag", state.flag], ["seeds", String(state.seeds)]].forEach(function (pair) {
+        byId(pair[0]).value = pair[1];
+        if (byId(pair[0]).value !== pair[1]) byId(pair[0]).selectedIndex = 0;
+      });
+      state.group = byId("group").value;
+      state.flag = byId("flag").value;
+    }
+
+    function write() {
+      var hash = new URLSearchParams();
+      ["q", "group", "flag"].forEach(function (name) { if (state[name]) hash.set(name, state[name]); });
+      if (state.seeds > 1) hash.set("seeds", state.seeds);
+      if (state.sort !== "worst-case" || !state.down) {
+        hash.set("sort", state.sort);
+        hash.set("dir", state.down ? "down" : "up");
+      }
+      state.hide.forEach(function (name) { hash.append("hide", name); });
+      toHash(hash);
+    }
+
+    function show() {
+      sort(state.sort, state.down);
+      filter();
+      columns();
+    }
+
+    function details(row, button) {
+      if (row.more) {
+        row.more.remove();
+        row.more = null;
+        button.setAttribute("aria-expanded", "false");
+        return;
+      }
+      var head = make("tr", {}, ["Attack", "Mean, %", "95 % interval"].map(function (text, i) {
+        return make("th", i ? { scope: "col", "class": "n" } : { scope: "col" }, text);
+      }).concat(row.data.seeds.map(function (seed) {
+        return make("th", { scope: "col", "class": "n" }, "seed " + seed);
+      })));
+      var lines = data.columns.map(function (column, i) { return line(column.label, row.data.counts[i]); });
+      var inner = make("table", { "class": "data" }, [make("thead", {}, head), make("tbody", {}, lines)]);
+      var width = heads.length;
+      row.more = make("tr", { "class": "more" }, make("td", { colspan: width }, inner));
+      row.node.after(row.more);
+      button.setAttribute("aria-expanded", "true");
+    }
+
+    function line(label, counts) {
+      var cells = [make("th", { scope: "row" }, label)];
+      function add(text) { cells.push(make("td", { "class": "n" }, text)); }
+      var whole = ran(counts);
+      if (!whole.length) {
+        add(counts && counts.includes(null) ? "ERROR" : "–");
+        add("");
+      } else {
+        var found = meanStd(whole.map(function (count) { return 100 * count / data.images; }));
+        var ends = wilson(found.mean / 100 * data.images, data.images);
+        add(spread(found));
+        add((100 * ends[0]).toFixed(1) + "–" + (100 * ends[1]).toFixed(1));
+      }
+      (counts || []).forEach(function (count) {
+        add(count === null ? "ERROR" : count < 0 ? "–" : (100 * count / data.images).toFixed(1));
+      });
+      return make("tr", {}, cells);
+    }
+
+    heads.forEach(function (head) {
+      var button = make("button", { type: "button" }, head.textContent);
+      head.replaceChildren(button);
+      button.addEventListener("click", function () {
+        var name = head.dataset.column;
+        state.down = state.sort === name ? !state.down : downFirst(name);
+        state.sort = name;
+        sort(state.sort, state.down);
+        write();
+      });
+    });
+    rows.forEach(function (row) {
+      var button = make("button", {
+        type: "button", "class": "open", "aria-expanded": "false", "aria-label": "Seeds and intervals of " + row.data.label
+      }, "±");
+      button.addEventListener("click", function () { details(row, button); });
+      row.node.cells[0].append(button);
+    });
+    form.addEventListener("submit", function (event) { event.preventDefault(); });
+    form.addEventListener("reset", function (event) {
+      event.preventDefault();
+      toHash(new URLSearchParams());
+      read();
+      show();
+    });
+    byId("q").addEventListener("input", function (event) { state.q = event.target.value; filter(); write(); });
+    ["group", "flag", "seeds"].forEach(function (name) {
+      byId(name).addEventListener("change", function (event) {
+        state[name] = name === "seeds" ? Number(event.target.value) : event.target.value;
+        filter();
+        write();
+      });
+    });
+    form.addEventListener("change", function (event) {
+      var name = event.target.dataset.column;
+      if (!name) return;
+      state.hide = state.hide.filter(function (each) { return each !== name; });
+      if (!event.target.checked) state.hide.push(name);
+      columns();
+      write();
+    });
+    document.addEventListener("click", function (event) {
+      var menu = form.querySelector(".columns");
+      if (menu.open && !menu.contains(event.target)) menu.open = false;
+    });
+    form.querySelector(".columns").addEventListener("keydown", function (event) {
+      if (event.key === "Escape") {
+        this.open = false;
+        this.querySelector("summary").focus();
+      }
+    });
+    addEventListener("hashchange", function () { read(); show(); });
+    table.classList.add("live");
+    form.hidden = false;
+    read();
+    show();
+  }
+
+  // Two defenses
+
+  var outcomes = {};
+  window.benchOutcomes = function (part) { outcomes[part.board + "/" + part.row] = part.outcomes; };
+
+  function load(slug, row, then) {
+    var key = slug + "/" + row;
+    if (outcomes[key]) { then(); return; }
+    var script = make("script", { src: "data/" + slug + "/" + row + ".js" });
+    script.addEventListener("load", then);
+    script.addEventListener("error", function () {
+      byId("compared").replaceChildren(make("p", { "class": "warning" }, "The file data/" + key + ".js is missing."));
+    });
+    document.head.append(script);
+  }
+
+  function bits(text) {
+    var raw = atob(text), unpacked = new Uint8Array(raw.length * 8);
+    for (var i = 0; i < raw.length; i++) {
+      for (var bit = 0; bit < 8; bit++) unpacked[8 * i + bit] = raw.charCodeAt(i) >> (7 - bit) & 1;
+    }
+    return unpacked;
+  }
+
+  function share(text, images) {
+    var each = bits(text), sum = 0;
+    for (var i = 0; i < images; i++) sum += each[i];
+    return 100 * sum / images;
+  }
+
+  function discordant(first, second, images) {
+    var a = bits(first), b = bits(second), only = [0, 0];
+    for (var i = 0; i < images; i++) {
+      only[0] += a[i] & (1 - b[i]);
+      only[1] += b[i] & (1 - a[i]);
+    }
+    return only;
+  }
+
+  function compare(boards) {
+    var pick = byId("board-of"), first = byId("first"), second = byId("second"), target = byId("compared");
+    var form = byId("pair");
+
+    function current() { return boards[pick.selectedIndex]; }
+
+    function fill(select, wanted, otherwise) {
+      select.replaceChildren.apply(select, current().rows.map(function (row) {
+        return make("option", { value: row[0] }, row[1] + (row[2] ? " (" + row[2] + ")" : ""));
+      }));
+      select.value = wanted;
+      if (select.selectedIndex < 0) select.selectedIndex = Math.min(otherwise, current().rows.length - 1);
+    }
+
+    function read() {
+      var hash = fromHash(), slugs = boards.map(function (each) { return each.slug; });
+      pick.selectedIndex = Math.max(0, slugs.indexOf(hash.get("board")));
+      fill(first, hash.get("a"), 0);
+      fill(second, hash.get("b"), first.selectedIndex === 1 ? 0 : 1);
+      show();
+    }
+
+    function write() {
+      toHash(new URLSearchParams([["board", current().slug], ["a", first.value], ["b", second.value]]));
+    }
+
+    function show() {
+      var board = current(), one = first.value, other = second.value;
+      load(board.slug, one, function () {
+        load(board.slug, other, function () {
+          if (board !== current() || one !== first.value || other !== second.value) return;
+          table(board, outcomes[board.slug + "/" + one], outcomes[board.slug + "/" + other]);
+        });
+      });
+    }
+
+    function table(board, ours, theirs) {
+      var rows = [board.rows[first.selectedIndex], board.rows[second.selectedIndex]];
+      var seeds = {};
+      board.columns.forEach(function (column) {
+        Object.keys(ours[column[0]] || {}).forEach(function (seed) {
+          if ((theirs[column[0]] || {})[seed]) seeds[seed] = true;
+        });
+      });
+      var shared = Object.keys(seeds).sort(function (a, b) { return a - b; });
+      var tall = shared.length ? 2 : 1, under = make("tr"), head = make("tr", {}, [
+        make("th", { scope: "col", rowspan: tall }, "Attack"), heading(rows[0], tall), heading(rows[1], tall),
+        make("th", { scope: "col", rowspan: tall, "class": "n" }, "Difference")
+      ].concat(shared.map(function (seed) {
+        return make("th", { scope: "colgroup", colspan: 3, "class": "top-row split" }, "seed " + seed);
+      })));
+      shared.forEach(function () {
+        ["only first", "only second", "p"].forEach(function (text, i) {
+          under.append(make("th", { scope: "col", "class": i ? "n" : "n split" }, text));
+        });
+      });
+      var lines = board.columns.map(function (column) {
+        return line(board, column[1], ours[column[0]], theirs[column[0]], shared);
+      });
+      var title = rows[0][1] + " and " + rows[1][1] + ", " + board.title;
+      var inner = make("table", { "class": "data cells" }, [
+        make("caption", { "class": "visually-hidden" }, title), make("thead", {}, tall > 1 ? [head, under] : head),
+        make("tbody", {}, lines)
+      ]);
+      target.replaceChildren(
+        make("div", { "class": "scroll plain", tabindex: "0", role: "region", "aria-label": title }, inner)
+      );
+      if (!shared.length) target.append(make("p", { "class": "facts" }, "They have no seed in common: nothing is paired."));
+    }
+
+    function heading(row, tall) {
+      var cell = make("th", { scope: "col", rowspan: tall, "class": "n" });
+      cell.append(make("a", { href: "defenses/" + row[3] + ".html" }, row[1]));
+      return cell;
+    }
+
+    function line(board, label, ours, theirs, shared) {
+      var sides = [ours, theirs].map(function (side) {
+        var all = Object.keys(side || {}).map(function (seed) { return share(side[seed], board.images); });
+        return all.length ? meanStd(all) : null;
+      });
+      var both = sides[0] && sides[1], difference = both ? sides[0].mean - sides[1].mean : 0;
+      var cells = sides.map(function (side) {
+        return make("td", { "class": "n" }, side ? spread(side) : "–");
+      });
+      var sign = difference > 0 ? "+" : difference < 0 ? "−" : "";
+      cells.push(make("td", { "class": "n" }, both ? sign + Math.abs(difference).toFixed(1) : "–"));
+      shared.forEach(function (seed) {
+        var texts = ["–", "–", "–"];
+        if (ours && theirs && ours[seed] && theirs[seed]) {
+          var only = discordant(ours[seed], theirs[seed], board.images), p = mcnemar(only[0], only[1]);
+          texts = [only[0], only[1], p < 0.001 ? "<0.001" : p.toFixed(3)];
+        }
+        texts.forEach(function (text, i) {
+          cells.push(make("td", { "class": i ? "n" : "n split" }, String(text)));
+        });
+      });
+      var kind = label === "Worst case" ? { "class": "worst" } : {};
+      return make("tr", kind, [make("th", { scope: "row" }, label)].concat(cells));
+    }
+
+    boards.forEach(function (each) { pick.append(make("option", { value: each.slug }, each.title)); });
+    pick.addEventListener("change", function () {
+      fill(first, "", 0);
+      fill(second, "", 1);
+      write();
+      show();
+    });
+    [first, second].forEach(function (select) {
+      select.addEventListener("change", function () { write(); show(); });
+    });
+    byId("swap").addEventListener("click", function () {
+      var kept = first.value;
+      first.value = second.value;
+      second.value = kept;
+      write();
+      show();
+    });
+    form.addEventListener("submit", function (event) { event.preventDefault(); });
+    addEventListener("hashchange", read);
+    form.hidden = false;
+    read();
+  }
+
+  window.benchStatistics = { wilson: wilson, mcnemar: mcnemar, meanStd: meanStd };
+  theme();
+  copying();
+  var boardData = embedded("board-data"), compareData = embedded("compare-data");
+  if (boardData) board(boardData);
+  if (compareData) compare(compareData);
+})();

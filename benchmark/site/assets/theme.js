@@ -1,0 +1,10 @@
+// Before anything is drawn: the colours somebody chose here earlier.
+"use strict";
+(function () {
+  var root = document.documentElement;
+  root.classList.add("js");
+  try {
+    var chosen = localStorage.getItem("bench-theme");
+    if (chosen === "dark" || chosen === "light") root.dataset.theme = chosen;
+  } catch (error) { /* no storage: the system's colours */ }
+})();

@@ -1,0 +1,215 @@
+"""Boards: the rows that compare, and what compares them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from benchmark.atomic import short_hash
+from benchmark.records import Record
+from benchmark.report.wording import NORM_SYMBOLS, budget
+from benchmark.site import names
+from benchmark.site.cells import Cell, Outcome, make_cell, worst_of
+from benchmark.site.columns import BOUNDED, Column, make_columns
+from benchmark.statistics import Rank, ranks
+
+Records = list[Record]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model family on one board.
+
+    Attributes:
+        cells: column key -> cell; a column it never faced is not in it.
+        worst: None unless the row faced everything the worst case is made of.
+        problem: why it has no worst case.
+        rank: None without a worst case.
+    """
+
+    family: str
+    defense: str
+    seeds: tuple[int, ...]
+    cells: dict[str, Cell]
+    worst: Cell | None
+    problem: str
+    rank: Rank | None = None
+
+    @property
+    def records(self) -> Records:
+        """All of them."""
+        return [record for cell in self.cells.values() for record in cell.records]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """Everything under one threat model: ranked rows by their worst case, then the partial ones."""
+
+    slug: str
+    dataset: str
+    data: str
+    images: int
+    norm: str
+    eps: float
+    threat: str
+    attack_set: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def threat_model(self) -> str:
+        """In a few words."""
+        return f"{NORM_SYMBOLS.get(self.norm, self.norm)} ε = {budget(self.eps)}, {names.threat(self.threat)}"
+
+    @property
+    def set_text(self) -> str:
+        """Which parameters its attacks have."""
+        return names.set_text(self.attack_set)
+
+    @property
+    def natural(self) -> Column | None:
+        """The column of natural accuracy."""
+        return next((column for column in self.columns if column.kind == "natural"), None)
+
+    @property
+    def required(self) -> tuple[Column, ...]:
+        """What the worst case is made of."""
+        return tuple(column for column in self.columns if column.bounded)
+
+    @property
+    def ranked(self) -> int:
+        """How many rows have a rank."""
+        return sum(row.rank is not None for row in self.rows)
+
+
+def make_boards(records: Sequence[Record]) -> list[Board]:
+    """Every data set × threat model × attack set that has a natural accuracy and an attack inside ε.
+
+    A set whose cells another set has all and more is no board of its own.
+    """
+    threats: dict[tuple[str, ...], dict[str, Records]] = {}
+    sets = names.Sets()
+    for record in records:
+        of = threats.setdefault(_threat_model(record), {})
+        for each in sets.of(record.spec):
+            of.setdefault(each, []).append(record)
+    boards = []
+    for of in threats.values():
+        natural = [r for r in of.get("strict", ()) if r.spec["kind_of_attack"] == "natural"]
+        if names.OWN_SET in of:
+            of[names.OWN_SET] += natural
+        for name, members in of.items():
+            kinds = {record.spec["kind_of_attack"] for record in members}
+            if "natural" in kinds and kinds & set(BOUNDED) and not _covered(name, of):
+                boards.append(_board(members, name))
+    return _distinct(sorted(boards, key=_order))
+
+
+def _threat_model(record: Record) -> tuple[str, ...]:
+    spec = record.spec
+    return tuple(str(spec[key]) for key in ("dataset", "data", "n_examples", "norm", "eps", "threat"))
+
+
+def _covered(name: str, of: dict[str, Records]) -> bool:
+    own = {record.id for record in of[name]}
+    return any(own < {record.id for record in of[other]} for other in of if other != name)
+
+
+def _order(board: Board) -> tuple[object, ...]:
+    return (
+        board.dataset,
+        board.norm != "linf",
+        board.norm,
+        board.eps,
+        board.threat != "white",
+        board.attack_set != "strict",
+        board.attack_set,
+        -board.images,
+        board.data,
+    )
+
+
+def _distinct(boards: list[Board]) -> list[Board]:
+    """The boards, with slugs that no other has."""
+    taken: dict[str, int] = {}
+    for board in boards:
+        taken[board.slug] = taken.get(board.slug, 0) + 1
+    return [
+        replace(board, slug=f"{board.slug}-{_hash(board)}") if taken[board.slug] > 1 else board
+        for board in boards
+    ]
+
+
+def _hash(board: Board) -> str:
+    return short_hash([board.dataset, board.data, board.attack_set, board.eps])
+
+
+def _board(members: Records, attack_set: str) -> Board:
+    spec = members[0].spec
+    columns, keys = make_columns(members, attack_set)
+    families: dict[str, Records] = {}
+    for record in members:
+        families.setdefault(record.model_family, []).append(record)
+    rows = [_row(family, own, columns, keys) for family, own in sorted(families.items())]
+    return Board(
+        slug=names.slug(
+            spec["dataset"], spec["norm"], f"{spec['eps']:.4g}", spec["threat"], attack_set,
+            str(spec["n_examples"]),
+        ),
+        dataset=spec["dataset"],
+        data=spec["data"],
+        images=spec["n_examples"],
+        norm=spec["norm"],
+        eps=spec["eps"],
+        threat=spec["threat"],
+        attack_set=attack_set,
+        columns=columns,
+        rows=_ranked(rows, next((c.key for c in columns if c.kind == "natural"), "")),
+    )  # fmt: skip
+
+
+def _row(family: str, own: Records, columns: Sequence[Column], keys: dict[str, str]) -> Row:
+    seeds = tuple(sorted({record.seed for record in own}))
+    found: dict[str, dict[int, Record]] = {}
+    for record in own:
+        found.setdefault(keys[record.id], {})[record.seed] = record
+    cells = {
+        column.key: make_cell([*found[column.key].values()], seeds, any_distance=column.any_distance)
+        for column in columns
+        if column.key in found
+    }
+    needed = [column for column in columns if column.bounded or column.kind == "natural"]
+    problems = [_problem(column, cells.get(column.key)) for column in needed]
+    problem = "; ".join(filter(None, problems))
+    worst = None if problem else worst_of([cells[c.key] for c in needed if c.bounded], seeds)
+    defense = own[0].spec["defense"]
+    return Row(family=family, defense=defense, seeds=seeds, cells=cells, worst=worst, problem=problem)
+
+
+def _problem(column: Column, cell: Cell | None) -> str:
+    if cell is None:
+        return f"{column.label} missing"
+    return "" if cell.whole else f"{column.label} {cell.problem}"
+
+
+def _ranked(rows: list[Row], natural: str) -> tuple[Row, ...]:
+    whole = sorted((row for row in rows if row.worst), key=lambda row: _standing(row, natural))
+    stood = [_stacked(row.worst) for row in whole if row.worst]
+    places = ranks(stood) if stood else []
+    partial = sorted((row for row in rows if not row.worst), key=lambda row: (row.defense, row.family))
+    return (
+        *(replace(row, rank=place) for row, place in zip(whole, places, strict=True)),
+        *partial,
+    )
+
+
+def _stacked(worst: Cell) -> Outcome:
+    """(seeds, images)"""
+    return np.stack([outcome for outcome in worst.outcomes.values() if outcome is not None])
+
+
+def _standing(row: Row, natural: str) -> tuple[object, ...]:
+    assert row.worst is not None
+    assert row.worst.figure is not None
+    figure = row.cells[natural].figure
+    return -row.worst.figure.mean, -figure.mean if figure else 0.0, row.defense, row.family

@@ -1,0 +1,169 @@
+"""Write the site: into a folder beside the old one, which it then replaces."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmark.errors import BenchError
+from benchmark.site import boardpage, defensepage, downloads, names, overview
+from benchmark.site.boards import Board, make_boards
+from benchmark.site.families import Family, make_families, page_id
+from benchmark.site.images import sprite
+from benchmark.site.reading import Found, read_stores
+from benchmark.site.reproduce import recipes
+
+MARKER = ".robustness-bench-site"
+_HERE = Path(__file__).parent
+
+
+class Built(NamedTuple):
+    """What a site holds, and how long it took."""
+
+    boards: int
+    defenses: int
+    cells: int
+    seconds: float
+
+
+def build(stores: Sequence[Path], out: Path) -> Built:
+    """Write the site of some stores to ``out``; the same records give the same bytes.
+
+    Raises:
+        BenchError: no store, nothing to show, or ``out`` is a folder of something else.
+        StoreError: a damaged record or card.
+    """
+    started = time.monotonic()
+    _check(out)
+    found = read_stores(stores)
+    boards = make_boards(found.records)
+    if not boards:
+        raise BenchError(
+            f"no board in {', '.join(map(str, stores))}: a board needs natural accuracy (none) and an attack "
+            "inside ε"
+        )
+    families = make_families(found, boards)
+    with _replacing(out) as folder:
+        _write_all(folder, found, boards, families)
+    return Built(len(boards), len(families), len(found.records), time.monotonic() - started)
+
+
+def _check(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise BenchError(f"--out {out} is a file: name a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
+        raise BenchError(f"--out {out} holds something that is no earlier site: name an empty folder")
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A folder that takes the place of ``out`` once it is whole."""
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}-"))
+    except OSError as error:
+        raise BenchError(f"cannot write --out {out}: {error.strerror}; name another folder") from error
+    new, old = scratch / "new", scratch / "old"
+    try:
+        new.mkdir()
+        yield new
+        if out.is_dir():
+            out.rename(old)
+        new.rename(out)
+    except OSError as error:
+        raise BenchError(f"cannot write --out {out}: {error.strerror}; the old one is as it was") from error
+    finally:
+        if old.is_dir() and not out.exists():
+            old.rename(out)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write_all(folder: Path, found: Found, boards: Sequence[Board], families: dict[str, Family]) -> None:
+    _put(folder / MARKER, b"bench leaderboard build may replace this folder.\n")
+    for asset in sorted((_HERE / "assets").iterdir()):
+        _put(folder / "assets" / asset.name, asset.read_bytes())
+    _put(
+        folder / "index.html", _render("index.html.j2", "", "index", overview.index(found, boards, families))
+    )
+    for board in boards:
+        page = boardpage.context(board, boards, families)
+        _put(folder / "boards" / f"{board.slug}.html", _render("board.html.j2", "../", "board", page))
+        _write_downloads(folder, board, families)
+    for family in families.values():
+        _write_defense(folder, found, family, families)
+    listed = overview.compared(boards, families)
+    _put(folder / "compare.html", _render("compare.html.j2", "", "compare", listed))
+
+
+def _write_downloads(folder: Path, board: Board, families: dict[str, Family]) -> None:
+    lines = downloads.cells(board, families)
+    stem = folder / "downloads" / board.slug
+    _put(stem.with_suffix(".csv"), downloads.to_csv(lines))
+    _put(stem.with_suffix(".json"), downloads.to_json(lines))
+    _put(stem.with_suffix(".parquet"), downloads.to_parquet(lines))
+    for row in board.rows:
+        value = {"board": board.slug, "row": page_id(row.family), "outcomes": downloads.outcomes(board, row)}
+        script = f"benchOutcomes({names.embedded(value)});\n"
+        _put(folder / "data" / board.slug / f"{page_id(row.family)}.js", script.encode())
+
+
+def _write_defense(folder: Path, found: Found, family: Family, families: dict[str, Family]) -> None:
+    made = recipes(family, found.cards, family.slug)
+    for recipe in made:
+        if recipe.config:
+            _put(folder / "reproduce" / recipe.command.split()[3], recipe.config.encode())
+    pictures = list(_pictures(folder, found, family))
+    page = defensepage.context(
+        family, families, found.cards, made, found.entries.get(family.defense), pictures
+    )
+    path = folder / "defenses" / f"{family.slug}.html"
+    _put(path, _render("defense.html.j2", "../", "defense", page))
+
+
+def _pictures(folder: Path, found: Found, family: Family) -> Iterator[tuple[str, list[defensepage.Named]]]:
+    """Heading -> the pictures of one threat model, written on the way; each picture once."""
+    shown: set[str] = set()
+    for board, row in family.places:
+        group = []
+        for column in board.columns:
+            for record in row.cells[column.key].records if column.key in row.cells else ():
+                made = None if record.id in shown else sprite(record, found.files[record.id])
+                if made:
+                    shown.add(record.id)
+                    name = f"{page_id(record.id)}.png"
+                    _put(folder / "images" / name, made.png)
+                    group.append((f"{column.label}, seed {record.seed}", name, made))
+        if group:
+            yield board.threat_model, group
+
+
+def _render(template: str, root: str, here: str, context: dict[str, Any]) -> bytes:
+    page = _templates().get_template(template)
+    return str(page.render(root=root, here=here, version=version("robustness-bench"), **context)).encode()
+
+
+@cache
+def _templates() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
+    return environment
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Into a folder that nobody sees before it is whole, so plainly."""
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True)
+    path.write_bytes(content)

@@ -1,0 +1,61 @@
+"""What the first page shows, and what the page that compares is given."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from benchmark.site import downloads, markup, names
+from benchmark.site.boards import Board, Row
+from benchmark.site.families import Family, page_id
+from benchmark.site.reading import Found
+from benchmark.statistics import MeanStd
+
+
+def index(found: Found, boards: Sequence[Board], families: dict[str, Family]) -> dict[str, Any]:
+    """All that ``index.html.j2`` asks for."""
+    by_dataset: dict[str, list[Board]] = {}
+    for board in boards:
+        by_dataset.setdefault(board.dataset, []).append(board)
+    judged = sum(len(r.rows["label"]) for r in found.records if r.status == "ok")
+    return {
+        "boards": boards,
+        "datasets": list(by_dataset.items()),
+        "families": families,
+        "defenses": len({family.defense for family in families.values()}),
+        "cells": names.thousands(len(found.records)),
+        "judged": names.thousands(judged),
+        "rank": markup.rank,
+        "figure": markup.figure,
+        "drawn": markup.drawn,
+        "natural": _natural,
+        "attack_names": lambda board: ", ".join(_few([c.label for c in board.columns[1:]])),
+    }
+
+
+def _few(labels: list[str]) -> list[str]:
+    return labels if len(labels) <= 8 else [*labels[:6], f"{len(labels) - 6} more"]
+
+
+def _natural(board: Board, row: Row) -> MeanStd | None:
+    cell = row.cells.get(board.natural.key) if board.natural else None
+    return cell.figure if cell else None
+
+
+def compared(boards: Sequence[Board], families: dict[str, Family]) -> dict[str, Any]:
+    """All that ``compare.html.j2`` asks for."""
+    listed = [
+        {
+            "slug": board.slug,
+            "title": f"{board.dataset}, {board.threat_model}, {board.set_text}, {board.images} images",
+            "images": board.images,
+            "columns": [*([c.key, c.label] for c in board.columns), [downloads.WORST, "Worst case"]],
+            "rows": [
+                [page_id(row.family), families[row.family].label, families[row.family].setting,
+                 families[row.family].slug]
+                for row in board.rows
+            ],
+        }
+        for board in boards
+    ]  # fmt: skip
+    return {"data": Markup(names.embedded(listed))}
