@@ -1,0 +1,34 @@
+"""`bench import`: take in the results that `bench export` packed elsewhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.cli.merge import DryRun, KeepWhich, tell
+from benchmark.errors import BenchError
+
+
+def import_(
+    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE.zip", help="What bench export wrote.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of results to add to, or a new one.")] = Path(
+        "results"
+    ),
+    keep: KeepWhich = "",
+    dry_run: DryRun = False,
+    max_size: Annotated[float, typer.Option("--max-size", help="GiB; a larger archive is refused.")] = 8.0,
+) -> None:
+    """Check every file of an archive, then add what is new in it to a folder of results.
+
+    Nothing is written if anything is wrong. What is here already stays; a result replaces a failure; two
+    different results of one cell are refused unless --keep says which to believe.
+    """
+    from benchmark.archive.reading import GIB, Archive
+    from benchmark.merging import merge
+
+    if not 0 < max_size < float("inf"):
+        raise BenchError(f"--max-size must be a positive number of GiB, got {max_size}")
+    with Archive(archive, int(max_size * GIB)) as source:
+        print(f"{len(source.names)} files in {archive}, digest {source.whole}")
+        merged = merge([source], out, keep=keep, dry_run=dry_run)
+    tell(merged, out, dry_run)

@@ -1,0 +1,45 @@
+"""`bench merge`: join folders of results."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from benchmark.merging import Merged
+
+KeepWhich = Annotated[
+    str, typer.Option("--keep", help="ours or theirs, where results of one cell differ; else refused.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check all, say what would be added, and stop.")]
+
+
+def merge(
+    stores: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Folders of results.")],
+    out: Annotated[Path, typer.Option("--out", help="One of them, or another folder; it may be new.")],
+    keep: KeepWhich = "",
+    dry_run: DryRun = False,
+) -> None:
+    """Check every file of several folders of results, then add what is new in them to one.
+
+    By the rules of bench import; "ours" is the folder that comes first, --out before all.
+    """
+    from benchmark.archive.sources import given
+    from benchmark.merging import merge as join
+
+    others = [given(store) for store in dict.fromkeys(stores) if store.resolve() != out.resolve()]
+    tell(join(others, out, keep=keep, dry_run=dry_run), out, dry_run)
+
+
+def tell(merged: "Merged", out: Path, dry_run: bool) -> None:
+    """What came of it, and what to do next."""
+    counts = {
+        "new": merged.new,
+        "same": merged.same,
+        "replaced": merged.replaced,
+        "left out (what is here was kept)": len(merged.left_out),
+    }
+    said = ", ".join(f"{count} {what}" for what, count in counts.items())
+    print(f"{'would come ' if dry_run else ''}into {out}: {said}")
+    if not dry_run and merged.taken:
+        print(f"bench run --out {out}, with the --config of these results, rebuilds results.csv and tables")
