@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 from markupsafe import Markup, escape
 
 from benchmark.diagnostics import FLAGS
-from benchmark.site import markup, names
+from benchmark.site import markup, names, standings
 from benchmark.site.boards import Board, Row
 from benchmark.site.cells import Cell
 from benchmark.site.charts import Chart
 from benchmark.site.downloads import WORST
 from benchmark.site.families import Family, page_id
+from benchmark.site.reading import Found
 from benchmark.site.svg import Axis, Plot, Series, draw, percent_axis
 
 Families = dict[str, Family]
@@ -26,9 +27,9 @@ class Line(NamedTuple):
     status: str
 
 
-def context(board: Board, boards: Sequence[Board], families: Families) -> dict[str, Any]:
+def context(board: Board, boards: Sequence[Board], families: Families, found: Found) -> dict[str, Any]:
     """All that ``board.html.j2`` asks for."""
-    lines = [_line(board, row, families[row.family]) for row in board.rows]
+    lines = [_line(board, row, families[row.family], found) for row in board.rows]
     settings = {line.family.setting for line in lines}
     shared = settings.pop() if len(settings) == 1 else ""
     decimals = 2 if board.images >= 1000 else 1
@@ -65,12 +66,14 @@ def context(board: Board, boards: Sequence[Board], families: Families) -> dict[s
         "flag_texts": FLAGS,
         "fallen": [(x.family.label, *each) for x in lines for each in sorted(x.family.collapsed.items())],
         "trade": _trade(board, families),
+        "external": standings.external(board, found),
         "data": Markup(names.embedded(_data(board, lines))),
     }
 
 
-def _line(board: Board, row: Row, family: Family) -> Line:
-    return Line(row, family, family.flags_on(row), markup.status(board.columns, row.cells))
+def _line(board: Board, row: Row, family: Family, found: Found) -> Line:
+    said = [markup.status(board.columns, row.cells), *standings.status_of(row, found)]
+    return Line(row, family, family.flags_on(row), "; ".join(said))
 
 
 def _unbroken(labels: list[str]) -> Markup:

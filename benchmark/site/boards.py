@@ -1,6 +1,6 @@
 """Boards: the rows that compare, and what compares them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +25,7 @@ class Row:
         worst: None unless the row faced everything the worst case is made of.
         problem: why it has no worst case.
         rank: None without a worst case.
+        sent: images that someone sent in against it; they are in the worst case.
     """
 
     family: str
@@ -34,6 +35,7 @@ class Row:
     worst: Cell | None
     problem: str
     rank: Rank | None = None
+    sent: tuple[Record, ...] = ()
 
     @property
     def records(self) -> Records:
@@ -82,11 +84,18 @@ class Board:
         return sum(row.rank is not None for row in self.rows)
 
 
-def make_boards(records: Sequence[Record]) -> list[Board]:
+def make_boards(
+    records: Sequence[Record], sent: Sequence[Record] = (), unranked: Mapping[str, str] | None = None
+) -> list[Board]:
     """Every data set × threat model × attack set that has a natural accuracy and an attack inside ε.
 
     A set whose cells another set has all and more is no board of its own.
+
+    Args:
+        sent: records of images that someone sent in.
+        unranked: defense -> why it has no place among the others.
     """
+    against = _Sent(sent)
     threats: dict[tuple[str, ...], dict[str, Records]] = {}
     sets = names.Sets()
     for record in records:
@@ -101,7 +110,7 @@ def make_boards(records: Sequence[Record]) -> list[Board]:
         for name, members in of.items():
             kinds = {record.spec["kind_of_attack"] for record in members}
             if "natural" in kinds and kinds & set(BOUNDED) and not _covered(name, of):
-                boards.append(_board(members, name))
+                boards.append(_board(members, name, against, unranked or {}))
     return _distinct(sorted(boards, key=_order))
 
 
@@ -144,13 +153,29 @@ def _hash(board: Board) -> str:
     return short_hash([board.dataset, board.data, board.attack_set, board.eps])
 
 
-def _board(members: Records, attack_set: str) -> Board:
+class _Sent:
+    """Images that someone sent in, by the model and the threat model they are against."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._by_row: dict[tuple[str, ...], Records] = {}
+        for record in records:
+            self._by_row.setdefault((record.model_family, *_threat_model(record)), []).append(record)
+
+    def against(self, row: Records) -> Records:
+        """Those against the row with these records."""
+        return self._by_row.get((row[0].model_family, *_threat_model(row[0])), [])
+
+
+def _board(members: Records, attack_set: str, against: _Sent, unranked: Mapping[str, str]) -> Board:
     spec = members[0].spec
     columns, keys = make_columns(members, attack_set)
     families: dict[str, Records] = {}
     for record in members:
         families.setdefault(record.model_family, []).append(record)
-    rows = [_row(family, own, columns, keys) for family, own in sorted(families.items())]
+    rows = [
+        _row(family, own, columns, keys, against.against(own), unranked)
+        for family, own in sorted(families.items())
+    ]
     return Board(
         slug=names.slug(
             spec["dataset"], spec["norm"], f"{spec['eps']:.4g}", spec["threat"], attack_set,
@@ -168,7 +193,14 @@ def _board(members: Records, attack_set: str) -> Board:
     )  # fmt: skip
 
 
-def _row(family: str, own: Records, columns: Sequence[Column], keys: dict[str, str]) -> Row:
+def _row(
+    family: str,
+    own: Records,
+    columns: Sequence[Column],
+    keys: dict[str, str],
+    sent: Records,
+    unranked: Mapping[str, str],
+) -> Row:
     seeds = tuple(sorted({record.seed for record in own}))
     found: dict[str, dict[int, Record]] = {}
     for record in own:
@@ -180,10 +212,19 @@ def _row(family: str, own: Records, columns: Sequence[Column], keys: dict[str, s
     }
     needed = [column for column in columns if column.bounded or column.kind == "natural"]
     problems = [_problem(column, cells.get(column.key)) for column in needed]
-    problem = "; ".join(filter(None, problems))
-    worst = None if problem else worst_of([cells[c.key] for c in needed if c.bounded], seeds)
     defense = own[0].spec["defense"]
-    return Row(family=family, defense=defense, seeds=seeds, cells=cells, worst=worst, problem=problem)
+    problem = "; ".join(filter(None, [*problems, unranked.get(defense, "")]))
+    faced = [cells[c.key] for c in needed if c.bounded and c.key in cells]
+    worst = None if problem else worst_of(faced, seeds, sent)
+    return Row(
+        family=family,
+        defense=defense,
+        seeds=seeds,
+        cells=cells,
+        worst=worst,
+        problem=problem,
+        sent=tuple(sent),
+    )
 
 
 def _problem(column: Column, cell: Cell | None) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmark.errors import BenchError
-from benchmark.site import boardpage, defensepage, downloads, names, overview
+from benchmark.site import boardpage, defensepage, downloads, names, overview, standings
 from benchmark.site.boards import Board, make_boards
 from benchmark.site.families import Family, make_families, page_id
 from benchmark.site.images import sprite
@@ -41,7 +41,7 @@ def build(stores: Sequence[Path], out: Path) -> Built:
     started = time.monotonic()
     _check(out)
     found = read_stores(stores)
-    boards = make_boards(found.records)
+    boards = make_boards(found.records, found.sent, standings.unranked(found))
     if not boards:
         raise BenchError(
             f"no board in {', '.join(map(str, stores))}: a board needs natural accuracy (none) and an attack "
@@ -91,7 +91,7 @@ def _write_all(folder: Path, found: Found, boards: Sequence[Board], families: di
         folder / "index.html", _render("index.html.j2", "", "index", overview.index(found, boards, families))
     )
     for board in boards:
-        page = boardpage.context(board, boards, families)
+        page = boardpage.context(board, boards, families, found)
         _put(folder / "boards" / f"{board.slug}.html", _render("board.html.j2", "../", "board", page))
         _write_downloads(folder, board, families)
     for family in families.values():
@@ -119,7 +119,7 @@ def _write_defense(folder: Path, found: Found, family: Family, families: dict[st
             _put(folder / "reproduce" / recipe.command.split()[3], recipe.config.encode())
     pictures = list(_pictures(folder, found, family))
     page = defensepage.context(
-        family, families, found.cards, made, found.entries.get(family.defense), pictures
+        family, families, found.cards, made, standings.told(family.defense, found), pictures
     )
     path = folder / "defenses" / f"{family.slug}.html"
     _put(path, _render("defense.html.j2", "../", "defense", page))

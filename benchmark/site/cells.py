@@ -109,15 +109,16 @@ def _outcome(record: Record, any_distance: bool) -> Outcome | None:
     return record.withstood if any_distance else record.robust
 
 
-def worst_of(cells: Sequence[Cell], seeds: Sequence[int]) -> Cell:
-    """Sample by sample: robust only if every record of the cells calls it so.
+def worst_of(cells: Sequence[Cell], seeds: Sequence[int], sent: Sequence[Record] = ()) -> Cell:
+    """Sample by sample: robust only if every record of the cells, and of what was sent in, calls it so.
 
     Raises:
         ValueError: the records are not of the same samples.
     """
     stood: dict[int, Outcome | None] = {}
     for seed in seeds:
-        records = [record for cell in cells for record in cell.records if record.seed == seed]
+        faced = [*(record for cell in cells for record in cell.records), *sent]
+        records = [record for record in faced if record.seed == seed]
         samples = records[0].rows["sample"]
         if not all(np.array_equal(record.rows["sample"], samples) for record in records):
             raise ValueError("a worst case needs the same samples in the same order under every attack")

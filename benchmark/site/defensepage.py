@@ -13,8 +13,7 @@ from benchmark.site.cells import Cell
 from benchmark.site.families import Card, Family, identity, page_id
 from benchmark.site.images import Sprite
 from benchmark.site.reproduce import Recipe
-from benchmark.submission.entries import Entry
-from benchmark.submission.manifest import Submission
+from benchmark.site.standings import credit_of
 
 Families = dict[str, Family]
 Named = tuple[str, str, Sprite]
@@ -26,12 +25,13 @@ def context(
     families: Families,
     cards: dict[str, Card],
     recipes: Sequence[Recipe],
-    entry: Entry | None,
+    told: Sequence[tuple[str, str]],
     sprites: Sequence[tuple[str, list[Named]]],
 ) -> dict[str, Any]:
     """All that ``defense.html.j2`` asks for.
 
     Args:
+        told: what a submission says of itself.
         sprites: heading -> pictures.
     """
     shown = names.defense(family.defense)
@@ -48,7 +48,10 @@ def context(
         "source": shown.source,
         "paper": names.paper(shown.source),
         "siblings": siblings,
-        "sent": list(_sent(entry.submission)) if entry else [],
+        "sent": told,
+        "against": [
+            (board, record, credit_of(record)) for board, row in family.places for record in row.sent
+        ],
         "flag_texts": FLAGS,
         "where": {name: _where(family, name) for name in family.flags},
         "rank": markup.rank,
@@ -69,20 +72,6 @@ def context(
         "data_hashes": sorted({record.spec["data"] for record in family.records}),
         "environment": list(_environment(family)),
     }
-
-
-def _sent(submission: Submission) -> Iterator[tuple[str, str]]:
-    """What a submission says of itself: words, never checked."""
-    yield "authors", ", ".join(submission.authors)
-    yield "code", submission.code
-    yield "licence", submission.licence
-    yield "architecture", submission.architecture
-    yield "forward passes", str(submission.forward_passes)
-    yield "real images beyond the data set", names.thousands(submission.real)
-    yield "synthetic images", names.thousands(submission.synthetic)
-    for attack, accuracy in sorted(submission.claimed.items()):
-        yield f"claimed, {attack}", f"{accuracy:g} %"
-    yield "notes", submission.notes
 
 
 def norm_of(family: Family) -> str:

@@ -15,7 +15,9 @@ from benchmark.checkpoints import read_card
 from benchmark.errors import BenchError
 from benchmark.records import FORMAT, Record, find_records, read_record
 from benchmark.report.learning import find_trainings
+from benchmark.report.worst_case import SUBMITTED
 from benchmark.submission.entries import Entry, find_entries, register_entry
+from benchmark.submission.external import ExternalRow, read_external
 
 _COLUMNS = ("sample", "label", "clean_prediction", "adversarial_prediction", "forwards", "backwards")
 
@@ -35,6 +37,10 @@ class Found:
     files: dict[str, Path]
     cards: dict[str, dict[str, Any]]
     entries: dict[str, Entry]
+    sent: list[Record]
+    """Of images that someone sent in against a model; not among ``records``."""
+    external: list[ExternalRow]
+    """What others measured elsewhere."""
 
 
 def default_stores(folder: Path) -> list[Path]:
@@ -67,7 +73,9 @@ def read_stores(stores: Sequence[Path]) -> Found:
     cards = [read_card(path) for store in stores for path in find_trainings(store)]
     ordered = sorted(records.values(), key=lambda record: record.id)
     return Found(
-        records=ordered,
+        records=[record for record in ordered if record.spec["kind_of_attack"] != SUBMITTED],
+        sent=[record for record in ordered if record.spec["kind_of_attack"] == SUBMITTED],
+        external=[row for store in stores for row in read_external(store)],
         files=files,
         cards={str(card["id"]): card for card in cards},
         entries={entry.defense: entry for entry in entries},
