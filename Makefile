@@ -1,9 +1,9 @@
-# `make bench` sets up and runs the main job, `make test` sets up and passes the tests.
+# `make bench` sets up and runs the main job, `make site` rebuilds tables and leaderboard, `make test` tests.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup bench test lint clean
+.PHONY: setup bench site test lint clean
 
 setup: $(VENV)/.installed
 
@@ -15,6 +15,12 @@ $(VENV)/.installed: pyproject.toml
 
 bench: setup
 	$(BIN)/bench run --seeds 2
+
+# From the records that are committed; nothing is trained.
+site: setup
+	$(BIN)/bench run --config results/digits/protocol.toml --out results/digits
+	$(BIN)/bench tables --config results/digits/protocol.toml --out results/digits
+	$(BIN)/bench leaderboard build --out site
 
 lint: setup
 	$(BIN)/ruff check .
