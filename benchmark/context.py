@@ -29,6 +29,7 @@ class Context:
         model_dir: RobustBench's cache of models.
         gallery: images of every cell that are kept to be looked at.
         keep_examples: whether every image that fools a model is kept as evidence.
+        trust_code: whether networks that came as code may be run, confined.
     """
 
     out: Path
@@ -40,6 +41,7 @@ class Context:
     model_dir: Path = Path("models")
     gallery: int = 8
     keep_examples: bool = False
+    trust_code: bool = False
 
     def load_plugins(self) -> None:
         """Make the defenses of the plugin files known to this process."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from attacks.registry import build_attack
-from benchmark.plan import ZOO, Task
+from benchmark.plan import OWN, ZOO, Task
 
 _SURVIVORS = 0.5  # assumed share of samples that no step of an attack breaks
 _BACKWARD = 2.0  # cost of a backward pass in forward passes, where no probe has measured it
@@ -58,9 +58,9 @@ def _probe_passes(task: Task, model: tuple[str, int, str]) -> Passes:
 
 
 def _model_key(task: Task) -> tuple[str, int, str]:
-    """Architecture, width and data set of a model; of one from a zoo the speed of a ResNet-18 is assumed."""
+    """Architecture, width and data set of a model; one from elsewhere is taken for a ResNet-18."""
     model = task.spec["model"]
-    if model.startswith(ZOO):
+    if model.startswith(ZOO) or model == OWN:
         return ("resnet-18", 64, task.data.info.name)
     return (model, task.spec["width"], task.data.info.name)
 

@@ -20,6 +20,8 @@ from defenses.registry import DefensePreset, defense_presets
 Kind = Literal["train", "load", "estimators", "diagnose", "craft", "evaluate", "measure-mi"]
 RESULTS = ("evaluate", "measure-mi")  # what a run is for; all else is there because they need it
 ZOO = "robustbench:"
+OWN = "own"
+"""The architecture of weights whose network came as code."""
 _FORMAT = 3  # raise it when code changes what a finished task means
 
 
@@ -34,6 +36,7 @@ class Task:
         parents: role -> task.
         data: where the decoded images lie; decides nothing.
         source: of a "load" task: the file, whose hash is in ``spec``, or robustbench:NAME.
+        network: likewise, the file with the network's code, if it has its own.
     """
 
     kind: Kind
@@ -46,6 +49,7 @@ class Task:
     data: Located = field(repr=False)
     parents: dict[str, "Task"] = field(default_factory=dict, repr=False)
     source: str = ""
+    network: str = ""
 
     def lineage(self) -> Iterator["Task"]:
         """Everything that must exist before this task can run, parents first, then itself."""
@@ -103,7 +107,7 @@ def _columns(settings: Settings, norm: str) -> Iterator[tuple[str, float]]:
 
 @cache
 def weights_hash(source: str) -> str:
-    """SHA-256 of a weights file.
+    """SHA-256 of a file of weights, or of their network's code.
 
     Raises:
         BenchError: it cannot be read.
@@ -198,6 +202,10 @@ class _Planner:
             robustbench_file(source.removeprefix(ZOO), self.data.info.name, norm, Path())  # or an error
             architecture: dict[str, Any] = {"model": source, "zoo_norm": norm}
             name = f"{source.removeprefix(ZOO)}-{norm}"
+        elif network := self.settings.network:
+            hashes = {"network": weights_hash(network), "weights": weights_hash(source)}
+            architecture = {"model": OWN, **hashes}
+            name = f"{Path(source).stem}-{OWN}"
         else:
             plain = self.settings.weights_plain
             architecture = {"model": model, "width": width, "weights": weights_hash(source), "plain": plain}
@@ -206,7 +214,7 @@ class _Planner:
         title = f"{self.data.label} load {source} as {defense}"
         folder = Path("checkpoints") / self.data.label
         task = self._task("load", title, spec, 0, folder / f"{defense}-{name}", ".safetensors", {})
-        return replace(task, source=source)
+        return replace(task, source=source, network=self.settings.network)
 
     def estimators(self, defense: str, norm: str, seed: int, recipe: dict[str, Any]) -> Task:
         """The MI estimators on a frozen model; a defense's own are on Standard AT of the same seed."""

@@ -146,6 +146,8 @@ class Settings:
     """A file, or robustbench:NAME, in place of training; empty: train"""
     weights_plain: bool
     """Whether a file's network saw pixels that are not normalised"""
+    network: str
+    """A .py file with the network of ``weights``, run confined; empty: ``model``"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +275,8 @@ def _check_lists(tree: Tree) -> None:
             raise BenchError(f"{key} is empty: name at least one")
     if tree["weights"]:
         _check_weights(tree)
+    elif tree["network"]:
+        raise BenchError(f"--network {tree['network']} is not trained here: name its --weights too")
 
 
 def _check_weights(tree: Tree) -> None:
@@ -323,6 +327,7 @@ def _settings(name: str, tree: Tree, norms: tuple[str, ...]) -> Settings:
         schedule=tree["schedule"],
         weights=tree["weights"],
         weights_plain=tree["weights_plain"],
+        network=tree["network"],
         training=_section(Training, tree["training"]),
         estimators=_section(Estimators, tree["estimators"]),
     )

@@ -59,9 +59,23 @@ def build_defense(identity: dict[str, Any]) -> "Defense":
     return defense
 
 
+_registered: dict[str, DefensePreset] = {}
+
+
+def register(preset: DefensePreset) -> None:
+    """Make a defense known in this process that others trained, to be loaded by its weights.
+
+    Raises:
+        PresetError: an installed one is called so.
+    """
+    if preset.name in _installed():
+        raise PresetError(f"the defense {preset.name!r} exists already: rename this one")
+    _registered[preset.name] = preset
+
+
 def defense_presets() -> dict[str, DefensePreset]:
-    """Name -> preset, in the order of the tables' rows: the file's, then installed, then loaded ones."""
-    presets = dict(_installed())
+    """Name -> preset, in the order of the tables' rows: the file's, installed, submitted, loaded ones."""
+    presets = {**_installed(), **_registered}
     for name, defense in loaded_classes().items():
         if name in presets:
             raise PresetError(f"the plugin's defense {name!r} exists already: rename the file")

@@ -29,13 +29,15 @@ from benchmark.archive.rules import (
     texts,
 )
 from benchmark.archive.sources import Source
-from benchmark.atomic import canonical_json, short_hash
+from benchmark.atomic import canonical_json, file_hash, short_hash
 from benchmark.checkpoints import read_card
 from benchmark.diagnostics import read_flags
 from benchmark.errors import StoreError
 from benchmark.mi_records import read_mi_record
 from benchmark.protocol import THREATS
 from benchmark.records import read_record
+from benchmark.submission.entries import read_entry
+from benchmark.submission.external import read_row
 
 _UNREADABLE = (
     pa.ArrowException,
@@ -187,12 +189,31 @@ def _card(path: Path, name: str) -> Facts:
     return Facts(id=identity, seed=seed, spec=spec, result=sha256, sha256=sha256)
 
 
+def _submission(path: Path, name: str) -> Facts:
+    entry = read_entry(path)
+    check_place(name, f"submissions/{entry.submission.slug}.json")
+    return _by_itself(path, name, "submission")
+
+
+def _external(path: Path, name: str) -> Facts:
+    row = read_row(path)
+    check_place(name, f"external/{row.dataset}/{row.norm}/{row.slug}.json")
+    return _by_itself(path, name, "external")
+
+
+def _by_itself(path: Path, name: str, kind: str) -> Facts:
+    """Of a file that rests on no other and that nothing rests on."""
+    return Facts(id=name, seed=0, spec={"kind": kind, "parents": {}}, result=file_hash(path))
+
+
 _READERS: dict[str, Callable[[Path, str], Facts]] = {
     "records": _record,
     "mi": _estimates,
     "diagnoses": _diagnosis,
     "checkpoints": _card,
     "crafted": _card,
+    "submissions": _submission,
+    "external": _external,
 }
 
 

@@ -19,6 +19,8 @@ PLACES = {
     "mi": Place(5, (".parquet",)),
     "diagnoses": Place(3, (".json",)),
     "checkpoints": Place(3, (".json", ".safetensors")),
+    "submissions": Place(2, (".json",)),
+    "external": Place(4, (".json",)),
     "crafted": Place(4, (".json", ".safetensors")),
     "examples": Place(6, (".safetensors",)),
     "evidence": Place(6, (".parquet",)),

@@ -8,10 +8,17 @@ import typer
 from attacks.registry import PresetError
 from benchmark.cli import compare as compare_verb
 from benchmark.cli import estimate_mi as estimate_mi_verb
+from benchmark.cli import export as export_verb
 from benchmark.cli import figure as figure_verb
+from benchmark.cli import import_ as import_verb
+from benchmark.cli import leaderboard as leaderboard_verb
 from benchmark.cli import list_ as list_verb
+from benchmark.cli import merge as merge_verb
 from benchmark.cli import plan as plan_verb
 from benchmark.cli import run as run_verb
+from benchmark.cli import submit as submit_verb
+from benchmark.cli import submit_attack as submit_attack_verb
+from benchmark.cli import submit_run as submit_run_verb
 from benchmark.cli import tables as tables_verb
 from benchmark.cli import verify as verify_verb
 from benchmark.errors import BenchError
@@ -30,7 +37,14 @@ app.command("estimate-mi")(estimate_mi_verb.estimate_mi)
 app.command("compare")(compare_verb.compare)
 app.command("figure")(figure_verb.figure)
 app.command("tables")(tables_verb.tables)
+app.command("export")(export_verb.export)
+app.command("import")(import_verb.import_)
+app.command("merge")(merge_verb.merge)
 app.command("verify")(verify_verb.verify)
+submit_verb.app.command("run")(submit_run_verb.run)
+submit_verb.app.command("attack")(submit_attack_verb.attack)
+app.add_typer(leaderboard_verb.app, name="leaderboard")
+app.add_typer(submit_verb.app, name="submit")
 app.add_typer(list_verb.app, name="list")
 
 

@@ -67,6 +67,16 @@ class Request:
         bool,
         typer.Option("--weights-plain", help="The weights' network sees [0, 1] pixels, not normalised ones."),
     ] = False
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network", help="A .py file with the weights' network: build(classes, channels, size)."
+        ),
+    ] = None
+    trust_code: Annotated[
+        bool,
+        typer.Option("--trust-code", help="Run --network's code, in a confined process."),
+    ] = False
     plugin: Annotated[
         list[Path] | None,
         typer.Option("--plugin", help="A .py file with a defense of your own; run unless --defense says."),
@@ -134,6 +144,7 @@ class Request:
             model_dir=self.model_dir,
             gallery=self.gallery,
             keep_examples=self.keep_examples,
+            trust_code=self.trust_code,
         )
 
     def _check(self) -> None:
@@ -161,6 +172,7 @@ class Request:
             "schedule": self.schedule,
             "weights": self.weights,
             "weights_plain": self.weights_plain or None,
+            "network": self.network,
         }
         tree |= {key: value for key, value in given.items() if value is not None}
         sections = {

@@ -20,6 +20,9 @@ def verify(
     model_dir: Annotated[Path, typer.Option("--model-dir", help="RobustBench's cache of models.")] = Path(
         "models"
     ),
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Run a model's own code, confined, if it came with some.")
+    ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Evaluate kept adversarial images anew: do they fool the model, within the budget and the pixel box?
@@ -35,8 +38,10 @@ def verify(
 
     def look(path: Path) -> Verdict:
         store = path.resolve().parents[5]
-        context = Context(out=store, device=on, batch_size=0, threads=1, model_dir=model_dir)
-        return verify_record(path.resolve(), context, lambda label: _locate(label, data_dir))
+        context = Context(
+            out=store, device=on, batch_size=0, threads=1, model_dir=model_dir, trust_code=trust_code
+        )
+        return verify_record(path.resolve(), context, lambda label: locate_labelled(label, data_dir))
 
     verdicts = [look(path) for path in _found(records)]
     for verdict in verdicts:
@@ -49,7 +54,7 @@ def verify(
         raise typer.Exit(1)
 
 
-def _locate(label: str, folder: Path) -> "Located":
+def locate_labelled(label: str, folder: Path) -> "Located":
     """The data set that results call ``label``: of that name, or the one in Parquet files in ``folder``."""
     from benchmark.datasets import DATASETS, locate
     from benchmark.errors import BenchError

@@ -10,6 +10,7 @@ from benchmark.context import Advance, Context, environment
 from benchmark.errors import BenchError
 from benchmark.plan import Task
 from benchmark.records import write_record
+from benchmark.submission.failures import ModelError
 
 _REPORT_EVERY = 0.2  # seconds between two progress messages
 
@@ -17,8 +18,8 @@ _REPORT_EVERY = 0.2  # seconds between two progress messages
 def perform(task: Task, context: Context, advance: Advance) -> str:
     """Run one task; the traceback if it raised, else an empty text.
 
-    A cell that raises becomes a record that says so. What the user can mend (BenchError: a full
-    disk, a damaged file) is no result of the cell, and is raised.
+    A cell that raises becomes a record that says so, one whose submitted model fails too. What else the
+    user can mend (BenchError: a full disk, a damaged file) is no result of the cell, and is raised.
     """
     from benchmark.evaluation import craft, evaluate
     from benchmark.loading import import_weights
@@ -37,9 +38,9 @@ def perform(task: Task, context: Context, advance: Advance) -> str:
     }
     try:
         actions[task.kind](task, context, _throttled(advance))
-    except BenchError:
-        raise
-    except Exception:
+    except Exception as error:
+        if isinstance(error, BenchError) and not isinstance(error, ModelError):
+            raise
         story = traceback.format_exc()
         if task.kind == "evaluate":
             record_failure(task, context, story)

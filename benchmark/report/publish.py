@@ -16,7 +16,8 @@ from benchmark.report.render import to_html, to_latex
 from benchmark.report.results import ordered, summarize, to_csv
 from benchmark.report.table import Table
 from benchmark.report.tables import threat_tables
-from benchmark.report.worst_case import worst_case
+from benchmark.report.worst_case import SUBMITTED, worst_case
+from benchmark.submission.entries import register_entries
 from defenses.registry import defense_presets
 
 
@@ -29,6 +30,7 @@ def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Tab
     Returns:
         The tables of accuracies, per data set white box before black box.
     """
+    register_entries(out)
     records = [read_record(path) for path in find_records(out)]
     worst = [line for each in SETS for line in worst_case(records, each)]
     write_atomic(out / "results.csv", to_csv(ordered([*summarize(records), *worst])).encode())
@@ -45,6 +47,7 @@ def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Tab
         for norm, eps in settings.eps.items():
             budgets[norm] |= {eps, *(eps * factor for factor in settings.budgets)}
         nominal = [record for record in own if record.spec["eps"] == settings.eps[record.spec["norm"]]]
+        nominal += _sent_against(nominal, records)
         lines = [*summarize(nominal), *worst_case(nominal, settings.attack_set)]
         for threat in THREATS:
             for table in threat_tables(threat, lines, settings, label):
@@ -54,6 +57,18 @@ def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Tab
     if text := curves(shown, {norm: sorted(values) for norm, values in budgets.items()}):
         write_atomic(out / "curves.csv", text.encode())
     return [table for table in tables if table.measure == "accuracy"]
+
+
+def _sent_against(nominal: list[Record], records: list[Record]) -> list[Record]:
+    """Of all records those of images that someone sent in against the models of ``nominal``."""
+    cells = {_cell(record) for record in nominal}
+    sent = [record for record in records if record.spec["kind_of_attack"] == SUBMITTED]
+    return [record for record in sent if _cell(record) in cells]
+
+
+def _cell(record: Record) -> tuple[object, ...]:
+    spec = record.spec
+    return (spec["parents"]["model"], *(spec[key] for key in ("norm", "eps", "threat", "n_examples")))
 
 
 def fitting(settings: Settings, data: dict[str, Located], by_id: dict[str, Record]) -> list[Record]:

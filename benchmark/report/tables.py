@@ -10,6 +10,7 @@ from benchmark.report.results import Line
 from benchmark.report.table import Cell, Column, Row, Table
 from benchmark.report.wording import NORM_SYMBOLS, budget, count
 from benchmark.report.worst_case import NAME as WORST_CASE
+from benchmark.report.worst_case import SUBMITTED
 from benchmark.statistics import MeanStd
 from defenses.registry import defense_presets
 
@@ -233,6 +234,9 @@ def _judging(lines: list[Line], attack_set: str) -> str:
         names = [line.attack for line in lines if line.kind in _OWN_BALL]
         apart = [label for name, label in _labels(lines).items() if name in names]
         text += f"; {', '.join(apart)} (a ball of its own) not counted." if apart else "."
+        if sent := sorted({(line.attack, line.defense) for line in lines if line.kind == SUBMITTED}):
+            told = ", ".join(f"{attack} against {defense}" for attack, defense in sent)
+            text += f" Worst counts images that were sent in: {told}."
     return text
 
 

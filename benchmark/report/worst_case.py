@@ -10,6 +10,8 @@ from benchmark.report.results import Line, percent, sets_of
 from benchmark.statistics import mean_std
 
 NAME = "worst-case"
+SUBMITTED = "submitted"
+"""The kind of cells whose images someone sent in: they count against one model, no other needs them."""
 BOUNDED = ("budget", "minimum-norm")
 """Kinds of attacks that stay inside, or are read at, the ε of a threat model."""
 Group = tuple[object, ...]
@@ -21,10 +23,11 @@ def worst_case(records: Sequence[Record], attack_set: str) -> list[Line]:
     The union is per sample, never a minimum of means. It runs over every bounded attack that any
     defense faces there, so that rows compare; a seed without one of them, or with one that failed,
     leaves the line without a figure. Attacks in a ball of their own (Wasserstein, spatial) do not count.
+    Images sent in against a model count against that model.
     """
     groups: dict[Group, list[Record]] = {}
     for record in records:
-        if attack_set in sets_of(record.spec):
+        if attack_set in sets_of(record.spec) or record.spec["kind_of_attack"] == SUBMITTED:
             groups.setdefault(_threat_model(record), []).append(record)
     lines = []
     for members in groups.values():
@@ -42,8 +45,9 @@ def _threat_model(record: Record) -> Group:
 
 
 def _line(records: list[Record], required: list[str], attack_set: str) -> Line:
+    sent = [record for record in records if record.spec["kind_of_attack"] == SUBMITTED]
     cells = {(record.seed, record.spec["attack"]): record for record in records}
-    seeds = sorted({record.seed for record in records})
+    seeds = sorted({record.seed for record in records if record.spec["kind_of_attack"] != SUBMITTED})
     wanted = [(seed, attack) for seed in seeds for attack in required]
     lacking = [f"{attack} (seed {seed})" for seed, attack in wanted if (seed, attack) not in cells]
     failed = [
@@ -52,7 +56,8 @@ def _line(records: list[Record], required: list[str], attack_set: str) -> Line:
     whole = not lacking and not failed
     per_seed: dict[int, float | None] = dict.fromkeys(seeds)
     if whole:
-        per_seed = {seed: _robust([cells[seed, attack] for attack in required]) for seed in seeds}
+        faced = {seed: [cells[seed, attack] for attack in required] for seed in seeds}
+        per_seed = {seed: _robust(faced[seed] + [r for r in sent if r.seed == seed]) for seed in seeds}
     spec = records[0].spec
     return Line(
         dataset=spec["dataset"],

@@ -1,0 +1,104 @@
+"""`bench submit run`: measure a submission by the full protocol of the threat model it claims."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from benchmark.errors import BenchError
+
+if TYPE_CHECKING:
+    from benchmark.cli.options import Request
+    from benchmark.submission.entries import Entry
+
+
+def run(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder, .zip, .tar or .tar.gz.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A first look at 20 images; never counts as verified.")
+    ] = False,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Run the submission's model.py, confined. Read it first.")
+    ] = False,
+    keep_examples: Annotated[
+        bool, typer.Option("--keep-examples", help="Keep every image that fools it, for bench verify.")
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = Path("results"),
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
+    ] = Path("data"),
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[
+        int, typer.Option("--workers", help="Tasks at once; 0 = one per GPU, or per CPU core up to 4.")
+    ] = 0,
+) -> None:
+    """Check a submission, then attack it: white box, the strict set, the threat model it claims.
+
+    A check that fails ends it before anything is run. Killed, the same command goes on. Afterwards its
+    claims stand beside what was measured; it is verified once every attack of the full protocol has run.
+    """
+    from benchmark.cli.options import Request
+    from benchmark.cli.working import work_off
+    from benchmark.report.publish import publish
+    from benchmark.running import prepare
+    from benchmark.submission.entries import add_entry, entry_of
+    from benchmark.submission.manifest import read_manifest
+    from benchmark.submission.reading import unpacked
+    from benchmark.submission.standing import protocol_of
+
+    request = Request(
+        out=out,
+        data_dir=data_dir,
+        device=device,
+        workers=workers,
+        trust_code=trust_code,
+        keep_examples=keep_examples,
+    )
+    with unpacked(path) as folder:
+        _check(folder, request)
+        entry = entry_of(read_manifest(folder), folder)
+        work = prepare(protocol_of(entry, folder, quick=quick), out, data_dir)
+        add_entry(out, entry)
+        try:
+            work_off(work, request, publish, "the submission's records")
+        finally:
+            _show(entry, out)
+
+
+def _check(folder: Path, request: "Request") -> None:
+    from benchmark.running import choose_device
+    from benchmark.submission.checks import Settings, checks
+
+    settings = Settings(
+        trust_code=request.trust_code, data_dir=request.data_dir, device=choose_device(request.device)
+    )
+    found = [each for each in checks(folder, settings) if each.status != "ok"]
+    for each in found:
+        print(f"{each.status:<8} {each.name:<17} {each.text}")
+    if any(each.status == "skipped" and "--trust-code" in each.text for each in found):
+        raise BenchError("the submission has code: read its model.py, then add --trust-code")
+    if any(each.status == "FAILED" for each in found):
+        raise typer.Exit(1)
+    print(f"checks passed, {len(found)} flagged" if found else "all checks passed")
+
+
+def _show(entry: "Entry", out: Path) -> None:
+    """The claims beside what was measured, and what stands between it and a verified place."""
+    from benchmark.records import find_records, read_record
+    from benchmark.submission.standing import standing
+
+    pattern = f"records/*/*/*/{entry.defense}/*.parquet"
+    paths = [path for path in find_records(out) if path.match(pattern)]
+    found = standing(entry, [read_record(path) for path in paths])
+    claimed = {
+        ("none" if name == "natural" else name): value for name, value in entry.submission.claimed.items()
+    }
+    print(f"\n{entry.submission.name}: {found.status}, {found.images} images")
+    for name in dict.fromkeys([*found.measured, *claimed]):
+        ours, theirs = found.measured.get(name), claimed.get(name)
+        texts = (f"{value:.1f} %" if value is not None else "–" for value in (ours, theirs))
+        print(f"  {name:<12} measured {next(texts):>7}   claimed {next(texts):>7}")
+    if found.missing:
+        print(f"  not measured: {', '.join(found.missing)}")
+    elif found.status == "partial":
+        print("  a first look: without --quick the full protocol runs")

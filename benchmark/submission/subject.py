@@ -1,0 +1,65 @@
+"""A model on trial, and what is worth measuring only once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.datasets import Located
+from benchmark.datasets.base import DatasetInfo
+from benchmark.diagnostics import Measured
+from benchmark.evaluation import Sample
+from benchmark.probing import measure
+from benchmark.submission.manifest import Submission
+
+BATCH = 100
+_QUICK = {
+    "images": 64,
+    "passes": 2,
+    "steps": 10,
+    "rel_step_size": 0.25,
+    "restarts": 1,
+    "square_queries": 100,
+    "budgets": [0.5, 1.0, 2.0, 4.0],
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, what is claimed of it, and test images to try it on."""
+
+    submission: Submission
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    data: Located
+    weights: Path
+
+    @property
+    def info(self) -> DatasetInfo:
+        return self.data.info
+
+    def accuracy(self, model: nn.Module, x: Tensor) -> float:
+        """Share of right answers, in [0, 1]."""
+        right = sum(int((each.argmax(1) == y).sum()) for each, y in self._answers(model, x))
+        return right / len(self.y)
+
+    def _answers(self, model: nn.Module, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        with torch.no_grad():
+            for rows, y in zip(x.split(BATCH), self.y.split(BATCH), strict=True):
+                yield model(rows), y
+
+    @cached_property
+    def natural(self) -> float:
+        """Accuracy on the test images, in [0, 1]."""
+        return self.accuracy(self.model, self.x)
+
+    @cached_property
+    def measured(self) -> Measured:
+        """What a quick probe of the diagnosis sees."""
+        threat = {"norm": self.submission.norm, "eps": self.submission.eps}
+        sample = Sample(torch.arange(len(self.y), device=self.y.device), self.x, self.y)
+        return measure(self.model, sample, {**threat, "probe": _QUICK}, lambda done, total, unit: None)
