@@ -182,13 +182,19 @@ class _NoiseOfSamples(TorchFunctionMode):
     ) -> Any:
         if func is not torch.rand and func is not torch.randn:
             return func(*args, **(kwargs or {}))
-        shape = tuple(args[0])
+        shape, options = _shape_and_options(args, kwargs or {})
         if len(shape) == 4 and shape[0] == len(self._noise):
             self._draws += 1
             draw = self._noise.uniform if func is torch.rand else self._noise.normal
-            return draw(shape[1:], draw=self._draws)
+            return draw(shape[1:], draw=self._draws).to(**options)
         one = self._shared.random if func is torch.rand else lambda: self._shared.gauss(0.0, 1.0)
-        return torch.tensor([one() for _ in range(math.prod(shape))]).reshape(shape)
+        return torch.tensor([one() for _ in range(math.prod(shape))]).reshape(shape).to(**options)
+
+
+def _shape_and_options(args: tuple[Any, ...], kwargs: Any) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """Of torch.rand(2, 3), torch.rand((2, 3)) or torch.rand(size=(2, 3)), which a model may call too."""
+    size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
+    return tuple(size), {key: kwargs[key] for key in ("dtype", "device") if kwargs.get(key) is not None}
 
 
 def _fingerprints(x: Tensor) -> Tensor:

@@ -1,6 +1,9 @@
 import torch
+from torch import Tensor, nn
 
+from attacks.autoattack import AutoAttack
 from attacks.noise import Noise, key_of
+from tests.support import images, small_model
 
 
 def test_belongs_to_the_sample_not_the_batch() -> None:
@@ -51,3 +54,24 @@ def test_global_generator_is_left_alone() -> None:
     before = torch.get_rng_state()
     Noise.for_samples(torch.arange(3), 0).normal((4,))
     assert torch.equal(before, torch.get_rng_state())
+
+
+class Jittery(nn.Module):
+    """A model that draws in its forward pass, in each way torch allows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small_model()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x)
+        noise = torch.randn(len(x), 1) + torch.rand(size=(len(x), 1)) + torch.randn((len(x), 1))
+        return logits + 1e-3 * noise.to(x) + 1e-3 * torch.rand(*x.shape, dtype=x.dtype).mean()
+
+
+def test_a_model_that_draws_for_itself_can_be_attacked_by_autoattack() -> None:
+    x, y = images(4), torch.tensor([0, 1, 2, 3])
+    attack = AutoAttack(norm="linf", eps=0.1, steps=3, square_queries=5)
+    found = attack(Jittery().eval(), x, y, seed=0)
+    assert found.x_adv.shape == x.shape
+    assert float((found.x_adv - x).abs().max()) <= 0.1 + 1e-6
