@@ -51,6 +51,7 @@ def read_sent(path: Path) -> Sent:
     Raises:
         BenchError: not such a file.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
     if path.suffix != ".safetensors":
@@ -58,7 +59,10 @@ def read_sent(path: Path) -> Sent:
     with reading(path):
         if path.stat().st_size > _MOST:
             raise BenchError(f"{path} is larger than 8 GiB: send the images that fool the model, no others")
-        tensors = load(path.read_bytes())
+        try:
+            tensors = load(path.read_bytes())
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
     if set(tensors) != {"sample", "x_adv"}:
         raise BenchError(
             f"{path} must hold sample and x_adv, it has {', '.join(sorted(tensors)) or 'nothing'}"

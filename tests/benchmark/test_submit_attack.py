@@ -174,6 +174,15 @@ def test_a_bad_file_is_one_line(bench: Bench, store: Path, case: str) -> None:
     assert sorted(store.rglob("*")) == before
 
 
+def test_a_damaged_file_is_one_line(bench: Bench, store: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.safetensors"
+    save_file({"sample": np.zeros(1, np.int64), "x_adv": np.zeros((1, 1, 8, 8), np.float32)}, path)
+    path.write_bytes(path.read_bytes()[:-4])
+    said = bench("submit", "attack", path, "--against", record_of(store), "--name", "x", "--author", "y")
+    assert said.status == 2
+    assert "cut.safetensors is damaged" in said.err
+
+
 def test_bad_names_and_targets_are_one_line(bench: Bench, store: Path) -> None:
     images = near(store)
     assert "<, > and & are refused" in send(bench, store, images, **{"--name": "<b>x</b>"})[2]
