@@ -162,7 +162,7 @@ def a_record(attack: str, n: int, entry: Entry, **change: object) -> Record:
         "defense": entry.defense,
         "attack": attack,
         "kind_of_attack": preset.kind,
-        "parameters": preset.identity("linf", 0.18),
+        "parameters": preset.identity("linf", float(str(change.get("eps", 0.18)))),
         "n_examples": n,
         "parents": {"model": "m"},
         **change,
