@@ -52,7 +52,9 @@ def paper_table(
     """
     blocks = list({cell.block.label: cell.block for cell in cells}.values())
     notes = _Notes()
-    rows = [row for block in blocks for row in _block_rows(shape, block, cells, len(blocks) > 1, notes)]
+    rows = [
+        row for block in blocks for row in _block_rows(shape, block, cells, len(blocks) > 1, notes, seeds)
+    ]
     return Table(
         name=_name(shape, blocks),
         title=title(shape, blocks),
@@ -114,7 +116,7 @@ def _attack(name: str, blocks: Sequence[Block]) -> str:
 
 
 def _block_rows(
-    shape: Layout, block: Block, cells: Sequence[PaperCell], stacked: bool, notes: _Notes
+    shape: Layout, block: Block, cells: Sequence[PaperCell], stacked: bool, notes: _Notes, seeds: int
 ) -> Iterator[Row]:
     """A row per defense, and under it what the paper printed and the difference."""
     own = [cell for cell in cells if cell.block is block]
@@ -124,7 +126,7 @@ def _block_rows(
         line = list(found)
         group = [cell for cell in own if cell.row.group == row.group]
         label = defense_presets()[row.key].label
-        ours = [_ours(shape, cell, group, decimals, notes) for cell in line]
+        ours = [_ours(shape, cell, group, decimals, notes, seeds) for cell in line]
         yield Row(group=row.group, label=label, cells=tuple(ours), block=heading)
         if any(cell.published for cell in line):
             printed = tuple(_printed(shape, cell, group, notes) for cell in line)
@@ -134,15 +136,25 @@ def _block_rows(
             yield Row(group=row.group, label="difference", cells=compared, block=heading, minor=True)
 
 
-def _ours(shape: Layout, cell: PaperCell, group: Sequence[PaperCell], decimals: int, notes: _Notes) -> Cell:
+def _ours(
+    shape: Layout, cell: PaperCell, group: Sequence[PaperCell], decimals: int, notes: _Notes, seeds: int
+) -> Cell:
+    """A mean over fewer seeds than were asked for is marked, and never the best."""
     if cell.failure:
         return Cell(text="ERROR", error=cell.failure, marks=notes.marks(f"failed: {cell.failure}"))
     if cell.ours is None:
         return Cell(text="")
-    rivals = [each.ours.mean for each in group if each.column == cell.column and each.ours]
+    lacking = cell.lacking(seeds)
+    rivals = [
+        each.ours.mean
+        for each in group
+        if each.column == cell.column and each.ours and not each.lacking(seeds)
+    ]
+    partial = f"mean over {cell.ours.n} of the {seeds} seeds asked for" if lacking else ""
     return Cell(
         text=_spread(cell.ours.mean, cell.ours.std if shape.spread else None, decimals),
-        best=_is_best(cell.ours.mean, rivals, decimals),
+        best=not lacking and _is_best(cell.ours.mean, rivals, decimals),
+        marks=notes.marks(partial),
     )
 
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from attacks.registry import attack_names, attack_presets
 from benchmark.datasets import DATASETS
+from benchmark.plan import OWN
 from benchmark.submission.fields import one_of
 from benchmark.submission.text import percentage, shown
 
-OWN = "own"
 _MOST = 100  # claims
 
 

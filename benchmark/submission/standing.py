@@ -11,6 +11,7 @@ from benchmark.report.results import percent, sets_of
 from benchmark.report.worst_case import NAME as WORST_CASE
 from benchmark.report.worst_case import worst_case
 from benchmark.submission.entries import Entry, register_entry
+from benchmark.submission.static import MODEL_FILE
 
 _QUICK = 20  # images of a first look
 _RANDOMISED = {"aa": "aa-rand"}
@@ -29,9 +30,7 @@ class Standing(NamedTuple):
     """attack, "none" and "worst-case" among them -> accuracy in %"""
 
 
-def protocol_of(
-    entry: Entry, folder: Path | None = None, *, quick: bool = False, model_file: str = "model.py"
-) -> Protocol:
+def protocol_of(entry: Entry, folder: Path | None = None, *, quick: bool = False) -> Protocol:
     """The protocol that a submission is measured by: white box, its claimed threat model, the strict set.
 
     Args:
@@ -52,7 +51,7 @@ def protocol_of(
     if folder is not None:
         tree["weights"] = str(folder / sent.weights)
         tree["weights_plain"] = sent.weights_plain
-        tree["network"] = str(folder / model_file) if sent.own else ""
+        tree["network"] = str(folder / MODEL_FILE) if sent.own else ""
     attacks = load_protocol(None, tree).settings[0].attacks[sent.norm]
     if sent.randomised:
         tree["attacks"] = {"strict": {sent.norm: [_RANDOMISED.get(name, name) for name in attacks]}}

@@ -237,9 +237,24 @@ def test_the_best_of_each_group_column_by_column() -> None:
         line("wmim", "aa", "Error"),
         line("namid", "aa", [30.0]),
     )
-    table = made("1", cifar)
+    table = made("1", cifar, seeds=1)
     best = {(each.label, i) for each in table.rows for i, cell in enumerate(each.cells) if cell.best}
     assert best == {("Standard AT", 0), ("WMIM", 0), ("TRADES", 0), ("NAMID", 2)}
+
+
+def test_a_mean_over_fewer_seeds_than_asked_for_is_marked_and_never_the_best() -> None:
+    cifar = block(
+        "cifar10",
+        line("standard", "none", [80.0, 82.0]),
+        line("wmim", "none", [90.0]),
+        line("namid", "none", [79.0, 79.0]),
+    )
+    table = made("1", cifar, seeds=2)
+    whole, partial = table.rows[0].cells[0], table.rows[1].cells[0]
+    assert (whole.best, whole.marks) == (True, ())
+    assert (partial.text, partial.best) == ("90.00", False)
+    (note,) = [note for note in table.notes if note.mark in partial.marks]
+    assert note.text == "mean over 1 of the 2 seeds asked for"
 
 
 def test_the_published_best_is_the_papers() -> None:
