@@ -1,5 +1,6 @@
 """How much work a task is, before it runs: passes from its settings, seconds from a timed probe."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -8,6 +9,8 @@ from attacks.registry import build_attack
 from benchmark.plan import OWN, ZOO, Task
 
 _SURVIVORS = 0.5  # assumed share of samples that no step of an attack breaks
+_PART = 0.3  # cost of a pass through an auto-encoder or generator, as a share of the classifier's
+_ADAPTIVE_LOOPS = ("targets", "search_steps", "steps")
 _BACKWARD = 2.0  # cost of a backward pass in forward passes, where no probe has measured it
 _PROBE_IMAGES, _PROBE_RUNS = 64, 5
 
@@ -37,6 +40,8 @@ def passes(task: Task) -> Passes:
     spec = task.spec
     if task.kind in ("train", "estimators"):
         return _training_passes(task)
+    if task.kind in ("part", "calibrate", "adapt", "detect"):
+        return _detector_passes(task)
     key = _model_key(task if task.kind == "load" else task.parents["model"])
     if task.kind == "load":
         return Passes(key, 0.0, 0.0)
@@ -48,6 +53,24 @@ def passes(task: Task) -> Passes:
     share = 1.0 if spec.get("goal") == "transfer" else _SURVIVORS
     n = spec["n_examples"]
     return Passes(key, n * (2 + share * forwards), n * share * backwards)
+
+
+def _detector_passes(task: Task) -> Passes:
+    """Rough: a part's pass is taken for a classifier's, an image's conditional images for K of its passes."""
+    spec, info = task.spec, task.data.info
+    if task.kind == "part":
+        images = min(spec["training"]["train_limit"] or task.data.train_images, task.data.train_images)
+        work = spec["recipe"]["epochs"] * images * _PART
+        return Passes(("magnet-cnn", 32, info.name), work, work)
+    key = _model_key(task.parents["model"])
+    if task.kind == "calibrate":
+        return Passes(key, (spec["images"] or 1000) * info.classes, 0.0)
+    generates = any("generator" in identity for identity in spec["detectors"].values())
+    looks = 3.0 + (info.classes if generates else 0)
+    if task.kind == "detect":
+        return Passes(key, spec["n_examples"] * looks, 0.0)
+    steps = spec["n_examples"] * looks * math.prod(spec["parameters"][name] for name in _ADAPTIVE_LOOPS)
+    return Passes(key, steps, steps)
 
 
 def _probe_passes(task: Task, model: tuple[str, int, str]) -> Passes:

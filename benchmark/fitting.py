@@ -47,7 +47,8 @@ class Fit:
 
     Args:
         batches: (epoch) -> batches of sample indices, int64.
-        learning_rate: (fraction of training done, in [0, 1)) -> learning rate.
+        learning_rate: (fraction of training done, in [0, 1)) -> learning rate; a parameter group of the
+            optimizer with an "lr_scale" takes that share of it.
         clip_norm: largest gradient norm; 0 = no limit.
         partial: where the state is kept while training lasts.
         evaluate: module -> figures on held-out data, once per epoch.
@@ -95,7 +96,8 @@ class Fit:
             batches = self.batches(state.epoch)
             while state.step < len(batches):
                 for group in optimizer.param_groups:
-                    group["lr"] = self._lr(state.epoch, state.step, len(batches))
+                    share = group.get("lr_scale", 1.0)
+                    group["lr"] = share * self._lr(state.epoch, state.step, len(batches))
                 self._step(state, loss(state.epoch, batches[state.step]))
                 state.step += 1
                 self.advance(state.epoch + state.step / len(batches), self.epochs, "epochs")
@@ -245,9 +247,9 @@ def _under(prefix: str, tensors: Tensors) -> Tensors:
     }
 
 
-def stepped(lr: float, milestones: tuple[float, ...]) -> Callable[[float], float]:
-    """``lr``, a tenth of it after each milestone (fractions of training)."""
-    return lambda done: lr * 0.1 ** sum(done >= milestone for milestone in milestones)
+def stepped(lr: float, milestones: tuple[float, ...], factor: float = 0.1) -> Callable[[float], float]:
+    """``lr``, multiplied by ``factor`` after each milestone (fractions of training)."""
+    return lambda done: lr * factor ** sum(done >= milestone for milestone in milestones)
 
 
 def one_cycle(lr: float) -> Callable[[float], float]:

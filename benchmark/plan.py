@@ -17,8 +17,11 @@ from benchmark.weights import fingerprint
 from benchmark.zoo import robustbench_file
 from defenses.registry import DefensePreset, defense_presets
 
-Kind = Literal["train", "load", "estimators", "diagnose", "craft", "evaluate", "measure-mi"]
-RESULTS = ("evaluate", "measure-mi")  # what a run is for; all else is there because they need it
+Kind = Literal[
+    "train", "load", "estimators", "diagnose", "craft", "evaluate", "measure-mi",
+    "part", "calibrate", "adapt", "detect",
+]  # fmt: skip
+RESULTS = ("evaluate", "measure-mi", "detect")  # what a run is for; all else is there because they need it
 ZOO = "robustbench:"
 OWN = "own"
 """The architecture of weights whose network came as code."""
@@ -66,7 +69,7 @@ def make_plan(protocol: Protocol, data: dict[str, Located]) -> list[Task]:
     """
     tasks: dict[str, Task] = {}
     for settings in protocol.settings:
-        planner = _Planner(settings, data[settings.dataset])
+        planner = Planner(settings, data[settings.dataset])
         for seed in range(protocol.seeds):
             for norm in protocol.norms:
                 for threat in protocol.threats:
@@ -81,15 +84,18 @@ def make_mi_plan(protocol: Protocol, data: dict[str, Located], objectives: Seque
     """The MI of every defense under every attack but "none", and all it needs, each once.
 
     Raises:
-        BenchError: a single test image, which has no other to be told from.
+        BenchError: detectors among the defenses, or a single test image, which has no other to be told
+            from.
     """
+    if protocol.detectors:
+        raise BenchError(f"{', '.join(protocol.detectors)} is a detector: name defenses here")
     tasks: dict[str, Task] = {}
     for settings in protocol.settings:
         if settings.n_examples == 1:
             raise BenchError(
                 "mutual information is estimated by comparing images: n-examples must be above 1"
             )
-        planner = _Planner(settings, data[settings.dataset])
+        planner = Planner(settings, data[settings.dataset])
         for seed, norm, defense in product(range(protocol.seeds), protocol.norms, protocol.defenses):
             for attack, objective in product(settings.attacks[norm], objectives):
                 if attack != "none":
@@ -115,7 +121,7 @@ def weights_hash(source: str) -> str:
     return fingerprint(Path(source))
 
 
-class _Planner:
+class Planner:
     """Makes the tasks of one data set; equal tasks come out equal, so sharing is by id."""
 
     def __init__(self, settings: Settings, data: Located) -> None:
@@ -140,19 +146,19 @@ class _Planner:
             "attack": attack,
             "kind_of_attack": preset.kind,
             "parameters": preset.identity(norm, eps),
-            **self._sample(),
+            **self.sample(),
         }
         folder = Path("records") / label / norm / threat / defense
         at = "" if eps == settings.eps[norm] else f" at ε = {eps:.4g}"
         title = f"{label} {norm} {threat}-box {defense} × {attack}{at}, seed {seed}"
-        return self._task("evaluate", title, spec, seed, folder / f"{attack}-seed{seed}", ".parquet", parents)
+        return self.task("evaluate", title, spec, seed, folder / f"{attack}-seed{seed}", ".parquet", parents)
 
     def diagnose(self, model: Task, defense: str, norm: str, seed: int) -> Task:
         """Signs that a model hides its gradients, shared by all its cells under one norm."""
-        spec = {"norm": norm, "eps": self.settings.eps[norm], "probe": PROBE, **self._sample()}
+        spec = {"norm": norm, "eps": self.settings.eps[norm], "probe": PROBE, **self.sample()}
         path = Path("diagnoses") / self.data.label / f"{defense}-{norm}-seed{seed}"
         title = f"{self.data.label} {norm} diagnose {defense}, seed {seed}"
-        return self._task("diagnose", title, spec, seed, path, ".json", {"model": model})
+        return self.task("diagnose", title, spec, seed, path, ".json", {"model": model})
 
     def train(self, defense: str, norm: str, seed: int) -> Task:
         """A defended model: trained, or loaded where weights are given."""
@@ -177,7 +183,7 @@ class _Planner:
             "width": width,
             "defense": preset.identity(),
             "training": asdict(settings.training),
-            **self._dataset(),
+            **self.dataset(),
         }
         name = f"{defense}-{model}"
         if preset.adversarial:  # a naturally trained model is the same for every norm
@@ -185,7 +191,7 @@ class _Planner:
             name += f"-{norm}"
         folder = Path("checkpoints") / self.data.label
         title = f"{self.data.label} train {name}, seed {seed}"
-        return self._task("train", title, spec, seed, folder / f"{name}-seed{seed}", ".safetensors", parents)
+        return self.task("train", title, spec, seed, folder / f"{name}-seed{seed}", ".safetensors", parents)
 
     def _recipe(self, preset: DefensePreset) -> dict[str, Any]:
         """How the estimators of a defense are trained: the protocol, and what the preset says over it."""
@@ -210,10 +216,10 @@ class _Planner:
             plain = self.settings.weights_plain
             architecture = {"model": model, "width": width, "weights": weights_hash(source), "plain": plain}
             name = f"{Path(source).stem}-{model}"
-        spec = {**architecture, "defense": defense, **self._dataset()}
+        spec = {**architecture, "defense": defense, **self.dataset()}
         title = f"{self.data.label} load {source} as {defense}"
         folder = Path("checkpoints") / self.data.label
-        task = self._task("load", title, spec, 0, folder / f"{defense}-{name}", ".safetensors", {})
+        task = self.task("load", title, spec, 0, folder / f"{defense}-{name}", ".safetensors", {})
         return replace(task, source=source, network=self.settings.network)
 
     def estimators(self, defense: str, norm: str, seed: int, recipe: dict[str, Any]) -> Task:
@@ -224,13 +230,13 @@ class _Planner:
             "eps": settings.eps[norm],
             "estimators": recipe,
             "training": asdict(settings.training),
-            **self._dataset(),
+            **self.dataset(),
         }
         name = f"estimators-{recipe['objective']}-on-{defense}-{norm}"
         path = Path("checkpoints") / self.data.label / f"{name}-seed{seed}"
         title = f"{self.data.label} train MI {name}, seed {seed}"
         parents = {"pretrained": self.train(defense, norm, seed)}
-        return self._task("estimators", title, spec, seed, path, ".safetensors", parents)
+        return self.task("estimators", title, spec, seed, path, ".safetensors", parents)
 
     def measure_mi(self, norm: str, defense: str, attack: str, objective: str, seed: int) -> Task:
         """The MI of a model's outputs on natural and attacked test images, image by image."""
@@ -250,12 +256,12 @@ class _Planner:
             "attack": attack,
             "rule": preset.parameters.get("rule", ""),
             "objective": objective,
-            **self._sample(),
+            **self.sample(),
         }
         folder = Path("mi") / self.data.label / norm / defense
         title = f"{self.data.label} {norm} MI ({objective}) of {defense} under {attack}, seed {seed}"
         stem = folder / f"{attack}-{objective}-seed{seed}"
-        return self._task("measure-mi", title, spec, seed, stem, ".parquet", parents)
+        return self.task("measure-mi", title, spec, seed, stem, ".parquet", parents)
 
     def craft(
         self, model: Task, model_name: str, norm: str, preset: AttackPreset, eps: float, goal: str
@@ -265,19 +271,21 @@ class _Planner:
         name = preset.name
         if parameters.pop("rule", None):
             name = parameters["attack"].partition(":")[2].lower()
-        spec = {"norm": norm, "attack": name, "goal": goal, "parameters": parameters, **self._sample()}
+        spec = {"norm": norm, "attack": name, "goal": goal, "parameters": parameters, **self.sample()}
         path = Path("crafted") / self.data.label / norm / f"{name}-on-{model_name}-seed{model.seed}"
         title = f"{self.data.label} {norm} craft {name} on {model_name}, seed {model.seed}"
-        return self._task("craft", title, spec, model.seed, path, ".safetensors", {"model": model})
+        return self.task("craft", title, spec, model.seed, path, ".safetensors", {"model": model})
 
-    def _dataset(self) -> dict[str, Any]:
+    def dataset(self) -> dict[str, Any]:
+        """The data set, as it enters ids."""
         return {"dataset": self.data.label, "data": self.data.hash}
 
-    def _sample(self) -> dict[str, Any]:
+    def sample(self) -> dict[str, Any]:
+        """The data set and how many of its test images are attacked."""
         images = min(self.settings.n_examples or self.data.test_images, self.data.test_images)
-        return {**self._dataset(), "n_examples": images}
+        return {**self.dataset(), "n_examples": images}
 
-    def _task(
+    def task(
         self,
         kind: Kind,
         title: str,
@@ -287,6 +295,7 @@ class _Planner:
         suffix: str,
         parents: dict[str, Task],
     ) -> Task:
+        """A task whose id comes from ``spec``, its parents and ``seed``."""
         spec = {"kind": kind, "format": _FORMAT, **spec}
         family = short_hash([spec, {role: task.family for role, task in parents.items()}])
         spec["parents"] = {role: task.id for role, task in parents.items()}

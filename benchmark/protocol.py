@@ -15,9 +15,11 @@ from attacks.registry import NORMS, SETS, attack_names, attack_presets
 from benchmark.datasets import DATASETS, dataset_named
 from benchmark.errors import BenchError, unknown
 from benchmark.models import MODELS
+from defenses.detectors.registry import system_presets
 from defenses.registry import defense_presets
 
 THREATS = ("white", "black")
+ADAPTIVE = ("white", "grey")
 OBJECTIVES = ("eq-5", "eq-4", "author", "standard")
 _DEFAULT = Path(__file__).parent / "protocols" / "default.toml"
 _SCHEDULES = Path(__file__).parent / "schedules"
@@ -122,6 +124,46 @@ class Surrogate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Detection:
+    """What detectors guard and what attacks it. Units: ``protocols/default.toml``."""
+
+    classifier: str
+    """The defense whose model it is."""
+    model: Model
+    training: Training
+    attacks: tuple[str, ...]
+    confidences: tuple[float, ...]
+    n_examples: int
+    parameters: dict[str, dict[str, Any]]
+    """cw or ead -> parameters over those of the strict set."""
+    adaptive: tuple[str, ...]
+    adaptive_examples: int
+    adaptive_attack: dict[str, Any]
+    """Identity of the attack that knows the system."""
+    part_epochs: int
+
+    def __post_init__(self) -> None:
+        _at_least(0, n_examples=self.n_examples, part_epochs=self.part_epochs)
+        _at_least(1, adaptive_examples=self.adaptive_examples)
+        if not self.confidences:
+            raise BenchError("detection.confidences is empty: name at least one κ")
+        _at_least(0, confidence=min(self.confidences))
+        if self.classifier not in defense_presets():
+            raise unknown("defense", self.classifier, defense_presets())
+        for name in self.adaptive:
+            _one_of("detection.adaptive", name, ADAPTIVE)
+        for name in self.attacks:
+            if name not in confident_attacks():
+                raise unknown("attack on detectors", name, confident_attacks())
+
+
+def confident_attacks() -> list[str]:
+    """The attacks that have a confidence κ and no budget: those that detectors are tried with."""
+    presets = attack_presets("strict").values()
+    return [each.name for each in presets if each.kind == "minimum-norm" and "confidence" in each.parameters]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What holds for one data set."""
 
@@ -148,6 +190,7 @@ class Settings:
     """Whether a file's network saw pixels that are not normalised"""
     network: str
     """A .py file with the network of ``weights``, run confined; empty: ``model``"""
+    detection: Detection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +203,8 @@ class Protocol:
     seeds: int
     settings: tuple[Settings, ...]
     """One per data set."""
+    detectors: tuple[str, ...] = ()
+    """Systems of detectors, which were named among the defenses."""
 
 
 def load_protocol(config: Path | None = None, overrides: Tree | None = None) -> Protocol:
@@ -181,8 +226,10 @@ def load_protocol(config: Path | None = None, overrides: Tree | None = None) -> 
         schedule = _overlaid(layers, name)["schedule"]
         recipes = [_schedule(_FULL), _schedule(schedule)]
         settings.append(_settings(name, _overlaid([*recipes, *layers], name), norms))
+    defenses = _in_order(base["defenses"], [*defense_presets(), *system_presets()], "defense")
     return Protocol(
-        defenses=_in_order(base["defenses"], defense_presets(), "defense"),
+        defenses=tuple(name for name in defenses if name in defense_presets()),
+        detectors=tuple(name for name in defenses if name in system_presets()),
         norms=norms,
         threats=_in_order(base["threats"], THREATS, "threat"),
         seeds=base["seeds"],
@@ -330,7 +377,18 @@ def _settings(name: str, tree: Tree, norms: tuple[str, ...]) -> Settings:
         network=tree["network"],
         training=_section(Training, tree["training"]),
         estimators=_section(Estimators, tree["estimators"]),
+        detection=_detection(tree),
     )
+
+
+def _detection(tree: Tree) -> Detection:
+    section = tree["detection"]
+    training = _section(Training, {**tree["training"], **section["training"]})
+    model = _section(Model, section["model"])
+    confidences = sorted(float(each) for each in set(section["confidences"]))
+    attack = {"attack": "attacks.adaptive:AdaptiveDetection", **section["adaptive_attack"]}
+    made = {"training": training, "model": model, "confidences": confidences, "adaptive_attack": attack}
+    return _section(Detection, {**section, **made})
 
 
 def _section(section: type[Section], tree: Tree) -> Section:

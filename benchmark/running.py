@@ -33,9 +33,10 @@ class Work:
 
     @property
     def chains(self) -> int:
-        """Data set × norm × seed: each trains on its own."""
-        cells = [task for task in self.tasks if task.kind in RESULTS]
-        return len({(task.spec["data"], task.spec["norm"], task.seed) for task in cells})
+        """Data set × norm × seed, and the networks of detectors: each trains on its own."""
+        cells = [task for task in self.tasks if task.kind in RESULTS and "norm" in task.spec]
+        parts = sum(task.kind == "part" for task in self.tasks)
+        return len({(task.spec["data"], task.spec["norm"], task.seed) for task in cells}) + parts
 
     @property
     def open_cells(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmark.detection_records import read_detection
 from benchmark.errors import StoreError
 from benchmark.mi_records import read_mi_record
 from benchmark.plan import RESULTS, Task
@@ -50,6 +51,8 @@ def is_done(out: Path, task: Task) -> bool:
     path = out / task.path
     if task.kind == "evaluate":
         return path.is_file() and read_record(path).status == "ok"
+    if task.kind == "detect":
+        return path.is_file() and read_detection(path).status == "ok"
     if task.kind == "measure-mi":
         return path.is_file() and bool(read_mi_record(path).rows)
     return path.is_file() and path.with_suffix(".json").is_file()

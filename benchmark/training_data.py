@@ -11,6 +11,7 @@ from benchmark.augmentation import crop, crop_flip
 from benchmark.datasets.base import subset
 from benchmark.errors import BenchError
 from benchmark.plan import Task
+from defenses.detectors.parts import Images
 
 _AUGMENT = {"crop-flip": crop_flip, "crop": crop}
 
@@ -61,6 +62,12 @@ class TrainingData:
             return batch
         noise = Noise.for_samples(self._ids[indices.to(self._ids.device)], self._seed, "augment", epoch)
         return replace(batch, x=self._augment(batch.x, noise))
+
+    def images(self, indices: Tensor, epoch: int) -> Images:
+        """Images of one step as they are, for the networks of detectors."""
+        batch = self._batch(indices, "fixed")
+        fresh = Noise.for_samples(self._ids[indices.to(self._ids.device)], self._seed, "fresh", epoch)
+        return Images(batch.x, batch.y, batch.noise, fresh)
 
     def held_out(self) -> Batch | None:
         """The held-out images as they are; None where there are none."""

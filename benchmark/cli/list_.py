@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="List defenses, attacks, schedules, data sets, models or flags.", no_args_is_help=True)
+app = typer.Typer(
+    help="List defenses, detectors, attacks, schedules, data sets, models or flags.", no_args_is_help=True
+)
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every hyperparameter, with its source.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 
@@ -17,6 +19,14 @@ def defenses(as_json: Json = False) -> None:
     from defenses.registry import defense_presets
 
     _show([dataclasses.asdict(preset) for preset in defense_presets().values()], as_json, _defense)
+
+
+@app.command()
+def detectors(as_json: Json = False) -> None:
+    """Systems of detectors, which --defense names too: what they join, and on which data sets."""
+    from defenses.detectors.registry import system_presets
+
+    _show([dataclasses.asdict(preset) for preset in system_presets().values()], as_json, _detector)
 
 
 @app.command()
@@ -120,6 +130,12 @@ def _parameters(entry: dict[str, Any]) -> str:
 
 def _defense(entry: dict[str, Any]) -> str:
     return "; ".join(filter(None, [entry["label"], _parameters(entry), entry["source"]]))
+
+
+def _detector(entry: dict[str, Any]) -> str:
+    unions = entry["detectors"].items()
+    parts = "; ".join(f"{dataset}: {', '.join(names)}" for dataset, names in unions)
+    return "; ".join([entry["label"], parts, entry["source"]])
 
 
 def _dataset(entry: dict[str, Any]) -> str:

@@ -44,6 +44,9 @@ class Request:
     curve: Annotated[
         Names, typer.Option("--curve", help="Attacks that also run at other ε, for robustness curves.")
     ] = None
+    kappa: Annotated[
+        Names, typer.Option("--kappa", help="Confidences κ of the attacks on detectors, comma-separated.")
+    ] = None
     seeds: Annotated[int | None, typer.Option("--seeds", help="Training seeds 0 … N-1.")] = None
     n_examples: Annotated[int | None, typer.Option("--n-examples", help="Test images; 0 = all.")] = None
     schedule: Annotated[
@@ -123,12 +126,14 @@ class Request:
 
     def prepare(self, make: "Callable[..., list[Task]] | None" = None) -> "Work":
         """The work it asks for, held against the store."""
-        from benchmark.plan import make_plan
+        from benchmark.detection_plan import make_whole_plan
         from benchmark.running import prepare
 
         self._check()
         protocol = self.protocol()
-        return prepare(protocol, self.out, self.data_dir, download=self.download, make=make or make_plan)
+        return prepare(
+            protocol, self.out, self.data_dir, download=self.download, make=make or make_whole_plan
+        )
 
     def context(self, device: str) -> "Context":
         """Where it is done."""
@@ -178,6 +183,10 @@ class Request:
         sections = {
             ("training", "epochs"): self.epochs,
             ("estimators", "epochs"): self.epochs,
+            ("detection", "part_epochs"): self.epochs,
+            ("detection", "n_examples"): self.n_examples,
+            ("detection", "adaptive_examples"): self.n_examples,
+            ("detection", "confidences"): _confidences(self.kappa),
             ("training", "train_limit"): self.train_limit,
             ("model", "width"): self.width,
             ("eps", "linf"): _budget(self.eps_linf),
@@ -186,6 +195,9 @@ class Request:
         for (section, key), value in sections.items():
             if value is not None:
                 tree.setdefault(section, {})[key] = value
+        classifier = {"epochs": self.epochs, "train_limit": self.train_limit}
+        if given := {key: value for key, value in classifier.items() if value is not None}:
+            tree.setdefault("detection", {})["training"] = given
         if self.curve:
             tree["curve"] = {"attacks": split(self.curve)}
         if self.attacks:
@@ -223,6 +235,13 @@ def _batch_size(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise BenchError(f"--batch-size must be a positive number or auto, got {text!r}")
     return int(text)
+
+
+def _confidences(given: Names) -> list[float] | None:
+    try:
+        return [float(each) for each in split(given)] if given else None
+    except ValueError:
+        raise BenchError(f"--kappa must be numbers, got {', '.join(given or ())}") from None
 
 
 def _budget(eps: float | None) -> float | None:

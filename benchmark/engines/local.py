@@ -43,7 +43,7 @@ class Agenda:
             for task in self._waiting.values()
             if not any(parent.id in outstanding for parent in task.parents.values())
         ]
-        return sorted(free, key=lambda task: task.kind == "evaluate")
+        return sorted(free, key=lambda task: task.kind in ("evaluate", "detect"))
 
     def start(self, task: Task) -> None:
         del self._waiting[task.id]
@@ -64,8 +64,7 @@ class Agenda:
             if waits and any(parent.id == failed.id for parent in task.parents.values()):
                 del self._waiting[task.id]
                 story = f"not run: it needs «{failed.title}», which failed:\n\n{error}"
-                if task.kind == "evaluate":
-                    record_failure(task, self._context, story)
+                record_failure(task, self._context, story)
                 self.finish(task, story)
 
 

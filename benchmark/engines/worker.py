@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 
 from benchmark.context import Advance, Context, environment
+from benchmark.detection_records import write_detection
 from benchmark.errors import BenchError
 from benchmark.plan import Task
 from benchmark.records import write_record
@@ -21,6 +22,9 @@ def perform(task: Task, context: Context, advance: Advance) -> str:
     A cell that raises becomes a record that says so, one whose submitted model fails too. What else the
     user can mend (BenchError: a full disk, a damaged file) is no result of the cell, and is raised.
     """
+    from benchmark.calibration import calibrate
+    from benchmark.detecting import adapt, detect
+    from benchmark.detector_parts import fit_part
     from benchmark.evaluation import craft, evaluate
     from benchmark.loading import import_weights
     from benchmark.mi_measuring import measure_mi
@@ -35,6 +39,10 @@ def perform(task: Task, context: Context, advance: Advance) -> str:
         "craft": craft,
         "evaluate": evaluate,
         "measure-mi": measure_mi,
+        "part": fit_part,
+        "calibrate": calibrate,
+        "adapt": adapt,
+        "detect": detect,
     }
     try:
         actions[task.kind](task, context, _throttled(advance))
@@ -42,22 +50,20 @@ def perform(task: Task, context: Context, advance: Advance) -> str:
         if isinstance(error, BenchError) and not isinstance(error, ModelError):
             raise
         story = traceback.format_exc()
-        if task.kind == "evaluate":
-            record_failure(task, context, story)
+        record_failure(task, context, story)
         return story
     return ""
 
 
 def record_failure(task: Task, context: Context, story: str) -> None:
-    """Keep the traceback as the cell's record: shown as ERROR, never as a number."""
-    write_record(
-        context.out / task.path,
-        task,
-        {},
-        environment=environment(context.device),
-        seconds=0.0,
-        error=story,
-    )
+    """Keep the traceback as a cell's record: shown as ERROR, never as a number. Other tasks leave nothing."""
+    path, facts = context.out / task.path, environment(context.device)
+    if task.kind == "evaluate":
+        write_record(path, task, {}, environment=facts, seconds=0.0, error=story)
+    elif task.kind == "detect":
+        write_detection(
+            path, task, {}, thresholds={}, remarks={}, environment=facts, seconds=0.0, error=story
+        )
 
 
 def end_with_parent() -> None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 MODELS = {
     "resnet-18": "He et al. 2016, CIFAR stem: 3×3, stride 1, no pooling",
     "vgg-19": "Simonyan and Zisserman 2015, batch norm, one linear layer: the black-box surrogate",
+    "magnet-cnn": "Meng and Chen 2017: the classifiers that MagNet guards, width 32 as published",
 }
 
 
@@ -18,6 +19,7 @@ def build_model(name: str, info: "DatasetInfo", width: int) -> "nn.Module":
     from torch import nn
 
     from benchmark.models.layers import Normalize
+    from benchmark.models.magnet import MagNetCNN
     from benchmark.models.resnet import ResNet18
     from benchmark.models.vgg import VGG19
 
@@ -25,6 +27,8 @@ def build_model(name: str, info: "DatasetInfo", width: int) -> "nn.Module":
         network: nn.Module = ResNet18(info.channels, info.classes, width)
     elif name == "vgg-19":
         network = VGG19(info.channels, info.classes, width, info.size)
+    elif name == "magnet-cnn":
+        network = MagNetCNN(info.channels, info.classes, width, info.size)
     else:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
     return nn.Sequential(Normalize(info.mean, info.std), network)

@@ -1,0 +1,201 @@
+"""An attack that knows the detectors and has to pass them.
+
+After Carlini and Wagner 2017, "MagNet and 'Efficient Defenses Against Adversarial Attacks' are not robust
+to adversarial examples", https://arxiv.org/abs/1711.08478, and their code, github.com/carlini/MagNet.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks import geometry
+from attacks.base import check_images, check_result, frozen
+from attacks.constant_search import ConstantSearch, Nearest, hinge, improved
+from attacks.guarded import Guarded, Probe
+from attacks.margins import margin
+
+__all__ = ["AdaptiveDetection", "Evasion", "Guarded"]
+
+_INSIDE = 0.999  # pixels of exactly 0 and 1 stay at finite w, where tanh is not yet flat
+_DECAY_1, _DECAY_2, _TINY = 0.9, 0.999, 1e-8  # Adam: Kingma and Ba 2015, https://arxiv.org/abs/1412.6980
+_CHECKS = 10  # of progress, per search step
+_CLEAR = 1e-4  # beyond boundary and thresholds: the same image in another batch rounds otherwise
+
+
+class Evasion(NamedTuple):
+    """What the attack did to each of N samples."""
+
+    x_adv: Tensor
+    """(N, C, H, W): the nearest image that evades; the natural one where none was found."""
+    success: Tensor
+    """(N,) bool: x_adv is unflagged and misclassified, by a pass of its own."""
+    distance: Tensor
+    """(N,): the L2 norm of x_adv - x. 0 at a success: the natural image evades already."""
+    forwards: float
+    """Forward passes of the whole system per sample, the mean over the batch: see ``Probe``."""
+    backwards: float
+    """Backward passes per sample, the mean over the batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveDetection:
+    """The nearest image in L2 that a guarded system misclassifies and does not flag.
+
+    For one target class t after another, minimise by Adam on w, where x' = (tanh(w) + 1) / 2,
+
+        ‖x' - x‖₂² + c · (Σ max(κ - margin of t, 0) + weight · Σ max(excess + slack, 0))
+
+    over surfaces and over detectors, for the smallest c that succeeds. Success is only ever that x' is
+    unflagged and misclassified, whatever its class. The logits carry the attack where the scores saturate
+    and have no gradient.
+
+    Args:
+        targets: classes tried for each sample, the likeliest wrong ones of the natural image first; at
+            most all the wrong ones.
+        search_steps: values of c tried for each sample and target.
+        steps: gradient steps for each.
+        step_size: Adam's learning rate, in units of w.
+        initial_const: first c.
+        confidence: κ, in logits.
+        weight: of the detectors' excess, against logits.
+        slack: how far below its threshold the loss wants a score, in the detector's own scale.
+        abort_early: check ten times per search step, and end it for a sample whose loss has stalled.
+
+    Differs from the reference: hinges on the logits of every surface, for several targets one after another;
+    c for each sample. There, steps are 10 000 of 0.01, κ is 1 and the summed excess weighs 1000.
+    """
+
+    targets: int = 2
+    search_steps: int = 4
+    steps: int = 300
+    step_size: float = 0.05
+    initial_const: float = 1.0
+    confidence: float = 0.1
+    weight: float = 1.0
+    slack: float = 0.1
+    abort_early: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("targets", "search_steps", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("step_size", "initial_const"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        for name in ("confidence", "weight", "slack"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
+
+    def identity(self) -> dict[str, Any]:
+        """Name and every hyperparameter, ready for JSON."""
+        return {"attack": type(self).__name__, **dataclasses.asdict(self)}
+
+    def passes(self, classes: int) -> tuple[int, int]:
+        """The most forward and backward passes that a sample can cost: for time estimates."""
+        gradients = min(self.targets, classes - 1) * self.search_steps * self.steps
+        return 2 * gradients + 3, gradients
+
+    def run(self, system: Guarded, x: Tensor, y: Tensor) -> Evasion:
+        """Attack N samples; a natural image that evades already is left as it is.
+
+        Deterministic, and, up to rounding, what a sample comes to does not depend on the others.
+
+        Raises:
+            ValueError: x or y are not as ``attacks.base`` says.
+            AttackError: logits, excess or gradients of the system that are not finite.
+        """
+        check_images(x, y)
+        probe = Probe(system)
+        with frozen(system):
+            x_adv = self.perturb(probe, x, y) if len(x) else x.clone()
+            if len(x):
+                check_result(x_adv, x)
+            success = probe.evaded(x_adv, y)
+        x_adv = torch.where(success[:, None, None, None], x_adv, x)
+        n = max(len(x), 1)
+        return Evasion(
+            x_adv, success, geometry.size(x_adv - x, "l2"), probe.forwards / n, probe.backwards / n
+        )
+
+    def perturb(self, probe: Probe, x: Tensor, y: Tensor) -> Tensor:
+        """The nearest images that evade, natural where none does. The system is frozen already."""
+        found = x.clone()
+        held = ~probe.evaded(x, y)
+        x, y = x[held], y[held]
+        nearest = Nearest(x)
+        if len(x):
+            for target in self._targets(probe.logits(x), y):
+                self._approach(probe, x, y, target, nearest)
+        found[held] = nearest.images
+        return found
+
+    def _targets(self, logits: Tensor, y: Tensor) -> Tensor:
+        """(N, K), (N,) -> (targets, N): the likeliest wrong classes, the likeliest first."""
+        wrong = logits.scatter(1, y[:, None], -torch.inf)
+        likeliest: Tensor = wrong.argsort(dim=1, descending=True, stable=True)
+        return likeliest[:, : min(self.targets, logits.shape[1] - 1)].T
+
+    def _approach(self, probe: Probe, x: Tensor, y: Tensor, target: Tensor, nearest: Nearest) -> None:
+        """Offer ``nearest`` all that evades on the way to ``target`` (N,), for one c after another."""
+        search = ConstantSearch.start(self.initial_const, x)
+        for _ in range(self.search_steps):
+            success = torch.zeros_like(y, dtype=torch.bool)
+            rows = torch.arange(len(x), device=x.device)  # the samples still in this search step
+            descent = _Adam(((2.0 * x - 1.0) * _INSIDE).atanh())
+            previous = torch.full_like(search.c, torch.inf)
+            for step in range(self.steps):
+                if not len(rows):
+                    break
+                w = descent.w.requires_grad_()
+                x_adv = (w.tanh() + 1.0) / 2.0
+                distance = (x_adv - x[rows]).square().flatten(1).sum(1)
+                unrest, excess = self._unrest(probe, x_adv, target[rows])
+                loss = distance + search.c[rows] * unrest
+                gradient = probe.gradient(loss, w)
+                x_adv, distance, loss = x_adv.detach(), distance.detach(), loss.detach()
+
+                quiet = (excess < -_CLEAR).all(1)
+                quiet &= ~success[rows] | (distance < nearest.distance[rows])
+                judged, images = rows[quiet], x_adv[quiet]
+                if len(judged):
+                    evaded = margin(probe.logits(images), y[judged]) > _CLEAR
+                    success[judged] |= evaded
+                    nearest.offer(judged, images, distance[quiet], evaded)
+
+                descent.step(gradient, self.step_size)
+                if self._checks_progress(step):
+                    stay = improved(loss, previous)
+                    rows, previous = rows[stay], loss[stay]
+                    descent.keep(stay)
+            search = search.after(success)
+
+    def _unrest(self, probe: Probe, x_adv: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """What keeps the system from being quiet about ``target``, and the excess: (N,), (N, D)."""
+        surfaces, excess = probe.differentiable(x_adv, target)
+        scores = self.weight * (excess + self.slack).relu().sum(1)
+        return sum((hinge(-margin(logits, target), self.confidence) for logits in surfaces), scores), excess
+
+    def _checks_progress(self, step: int) -> bool:
+        return self.abort_early and step % max(self.steps // _CHECKS, 1) == 0
+
+
+class _Adam:
+    """Adam for samples that may leave: every row of ``w`` (N, …) for itself."""
+
+    def __init__(self, w: Tensor) -> None:
+        self.w, self.first, self.second, self.steps = w, torch.zeros_like(w), torch.zeros_like(w), 0
+
+    def step(self, gradient: Tensor, size: float) -> None:
+        self.steps += 1
+        self.first = _DECAY_1 * self.first + (1.0 - _DECAY_1) * gradient
+        self.second = _DECAY_2 * self.second + (1.0 - _DECAY_2) * gradient.square()
+        mean = self.first / (1.0 - _DECAY_1**self.steps)
+        variance = self.second / (1.0 - _DECAY_2**self.steps)
+        self.w = self.w.detach() - size * mean / (variance.sqrt() + _TINY)
+
+    def keep(self, stay: Tensor) -> None:
+        self.w, self.first, self.second = self.w[stay], self.first[stay], self.second[stay]

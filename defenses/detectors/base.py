@@ -1,0 +1,38 @@
+"""The contract between a detector and its callers."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from defenses.detectors.view import View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detector(ABC):
+    """A way to score images; its fields are its hyperparameters and its identity in records."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[str, ...]:
+        """Names of the learned networks it looks through."""
+
+    @abstractmethod
+    def score(self, view: View) -> Tensor:
+        """(N,) float64; higher is more suspicious. Finite wherever the networks' outputs are."""
+
+    @property
+    def rebuilt_by(self) -> tuple[str, ...]:
+        """Auto-encoders of which the score reads Z(AE(x))."""
+        return ()
+
+    @property
+    def generated_by(self) -> tuple[str, ...]:
+        """Generators of which the score reads Z(G(E(x), j))."""
+        return ()
+
+    def identity(self) -> dict[str, Any]:
+        """Name and every hyperparameter, ready for JSON."""
+        return {"detector": type(self).__name__, **dataclasses.asdict(self)}

@@ -1,0 +1,53 @@
+"""Scores with no mutual information in them: what an MI detector has to beat at the same budget."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attacks.noise import key_of, mix
+from defenses.detectors.base import Detector
+from defenses.detectors.scores import distance, entropy, log_probabilities
+from defenses.detectors.view import View
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionalReconstruction(Detector):
+    """The mean over pixels of |x - G(E(x), argmax F(x))|."""
+
+    generator: str
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return (self.generator,)
+
+    def score(self, view: View) -> Tensor:
+        return distance(view.x, view.generated(self.generator, view.logits.argmax(1)), 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputEntropy(Detector):
+    """H(F(x)), in nats: mere uncertainty."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return ()
+
+    def score(self, view: View) -> Tensor:
+        return entropy(log_probabilities(view.logits))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomScore(Detector):
+    """Uniform on [0, 1): a hash of the float32 pixels, the same in every batch, process and device."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return ()
+
+    def score(self, view: View) -> Tensor:
+        pixels = view.x.detach().float().flatten(1) + 0.0  # -0.0 is 0.0
+        positions = torch.arange(pixels.shape[1], device=pixels.device)
+        hashed = mix(mix(pixels.view(torch.int32).long()) + mix(positions + key_of("random score")))
+        bits = (mix(hashed.sum(1)) >> 11) & (2**53 - 1)
+        return bits.double() * 2.0**-53

@@ -1,0 +1,95 @@
+"""What the detectors compute: pure functions, one float64 value per image, in nats.
+
+The notation of Hsu et al. 2018, https://arxiv.org/abs/1809.08986: a (N, K) is the classifier's output on
+the image, b (N, K) that on its reconstruction, C (N, K, K) that on the image generated under each class j,
+C[n, j, i] = p(A = i | B = j). All come as logarithms, which stay finite where a probability is 0.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Reading = Literal["literal", "vi", "cross", "cross_jaccard"]
+
+_LOG_FLOOR = math.log(1e-12)  # of p(A | B) in the cross readings
+_LEAST = 1e-150  # of a joint entropy: the ratio and its gradient stay finite in float64
+
+
+def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """log softmax(z / T) over the last dimension, float64 whatever the logits are."""
+    return (logits.double() / temperature).log_softmax(-1)
+
+
+def distance(x: Tensor, other: Tensor, p: float) -> Tensor:
+    """The mean over pixels of |x - other|^p: (N, C, H, W) twice -> (N,)."""
+    return (x.double() - other.double()).abs().pow(p).flatten(1).mean(1)
+
+
+def entropy(log_p: Tensor) -> Tensor:
+    """Over the last dimension: (…, K) -> (…)."""
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """The divergence, in [0, log 2], over the last dimension."""
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    return 0.5 * (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(-1)
+
+
+def conditional_entropy(log_b: Tensor, log_c: Tensor) -> Tensor:
+    """H(A|B) = -Σ_j b_j Σ_i C_ji log C_ji, as printed: (N,)."""
+    return (log_b.exp() * entropy(log_c)).sum(-1)
+
+
+def cross_entropy(log_a: Tensor, log_b: Tensor, log_c: Tensor) -> Tensor:
+    """-Σ_j b_j Σ_i a_i log max(C_ji, 1e-12): (N,)."""
+    costs = -log_c.clamp_min(_LOG_FLOOR)
+    return torch.einsum("nj,ni,nji->n", log_b.exp(), log_a.exp(), costs)
+
+
+def literal(log_a: Tensor, log_b: Tensor, log_c: Tensor, delta: float) -> Tensor:
+    """The Jaccard distance 1 - I(A;B) / H(A,B): (N,), at most 2, with no least value.
+
+    With delta, (H(A,B) - I) / (H(A,B) + delta). The paper does not say how p(a, b) couples the three
+    computations: b alone weights C here, so I can be negative, and d above 1 or below 0.
+
+    Where all outputs are certain and I and H(A,B) are 0, d is 0: the limit of delta -> 0, two constants
+    being one and the same information. Every joint entropy below 1e-150 counts as 1e-150.
+    """
+    return _jaccard(entropy(log_a), entropy(log_b), conditional_entropy(log_b, log_c), delta)
+
+
+def vi(log_a: Tensor, log_b: Tensor, log_c: Tensor, delta: float) -> Tensor:
+    """The variation of information H(A,B) - I(A;B), the numerator of ``literal``: (N,)."""
+    return _variation(entropy(log_a), entropy(log_b), conditional_entropy(log_b, log_c))
+
+
+def cross(log_a: Tensor, log_b: Tensor, log_c: Tensor, delta: float) -> Tensor:
+    """H(A|B) with a, the output on the image itself, inside: (N,), at least 0."""
+    return cross_entropy(log_a, log_b, log_c)
+
+
+def cross_jaccard(log_a: Tensor, log_b: Tensor, log_c: Tensor, delta: float) -> Tensor:
+    """``literal`` with the conditional entropy of ``cross``: (N,)."""
+    return _jaccard(entropy(log_a), entropy(log_b), cross_entropy(log_a, log_b, log_c), delta)
+
+
+READINGS: dict[Reading, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
+    "literal": literal,
+    "vi": vi,
+    "cross": cross,
+    "cross_jaccard": cross_jaccard,
+}
+"""How p(a, b) may be read; ``vi`` and ``cross`` have no joint entropy below and so no use of delta."""
+
+
+def _variation(h_a: Tensor, h_b: Tensor, h_ab: Tensor) -> Tensor:
+    """With H(A,B) = H(B) + H(A|B) and I = H(A) - H(A|B)."""
+    return h_b + 2 * h_ab - h_a
+
+
+def _jaccard(h_a: Tensor, h_b: Tensor, h_ab: Tensor, delta: float) -> Tensor:
+    return _variation(h_a, h_b, h_ab) / (h_b + h_ab + delta).clamp_min(_LEAST)
