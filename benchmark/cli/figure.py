@@ -1,12 +1,13 @@
-"""`bench figure`: Figures 2, 4, 5 and 7 of Zhou et al. 2022 from what the store holds."""
+"""`bench figure`: Figures 2, 4, 5 and 7 of Zhou et al. 2022, and of detectors, from what the store holds."""
 
-import textwrap
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmark.cli.detection_figure import KINDS, detection_figures
+from benchmark.cli.drawable import Drawable, write
 from benchmark.cli.options import Names, Request, split, takes_request
 from benchmark.cli.remedy import spelled
 from benchmark.errors import BenchError, unknown
@@ -22,7 +23,7 @@ _FROM_GAP = ("defense", "dataset", "norm", "threat", "attacks", "seeds", "curve"
 @takes_request
 def figure(
     request: Request,
-    number: Annotated[str, typer.Argument(metavar="N", help="2, 4, 5 or 7.")],
+    number: Annotated[str, typer.Argument(metavar="N", help="2, 4, 5, 7, roc, scores or generated.")],
     formats: Annotated[
         Names, typer.Option("--format", help="png, svg, pdf, repeated or comma-separated; all unless given.")
     ] = None,
@@ -30,17 +31,24 @@ def figure(
         int, typer.Option("--columns", help="Width on a page: 1 column (3.3 in) or 2 (7 in).")
     ] = 1,
 ) -> None:
-    """Draw a figure of the NAMID paper from the results that are there; trains and attacks nothing.
+    """Draw a figure from the results that are there; trains and attacks nothing.
 
-    One per data set and norm (linf unless --norm says). --defense (figures 2 and 4) and --attacks replace
-    the figure's own. Writes figures/figure-N-DATASET-NORM .csv, .png, .svg and .pdf, with the set's name in
-    it unless that is strict.
+    2, 4, 5, 7: of the NAMID paper, one per data set and norm (linf unless --norm says). --defense (2 and 4)
+    and --attacks replace the figure's own. Writes figures/figure-N-DATASET-NORM .csv, .png, .svg and .pdf,
+    with the set's name in it unless that is strict.
+
+    roc, scores, generated: of detectors, one per data set that the store holds. --dataset, --defense (a
+    system of detectors), --attacks, --kappa, --seeds and --n-examples leave out all else; of several κ the
+    worst one of each detector is drawn. Writes
+    figures/roc-DATASET, scores-DATASET-ATTACK, generated-DATASET-GENERATOR .csv, .png, .svg and .pdf.
     """
     from benchmark.report.drawing import FORMATS, WIDTHS
     from benchmark.report.figures import NUMBERS
 
-    if number not in NUMBERS:
-        raise unknown("figure", number, NUMBERS)
+    if number not in (*NUMBERS, *KINDS):
+        raise unknown("figure", number, [*NUMBERS, *KINDS])
+    if request.kappa and number in NUMBERS:
+        raise BenchError(f"figure {number} has no κ to choose: leave --kappa out")
     wanted = list(dict.fromkeys(split(formats or list(FORMATS))))
     for name in wanted:
         if name not in FORMATS:
@@ -48,19 +56,21 @@ def figure(
     if columns not in WIDTHS:
         raise BenchError(f"--columns must be 1 or 2, got {columns}")
     empty = []
-    for found in _figures(request, number):
+    figures = detection_figures(request, number) if number in KINDS else _figures(request, number)
+    for found in figures:
         if isinstance(found, BenchError):
             empty.append(str(found))
         else:
-            _write(found, request.out / "figures", wanted, columns)
+            write(found, request.out / "figures", wanted, columns)
     if empty:
         raise BenchError("; ".join(empty))
 
 
-def _figures(request: Request, number: str) -> "Iterator[Figure | BenchError]":
+def _figures(request: Request, number: str) -> Iterator[Drawable | BenchError]:
     """Every figure asked for, or why there is none."""
     from benchmark.datasets import locate
-    from benchmark.report.figures import NothingToDrawError
+    from benchmark.report.drawing import draw
+    from benchmark.report.figures import NothingToDrawError, to_csv, to_table
 
     protocol = request.protocol()
     data = {
@@ -69,9 +79,11 @@ def _figures(request: Request, number: str) -> "Iterator[Figure | BenchError]":
     }
     for question in _questions(request, protocol, data, number):
         try:
-            yield _draw_up(request, question, data)
+            drawn = _draw_up(request, question, data)
         except NothingToDrawError as error:
             yield error
+        else:
+            yield Drawable(drawn.name, to_csv(drawn), to_table(drawn), drawn.notes, partial(draw, drawn))
 
 
 def _questions(
@@ -140,20 +152,3 @@ def command(request: Request, gap: "Gap") -> str:
     }
     options |= {"--threat": "white"} if gap.verb == "run" else {"--objective": ",".join(gap.objectives)}
     return spelled(request, gap.verb, options | {"--seeds": str(gap.seeds)}, _FROM_GAP)
-
-
-def _write(drawn: "Figure", folder: Path, formats: Sequence[str], columns: int) -> None:
-    """The files, atomically; and on the terminal the numbers and the files."""
-    from benchmark.atomic import write_atomic
-    from benchmark.report.drawing import draw
-    from benchmark.report.figures import to_csv, to_table
-    from benchmark.report.render import to_text
-
-    files = {"csv": to_csv(drawn).encode(), **{name: draw(drawn, name, columns) for name in formats}}
-    for suffix, content in files.items():
-        write_atomic(folder / f"{drawn.name}.{suffix}", content)
-    head, _, rows = to_text(to_table(drawn)).partition("\n\n")
-    print("\n".join(textwrap.fill(line, 100) for line in head.splitlines()), end=f"\n\n{rows}")
-    for note in drawn.notes:
-        print(f"  {note}")
-    print(", ".join(str(folder / f"{drawn.name}.{suffix}") for suffix in files))

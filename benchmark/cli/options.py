@@ -122,7 +122,25 @@ class Request:
         from defenses.plugins import load_plugin
 
         plugins = [load_plugin(path) for path in self.plugin or ()]
-        return load_protocol(self.config, self._overrides(plugins))
+        protocol = load_protocol(self.config, self._overrides(plugins))
+        self._check_detectors(protocol)
+        return protocol
+
+    def _check_detectors(self, protocol: "Protocol") -> None:
+        """Refuse options that nothing of this protocol would heed."""
+        if self.kappa and not protocol.detectors:
+            raise BenchError("--kappa is of attacks on detectors: name one (bench list detectors)")
+        given = {
+            "--threat": self.threat,
+            "--attacks": self.attacks,
+            "--set": self.attack_set,
+            "--curve": self.curve,
+        }
+        if unheeded := [flag for flag, value in given.items() if value and not protocol.defenses]:
+            raise BenchError(
+                f"{', '.join(unheeded)} is of defenses; {', '.join(protocol.detectors)} faces every attack of "
+                "[detection] in the --config file at every --kappa"
+            )
 
     def prepare(self, make: "Callable[..., list[Task]] | None" = None) -> "Work":
         """The work it asks for, held against the store."""
@@ -195,9 +213,13 @@ class Request:
         for (section, key), value in sections.items():
             if value is not None:
                 tree.setdefault(section, {})[key] = value
-        classifier = {"epochs": self.epochs, "train_limit": self.train_limit}
-        if given := {key: value for key, value in classifier.items() if value is not None}:
-            tree.setdefault("detection", {})["training"] = given
+        guarded = {
+            "training": {"epochs": self.epochs, "train_limit": self.train_limit},
+            "model": {"width": self.width},
+        }
+        for part, keys in guarded.items():
+            if told := {key: value for key, value in keys.items() if value is not None}:
+                tree.setdefault("detection", {})[part] = told
         if self.curve:
             tree["curve"] = {"attacks": split(self.curve)}
         if self.attacks:

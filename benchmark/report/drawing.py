@@ -21,15 +21,15 @@ FORMATS = ("png", "svg", "pdf")
 WIDTHS = {1: 3.3, 2: 7.0}
 """Columns of a page -> inches."""
 _DPI = 300
-_FONT = 7.0
+FONT = 7.0
 _RC: Any = {
     "font.family": "DejaVu Sans",
-    "font.size": _FONT,
-    "axes.titlesize": _FONT,
-    "axes.labelsize": _FONT,
-    "xtick.labelsize": _FONT,
-    "ytick.labelsize": _FONT,
-    "legend.fontsize": _FONT,
+    "font.size": FONT,
+    "axes.titlesize": FONT,
+    "axes.labelsize": FONT,
+    "xtick.labelsize": FONT,
+    "ytick.labelsize": FONT,
+    "legend.fontsize": FONT,
     "axes.linewidth": 0.6,
     "axes.unicode_minus": False,
     "hatch.linewidth": 0.5,
@@ -43,8 +43,8 @@ _HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx")
 _DASHES = ("-", "--", "-.")
 _MARKERS = ("o", "s", "^")
 _CURVE_COLOURS = ("#000000", "#0072B2", "#D55E00")
-_INK = "#222222"
-_GRID = "#BBBBBB"
+INK = "#222222"
+GRID = "#BBBBBB"
 _UNDATED: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 _DESCRIPTION = {"svg": "Description", "pdf": "Subject", "png": "Description"}
 
@@ -56,19 +56,23 @@ def draw(figure: "Figure", form: str, columns: int = 1) -> bytes:
         form: png, svg or pdf.
         columns: how many of a page's two columns it spans.
     """
-    with _style():
+    with style():
         canvas = _radar(figure.drawn, columns) if figure.shape == "radar" else _bars(figure.drawn, columns)
-        buffer = io.BytesIO()
-        about = {
-            "Title": f"Figure {figure.number}. {figure.title}",
-            _DESCRIPTION[form]: " ".join([figure.caption, *figure.notes]),
-        }
-        canvas.savefig(buffer, format=form, dpi=_DPI, metadata={**about, **_UNDATED[form]})
+        title = f"Figure {figure.number}. {figure.title}"
+        return saved(canvas, form, title, " ".join([figure.caption, *figure.notes]))
+
+
+def saved(canvas: "Canvas", form: str, title: str, description: str) -> bytes:
+    """The bytes of a file, undated; under ``style``."""
+    buffer = io.BytesIO()
+    about = {"Title": title, _DESCRIPTION[form]: description}
+    canvas.savefig(buffer, format=form, dpi=_DPI, metadata={**about, **_UNDATED[form]})
     return buffer.getvalue()
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
+    """Drawn under it, a figure looks the same whatever the user's own style is."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -83,16 +87,16 @@ def _canvas(columns: int, heights: dict[int, float]) -> "Canvas":
     return Canvas(figsize=(WIDTHS[columns], heights[columns]), layout="constrained")
 
 
-def _legend(
+def legend(
     canvas: "Canvas", title: str, handles: list[Any], labels: list[str], *, beside: bool = False
 ) -> None:
     """The title and below it the series: above the axes in as few rows as the width allows, or beside."""
     for columns in [1] if beside else range(len(labels), 0, -1):
-        legend = canvas.legend(
+        placed = canvas.legend(
             handles,
             labels,
             title=title,
-            title_fontsize=_FONT,
+            title_fontsize=FONT,
             loc="outside right upper" if beside else "outside upper center",
             ncols=columns,
             frameon=False,
@@ -102,9 +106,9 @@ def _legend(
             borderaxespad=0.2,
         )
         room = canvas.bbox.width
-        if columns == 1 or legend.get_window_extent().width <= room:
+        if columns == 1 or placed.get_window_extent().width <= room:
             return
-        legend.remove()
+        placed.remove()
 
 
 def _bars(figure: "Figure", columns: int) -> "Canvas":
@@ -116,9 +120,9 @@ def _bars(figure: "Figure", columns: int) -> "Canvas":
     slot = WIDTHS[columns] * 72 * 0.85 / (sum(sizes) * (len(figure.series) + 0.6))
     longest = max(len(_text(value)) for value in figure.values)
     for axes, panel in zip(row, panels, strict=True):
-        _panel(axes, figure, panel, numbered=slot >= 0.62 * _FONT * longest)
+        _panel(axes, figure, panel, numbered=slot >= 0.62 * FONT * longest)
     row[0].set_ylabel(figure.unit)
-    _legend(canvas, figure.title, [_patch(index) for index in range(len(figure.series))], figure.series)
+    legend(canvas, figure.title, [_patch(index) for index in range(len(figure.series))], figure.series)
     return canvas
 
 
@@ -132,7 +136,7 @@ def _fill(index: int) -> dict[str, Any]:
     return {
         "facecolor": _COLOURS[index % len(_COLOURS)],
         "hatch": _HATCHES[index % len(_HATCHES)],
-        "edgecolor": _INK,
+        "edgecolor": INK,
         "linewidth": 0.6,
     }
 
@@ -152,7 +156,7 @@ def _panel(axes: "Axes", figure: "Figure", panel: str, *, numbered: bool) -> Non
     axes.tick_params(axis="x", length=0)
     axes.tick_params(axis="y", width=0.6, length=2.5)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color=_GRID, linewidth=0.4)
+    axes.grid(axis="y", color=GRID, linewidth=0.4)
     axes.set_axisbelow(True)
     if panel:
         axes.set_title(panel)
@@ -167,7 +171,7 @@ def _bar(axes: "Axes", value: "Value | None", x: float, width: float, index: int
     axes.bar(x, mean, width * 0.92, **_fill(index))
     if std is not None:
         low = min(std, mean)  # the axis starts at 0
-        for colour, line in (("white", 2.0), (_INK, 0.8)):  # seen on dark bars too
+        for colour, line in (("white", 2.0), (INK, 0.8)):  # seen on dark bars too
             axes.errorbar(
                 x, mean, [[low], [std]], color=colour, elinewidth=line, capsize=1.8, capthick=line, fmt="none"
             )
@@ -203,7 +207,7 @@ def _radar(figure: "Figure", columns: int) -> "Canvas":
     ]
     axes.set_aspect("equal")
     axes.set_axis_off()
-    _legend(canvas, figure.title, handles, figure.series, beside=columns > 1)
+    legend(canvas, figure.title, handles, figure.series, beside=columns > 1)
     return canvas
 
 
@@ -212,10 +216,10 @@ def _web(axes: "Axes", angles: list[float], groups: list[str], ticks: list[float
     between = angles[0] + math.pi / len(angles)
     for tick in ticks:
         ring = [_at(angle, tick) for angle in [*angles, angles[0]]]
-        axes.plot(*zip(*ring, strict=True), color=_GRID, linewidth=0.4, zorder=1)
+        axes.plot(*zip(*ring, strict=True), color=GRID, linewidth=0.4, zorder=1)
     for angle, group in zip(angles, groups, strict=True):
         x, y = _at(angle, ticks[-1])
-        axes.plot([0, x], [0, y], color=_GRID, linewidth=0.4, zorder=1)
+        axes.plot([0, x], [0, y], color=GRID, linewidth=0.4, zorder=1)
         across, up = math.cos(angle), math.sin(angle)
         axes.annotate(
             group,
@@ -229,7 +233,7 @@ def _web(axes: "Axes", angles: list[float], groups: list[str], ticks: list[float
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.8}
         axes.annotate(
             f"{tick:g}", _at(between, tick * math.cos(math.pi / len(angles))),
-            ha="center", va="center", color=_INK, bbox=box, zorder=6,
+            ha="center", va="center", color=INK, bbox=box, zorder=6,
         )  # fmt: skip
     axes.annotate(
         unit, (0.5, 0), (0, -11), xycoords="axes fraction", textcoords="offset points", ha="center", va="top"

@@ -12,7 +12,7 @@ from benchmark.protocol import load_protocol
 from defenses.detectors.registry import system_presets
 from tests.conftest import Bench
 
-BOTH = {"defenses": ["magnet", "mi-magnet"]}
+BOTH: dict[str, object] = {"defenses": ["magnet", "mi-magnet"]}
 
 
 def _plan(overrides: dict[str, object]) -> list[Task]:
@@ -62,7 +62,7 @@ def test_the_attackers_networks_are_not_the_defenders() -> None:
 
 
 def test_what_a_cell_rests_on() -> None:
-    more = [*BOTH["defenses"], "magnet-random"]
+    more = ["magnet", "mi-magnet", "magnet-random"]
     assert _ids(_plan(BOTH), "detect") < _ids(_plan({"defenses": more}), "detect")
     longer = _plan({**BOTH, "detection": {"part_epochs": 3}})
     assert _ids(_plan(BOTH), "craft", "train") == _ids(longer, "craft", "train")
@@ -86,7 +86,8 @@ def test_defenses_and_detectors_share_a_run() -> None:
 
 
 def test_any_classifier_can_be_guarded() -> None:
-    tasks = _plan({**BOTH, "detection": {"classifier": "standard", "model": {"name": "resnet-18", "width": 8}}})
+    guarded = {"classifier": "standard", "model": {"name": "resnet-18", "width": 8}}
+    tasks = _plan({**BOTH, "detection": guarded})
     (model,) = [task for task in tasks if task.kind == "train"]
     assert (model.spec["defense"]["defense"], model.spec["model"]) == (
         "defenses.standard:Standard",
@@ -100,6 +101,9 @@ def test_any_classifier_can_be_guarded() -> None:
         (["--defense", "magnett"], "did you mean magnet"),
         (["--defense", "magnet", "--kappa", "ten"], "--kappa must be numbers, got ten"),
         (["--defense", "magnet", "--kappa", "-1"], "confidence must be at least 0, got -1"),
+        (["--kappa", "3"], "--kappa is of attacks on detectors: name one"),
+        (["--defense", "magnet", "--attacks", "aa", "--set", "paper"], "--attacks, --set is of defenses"),
+        (["--defense", "magnet", "--threat", "white"], "magnet faces every attack of [detection]"),
         (["--defense", "magnet", "--n-examples", "-1"], "n-examples must be at least 0, got -1"),
     ],
 )
