@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.checkpoints import load_tensors, read_card, save_tensors
+from benchmark.checkpoints import read_card, save_tensors
 from benchmark.conditional_examples import ConditionalExamples, examples_of, write_conditional_examples
 from benchmark.context import Advance, Context, environment
 from benchmark.datasets.base import subset
@@ -82,7 +82,8 @@ def calibrate(task: Task, context: Context, advance: Advance) -> None:
         "seconds": round(time.monotonic() - started, 3),
     }
     for name, network in networks.parts.items():
-        if isinstance(network, GeneratorNetwork):
+        defends = task.parents[PART + name].seed == task.seed  # an attacker's own is of another seed
+        if defends and isinstance(network, GeneratorNetwork):
             _show(task, context, networks, name, x[:_SHOWN], y[:_SHOWN])
     save_tensors(context.out / task.path, {"scores": found}, card)
 
@@ -103,12 +104,6 @@ def read_calibration(path: Path) -> Calibration:
     card = read_card(path)
     scale = card["threshold"] - card["near"]
     return Calibration(threshold=card["threshold"], scale=scale or 1.0, remark=card["remark"])
-
-
-def calibration_scores(path: Path) -> NDArray[np.float64]:
-    """The scores it rests on: (n,)."""
-    scores: NDArray[np.float64] = load_tensors(path)["scores"].numpy()
-    return scores
 
 
 def load_networks(task: Task, context: Context) -> Networks:

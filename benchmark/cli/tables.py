@@ -1,9 +1,10 @@
-"""`bench tables`: Tables 1 to 6 of Zhou et al. 2022 from what the store holds."""
+"""`bench tables`: the tables of Zhou et al. 2022 and Hsu et al. 2018 from what the store holds."""
 
+import dataclasses
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -13,19 +14,36 @@ from benchmark.cli.remedy import flag, spelled
 from benchmark.errors import BenchError, unknown
 
 if TYPE_CHECKING:
+    from benchmark.detection_records import Detection
+    from benchmark.report.layout import Layout
+    from benchmark.report.magnet_cells import MagnetCell
     from benchmark.report.paper_cells import PaperCell
     from benchmark.report.table import Table
 
 _FORMATS = {"csv": "csv", "html": "html", "latex": "tex", "markdown": "md"}
-_THE_PAPERS = ("defense", "norm", "threat", "attacks", "curve", "weights", "weights_plain", "plugin")
-_FROM_CELLS = ("defense", "dataset", "norm", "threat", "attacks", "seeds", "curve")
+_THE_PAPERS = ("defense", "norm", "threat", "attacks", "curve", "kappa", "weights", "weights_plain", "plugin")
+_FROM_CELLS = ("defense", "dataset", "norm", "threat", "attacks", "seeds", "curve", "kappa")
+
+
+class _Set(NamedTuple):
+    """A table, or the commands that fill it where there is nothing of it."""
+
+    number: str
+    table: "Table | None"
+    csv: str
+    commands: list[str]
 
 
 @takes_request
 def tables(
     request: Request,
     table: Annotated[
-        Names, typer.Option("--table", help="1 to 6, repeated or comma-separated; all unless given.")
+        Names,
+        typer.Option(
+            "--table",
+            help="1 to 6, magnet-1, magnet-2, repeated or comma-separated; unless given all that there "
+            "are results for, or 1 to 6.",
+        ),
     ] = None,
     formats: Annotated[
         Names,
@@ -37,38 +55,107 @@ def tables(
         bool, typer.Option("--published", help="Beside ours the paper's figures, and how they compare.")
     ] = False,
 ) -> None:
-    """Set Tables 1 to 6 of the NAMID paper from the results that are there; trains and attacks nothing.
+    """Set the papers' tables from the results that are there; trains and attacks nothing.
 
-    Writes tables/table-N-DATASET .csv, .html, .tex and .md, with the set's name in it unless that is
-    strict; several data sets share a table, and its name. What never ran is blank, with the command that
-    runs it. With --published a table needs no results of ours.
+    Tables 1 to 6 are those of the NAMID paper; magnet-1 and magnet-2 are Tables 1 and 2 of Hsu et al. 2018,
+    of detectors. Writes tables/table-N-DATASET .csv, .html, .tex and .md, with the set's name in it unless
+    that is strict; several data sets share a table, and its name. What never ran is blank, with the command
+    that runs it. With --published a table needs no results of ours.
     """
-    from benchmark.report import paper
-    from benchmark.report.paper_store import blocks
+    from benchmark.report import magnet, paper
+    from benchmark.report.detection_store import detections
 
-    numbers = _chosen(table, paper.NUMBERS, "table")
+    known = [*paper.NUMBERS, *magnet.NUMBERS]
+    asked = _chosen(table, known, "table") if table else []
     wanted = _chosen(formats, list(_FORMATS), "format")
     _check(request)
+    records = detections(request.out)
+    asked = asked or _held(request, records)
+    made = [
+        *_defenses(request, [name for name in asked if name in paper.NUMBERS], published),
+        *_detectors(request, [name for name in asked if name in magnet.NUMBERS], published, records),
+    ]
+    empty = [
+        f"nothing of Table {each.number} is in {request.out}: run {' and '.join(each.commands)}"
+        for each in made
+        if each.table is None
+    ]
+    if len(empty) == len(made):
+        raise BenchError("; ".join(empty))
+    for each in made:
+        if each.table is not None:
+            _write(request, each.table, each.csv, wanted)
+    for line in empty:
+        print(line)
+
+
+def _held(request: Request, records: "Sequence[Detection]") -> list[str]:
+    """The tables that a store has results for; Tables 1 to 6 of one that has none."""
+    from benchmark.records import find_records
+    from benchmark.report import magnet, paper
+
+    labels = {record.spec["dataset"] for record in records}
+    own = [name for name in magnet.NUMBERS if labels & set(magnet.magnet_layout(name).datasets)]
+    defenses = paper.NUMBERS if find_records(request.out) or not records else ()
+    return [*defenses, *((own or magnet.NUMBERS[:1]) if records else ())]
+
+
+def _defenses(request: Request, numbers: Sequence[str], published: bool) -> Iterator[_Set]:
+    """Of Tables 1 to 6."""
+    from benchmark.report import paper
+    from benchmark.report.paper_csv import to_csv
+    from benchmark.report.paper_store import blocks
+
+    if not numbers:
+        return
     protocol = request.protocol()
     there = blocks(protocol, request.out, request.data_dir, request.download, needed=not published)
 
     def remedy(cells: "Sequence[PaperCell]") -> str:
         return command(request, cells, protocol.seeds)
 
-    empty = []
     for number in numbers:
         shape = paper.paper_layout(number)
         cells = paper.cells_of(shape, there, beside=published)
+        made, commands = None, [remedy(gap) for gap in paper.gaps(cells, protocol.seeds)]
         if any(cell.line or cell.published for cell in cells):
             made = paper.paper_table(shape, cells, seeds=protocol.seeds, beside=published, remedy=remedy)
-            _write(request, made, cells, wanted)
-        else:
-            commands = " and ".join(remedy(gap) for gap in paper.gaps(cells, protocol.seeds))
-            empty.append(f"nothing of Table {number} is in {request.out}: run {commands}")
-    if len(empty) == len(numbers):
-        raise BenchError("; ".join(empty))
-    for line in empty:
-        print(line)
+        yield _Set(number, made, to_csv(cells), commands)
+
+
+def _detectors(
+    request: Request, numbers: Sequence[str], published: bool, records: "Sequence[Detection]"
+) -> Iterator[_Set]:
+    """Of magnet-1 and magnet-2."""
+    from benchmark.report import magnet
+    from benchmark.report.magnet_csv import to_csv
+    from benchmark.report.magnet_store import blocks
+
+    for number in numbers:
+        shape = magnet.magnet_layout(number)
+        protocol = _placed(request, shape, records).protocol()
+        there = blocks(protocol, records, request.data_dir, request.download, needed=not published)
+
+        def remedy(cells: "Sequence[MagnetCell]", seeds: int = protocol.seeds) -> str:
+            return detector_command(request, cells, seeds)
+
+        cells = magnet.cells_of(shape, there, beside=published)
+        made, commands = None, [remedy(gap) for gap in magnet.gaps(cells, protocol.seeds)]
+        if any(cell.line or cell.published for cell in cells):
+            made = magnet.magnet_table(shape, cells, seeds=protocol.seeds, beside=published, remedy=remedy)
+        yield _Set(number, made, to_csv(cells), commands)
+
+
+def _placed(request: Request, shape: "Layout", records: "Sequence[Detection]") -> Request:
+    """With the data sets of a table where none are named: those that the store has, or the paper's."""
+    from benchmark.datasets import DATASETS
+    from benchmark.report.published import published
+
+    if request.dataset or request.config:
+        return request
+    elsewhere = {figure.dataset for figure in published("magnet")} - set(shape.datasets)
+    held = {record.spec["dataset"] for record in records} - elsewhere
+    return dataclasses.replace(request, dataset=[n for n in DATASETS if n in held] or list(shape.datasets))
 
 
 def _chosen(given: Names, known: Sequence[str], kind: str) -> list[str]:
@@ -106,18 +193,28 @@ def command(request: Request, cells: "Sequence[PaperCell]", seeds: int) -> str:
     return spelled(request, "run", options, _FROM_CELLS)
 
 
-def _write(request: Request, made: "Table", cells: "Sequence[PaperCell]", formats: Sequence[str]) -> None:
+def detector_command(request: Request, cells: "Sequence[MagnetCell]", seeds: int) -> str:
+    """The command line that runs cells of one data set, as everything else was asked for."""
+    options = {
+        "--defense": ",".join(dict.fromkeys(cell.column.group for cell in cells)),
+        "--dataset": cells[0].block.dataset,
+        "--kappa": ",".join(dict.fromkeys(cell.row for cell in cells)),
+        "--seeds": str(seeds),
+    }
+    return spelled(request, "run", options, _FROM_CELLS)
+
+
+def _write(request: Request, made: "Table", csv: str, formats: Sequence[str]) -> None:
     """The files, atomically; and on the terminal the table and where it is."""
     from benchmark.atomic import write_atomic
     from benchmark.report.markdown import to_markdown
-    from benchmark.report.paper_csv import to_csv
     from benchmark.report.render import to_html, to_latex, to_text
 
     setting = {"html": to_html, "latex": to_latex, "markdown": to_markdown}
     files = []
     for name in formats:
         file = request.out / "tables" / f"{made.name}.{_FORMATS[name]}"
-        write_atomic(file, (setting[name](made) if name in setting else to_csv(cells)).encode())
+        write_atomic(file, (setting[name](made) if name in setting else csv).encode())
         files.append(str(file))
     head, _, rows = to_text(made).partition("\n\n")
     print("\n".join(textwrap.fill(line, 100) for line in head.splitlines()), end=f"\n\n{rows}")

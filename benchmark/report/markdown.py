@@ -22,7 +22,7 @@ def _paragraph(text: str) -> str:
 def to_markdown(table: Table) -> str:
     """Heading, caption, table and notes; an empty row stands for a rule between groups."""
     head = [f"{markdown_escape(c.label)}<br>{markdown_escape(c.group)}" for c in table.columns]
-    lines = [_line(["Defense", *head]), _line([":--", *["--:"] * len(head)])]
+    lines = [_line([markdown_escape(table.heading), *head]), _line([":--", *["--:"] * len(head)])]
     for index, row in enumerate(table.rows):
         above = table.rows[index - 1] if index else None
         if above and (row.block, row.group) != (above.block, above.group):

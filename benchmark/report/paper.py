@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from string import ascii_lowercase
 
 from attacks.registry import attack_presets
 from benchmark.report.layout import Layout, layout
 from benchmark.report.paper_captions import caption, remarks, title
 from benchmark.report.paper_cells import Block, PaperCell, minimum_norm, paper_cells
 from benchmark.report.published import published
-from benchmark.report.table import Cell, Column, Note, Row, Table
+from benchmark.report.table import Cell, Column, Note, Notes, Row, Table, signed, spread
 from benchmark.report.wording import NORM_SYMBOLS, budget, count
 from defenses.registry import defense_presets
 
@@ -51,7 +50,7 @@ def paper_table(
         seeds: how many were asked for; a cell that lacks one is named with its remedy.
     """
     blocks = list({cell.block.label: cell.block for cell in cells}.values())
-    notes = _Notes()
+    notes = Notes()
     rows = [
         row for block in blocks for row in _block_rows(shape, block, cells, len(blocks) > 1, notes, seeds)
     ]
@@ -65,26 +64,6 @@ def paper_table(
         notes=(*notes.lettered(), *remarks(shape, blocks, beside=beside), *_to_run(cells, seeds, remedy)),
         template="paper",
     )
-
-
-class _Notes:
-    """Letters in the order in which the table first needs them; equal texts share one."""
-
-    def __init__(self) -> None:
-        self._marks: dict[str, str] = {}
-
-    def marks(self, *texts: str) -> tuple[str, ...]:
-        """The letters of those notes that are not empty."""
-        return tuple(self._marks.setdefault(text, _letter(len(self._marks))) for text in texts if text)
-
-    def lettered(self) -> Iterator[Note]:
-        yield from (Note(mark=mark, text=text) for text, mark in self._marks.items())
-
-
-def _letter(number: int) -> str:
-    """0 → a, 25 → z, 26 → aa."""
-    more, last = divmod(number, 26)
-    return (_letter(more - 1) if more else "") + ascii_lowercase[last]
 
 
 def _name(shape: Layout, blocks: Sequence[Block]) -> str:
@@ -116,7 +95,7 @@ def _attack(name: str, blocks: Sequence[Block]) -> str:
 
 
 def _block_rows(
-    shape: Layout, block: Block, cells: Sequence[PaperCell], stacked: bool, notes: _Notes, seeds: int
+    shape: Layout, block: Block, cells: Sequence[PaperCell], stacked: bool, notes: Notes, seeds: int
 ) -> Iterator[Row]:
     """A row per defense, and under it what the paper printed and the difference."""
     own = [cell for cell in cells if cell.block is block]
@@ -137,7 +116,7 @@ def _block_rows(
 
 
 def _ours(
-    shape: Layout, cell: PaperCell, group: Sequence[PaperCell], decimals: int, notes: _Notes, seeds: int
+    shape: Layout, cell: PaperCell, group: Sequence[PaperCell], decimals: int, notes: Notes, seeds: int
 ) -> Cell:
     """A mean over fewer seeds than were asked for is marked, and never the best."""
     if cell.failure:
@@ -152,39 +131,30 @@ def _ours(
     ]
     partial = f"mean over {cell.ours.n} of the {seeds} seeds asked for" if lacking else ""
     return Cell(
-        text=_spread(cell.ours.mean, cell.ours.std if shape.spread else None, decimals),
+        text=spread(cell.ours.mean, cell.ours.std if shape.spread else None, decimals),
         best=not lacking and _is_best(cell.ours.mean, rivals, decimals),
         marks=notes.marks(partial),
     )
 
 
-def _printed(shape: Layout, cell: PaperCell, group: Sequence[PaperCell], notes: _Notes) -> Cell:
+def _printed(shape: Layout, cell: PaperCell, group: Sequence[PaperCell], notes: Notes) -> Cell:
     figure = cell.published
     if figure is None:
         return Cell(text="")
     rivals = [each.published.mean for each in group if each.column == cell.column and each.published]
     return Cell(
-        text=_spread(figure.mean, figure.std, 2),
+        text=spread(figure.mean, figure.std, 2),
         best=_is_best(figure.mean, rivals, 2),
         marks=notes.marks(cell.doubt, cell.obstacle),
     )
 
 
-def _compared(cell: PaperCell, decimals: int, notes: _Notes) -> Cell:
+def _compared(cell: PaperCell, decimals: int, notes: Notes) -> Cell:
     """The difference, and ≈ or ≠ where it can be judged."""
     if cell.difference is None:
         return Cell(text="")
     sign = {True: " ≈", False: " ≠", None: ""}[cell.inside]
-    return Cell(text=_signed(cell.difference, decimals) + sign, marks=notes.marks(cell.obstacle))
-
-
-def _spread(mean: float, std: float | None, decimals: int) -> str:
-    return f"{mean:.{decimals}f}" + ("" if std is None else f" ± {std:.{decimals}f}")
-
-
-def _signed(points: float, decimals: int) -> str:
-    text = f"{points:+.{decimals}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−")
+    return Cell(text=signed(cell.difference, decimals) + sign, marks=notes.marks(cell.obstacle))
 
 
 def _is_best(mean: float, rivals: Sequence[float], decimals: int) -> bool:

@@ -11,6 +11,9 @@ from benchmark.protocol import THREATS, Protocol, Settings
 from benchmark.records import Record, find_records, read_record
 from benchmark.report.costs import costs
 from benchmark.report.curves import curves
+from benchmark.report.detection_publish import publish_detections
+from benchmark.report.detection_store import detections, validation_scores
+from benchmark.report.detection_store import fitting as fit
 from benchmark.report.learning import find_trainings, learning
 from benchmark.report.render import to_html, to_latex
 from benchmark.report.results import ordered, summarize, to_csv
@@ -56,7 +59,18 @@ def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Tab
                 tables.append(table)
     if text := curves(shown, {norm: sorted(values) for norm, values in budgets.items()}):
         write_atomic(out / "curves.csv", text.encode())
+    tables += _publish_detectors(out, protocol, data)
     return [table for table in tables if table.measure == "accuracy"]
+
+
+def _publish_detectors(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Table]:
+    """Write the CSV files of all detectors, and the tables of those that fit the settings."""
+    found = detections(out)
+    if not found:
+        return []
+    shown = [each for settings in protocol.settings for each in fit(protocol, settings, data, found)]
+    labels = {settings.dataset: data[settings.dataset].label for settings in protocol.settings}
+    return publish_detections(out, found, validation_scores(out), labels, shown)
 
 
 def _sent_against(nominal: list[Record], records: list[Record]) -> list[Record]:

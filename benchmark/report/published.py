@@ -11,6 +11,7 @@ _FOLDER = Path(__file__).parents[2] / "results" / "published"
 _DATASETS = {"CIFAR-10": "cifar10", "Tiny-ImageNet": "tiny-imagenet", "MNIST": "mnist"}
 Source = Literal["namid", "magnet"]
 SOURCES: dict[Source, str] = {"namid": "Zhou et al. 2022", "magnet": "Hsu et al. 2018"}
+LU = "Lu et al. 2018"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,47 @@ class Published:
     def place(self) -> tuple[str, str, str, str]:
         """Where its counterpart stands in another table of the same threat model."""
         return self.dataset, self.group, self.column, self.row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One point of a figure of Lu et al. 2018, https://arxiv.org/abs/1805.00310, read off its drawing.
+
+    Percent of the adversarial images that MagNet withstands with none of its parts, its detectors alone,
+    its reformer alone, and both; good to 0.1.
+
+    Attributes:
+        curve: of their figures 2 to 6.
+        variant: default, or jsd: with two more detectors.
+        attack: cw-l2, ead-l1 or ead-en, the latter with β = 0.1.
+    """
+
+    curve: str
+    dataset: str
+    variant: str
+    attack: str
+    kappa: float
+    none: float
+    det: float
+    ref: float
+    both: float
+
+
+@cache
+def curves() -> tuple[Curve, ...]:
+    """Every point, curve by curve."""
+    with (_FOLDER / "lu2018.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(_curve(row) for row in csv.DictReader(file))
+
+
+def _curve(row: Mapping[str, str]) -> Curve:
+    return Curve(
+        curve=row["curve"],
+        dataset=_DATASETS[row["dataset"]],
+        variant=row["variant"],
+        attack=row["attack"].lower(),
+        **{name: float(row[name]) for name in ("kappa", "none", "det", "ref", "both")},
+    )
 
 
 @cache

@@ -1,9 +1,10 @@
 """A table as text, HTML and LaTeX: pure functions that decide nothing."""
 
+import math
 import re
 import textwrap
 from functools import cache
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
 }
+_PAGE = 21  # rows that fit on a page of LaTeX, with a caption and notes
 _KNOWN_TO_LATEX = "…—‘’“”"  # beside Latin-1 letters
 
 
@@ -75,7 +77,8 @@ def _note(note: Note) -> str:
 
 
 def _block(table: Table, group: str, part: slice) -> str:
-    head = [group, *(column.label for column in table.columns[part])]
+    corner = group if table.heading == Table.heading else f"{table.heading} · {group}"
+    head = [corner, *(column.label for column in table.columns[part])]
     body = [[_label(row), *(_marked(cell) for cell in row.cells[part])] for row in table.rows]
     widths = [max(len(line[index]) for line in [head, *body]) for index in range(len(head))]
     rule = "─" * (sum(widths) + 2 * len(widths) - 2)
@@ -122,10 +125,23 @@ def to_latex(table: Table) -> str:
 
 
 def _floats(table: Table) -> list[list[Row]]:
-    """All rows in one float; one for each data set where rows have rows below them, as two fill a page."""
-    if not any(row.minor for row in table.rows):
+    """All rows in one float; where rows have rows below them or are many, one or more for each block."""
+    if len(table.rows) <= _PAGE and not any(row.minor for row in table.rows):
         return [list(table.rows)]
-    return [list(rows) for _, rows in groupby(table.rows, key=lambda row: row.block)]
+    blocks = [list(rows) for _, rows in groupby(table.rows, key=lambda row: row.block)]
+    return [part for block in blocks for part in _parts(block)]
+
+
+def _parts(rows: list[Row]) -> list[list[Row]]:
+    """As few parts as fit on a page each, about equally long; a row stays with those below it."""
+    starts = [index for index, row in enumerate(rows) if not row.minor]
+    length = len(rows) / math.ceil(len(rows) / _PAGE)
+    parts: list[list[Row]] = []
+    for start, end in pairwise([*starts, len(rows)]):
+        if not parts or len(parts[-1]) >= length:
+            parts.append([])
+        parts[-1] += rows[start:end]
+    return parts
 
 
 def _column_rules(table: Table) -> str:

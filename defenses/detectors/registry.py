@@ -123,7 +123,8 @@ def system_presets() -> dict[str, SystemPreset]:
         detectors, reformer = table["detectors"], table.get("reformer", "")
         if base is not None:
             reformer = base.reformer
-            detectors = {data: [*names, *detectors] for data, names in base.detectors.items()}
+            added = detectors if isinstance(detectors, dict) else dict.fromkeys(base.detectors, detectors)
+            detectors = {data: [*base.detectors[data], *names] for data, names in added.items()}
         shown = {key: table[key] for key in ("label", "group", "source", "adaptive")}
         unions = {data: tuple(names) for data, names in detectors.items()}
         systems[name] = SystemPreset(name=name, reformer=reformer, detectors=unions, **shown)

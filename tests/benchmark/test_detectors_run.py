@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.calibration import calibration_scores, read_calibration
-from benchmark.checkpoints import read_card
+from benchmark.calibration import read_calibration
+from benchmark.checkpoints import load_tensors, read_card
 from benchmark.conditional_examples import find_conditional_examples, read_conditional_examples
 from benchmark.detection_records import Detection, find_detections, read_detection
 from tests.conftest import Bench
@@ -60,7 +60,7 @@ def test_thresholds_are_of_held_out_images_at_the_stated_rate(finished: Path, ce
     thresholds = cells["mi-magnet", "natural", "none", 0.0].thresholds
     for name, expected in thresholds.items():
         (path,) = finished.glob(f"calibrations/digits/{name}-seed0-*.safetensors")
-        scores = calibration_scores(path)
+        scores = load_tensors(path)["scores"]
         assert read_calibration(path).threshold == expected
         assert (scores >= expected).sum() == int(read_card(path)["spec"]["rate"] * len(scores))
         assert len(scores) == 287

@@ -674,8 +674,9 @@ def test_published_figures_stand_alone_without_images(
 @pytest.mark.parametrize(
     ("changes", "more", "says"),
     [
-        ({}, {"table": ["7"]}, "unknown table '7'; known: 1, 2, 3, 4, 5, 6"),
-        ({}, {"table": ["magnet-1"]}, "unknown table 'magnet-1'"),
+        ({}, {"table": ["7"]}, "unknown table '7'; known: 1, 2, 3, 4, 5, 6, magnet-1, magnet-2"),
+        ({}, {"table": ["magnet"]}, "unknown table 'magnet'; did you mean magnet-2 or magnet-1?"),
+        ({"kappa": ["3"]}, {"table": ["magnet-1"]}, "leave --kappa out"),
         ({}, {"formats": ["pdf"]}, "unknown format 'pdf'"),
         ({"defense": ["namid"], "threat": ["white"]}, {}, "leave --defense, --threat out"),
         ({"weights": "x"}, {}, "leave --weights out"),
