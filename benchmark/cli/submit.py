@@ -11,7 +11,9 @@ from benchmark.errors import BenchError
 if TYPE_CHECKING:
     from benchmark.submission.checks import Check
 
-app = typer.Typer(help="Send in a defense: write a template, check it.", no_args_is_help=True)
+app = typer.Typer(
+    help="Send in a defense or an attack: write a template, check it, run it.", no_args_is_help=True
+)
 _WIDTH = 17
 
 
@@ -21,20 +23,27 @@ def init(
     own: Annotated[
         bool, typer.Option("--own", help="For an architecture of your own: also a model.py.")
     ] = False,
+    attack: Annotated[
+        bool, typer.Option("--attack", help="For an attack: a manifest and an attack.py that works.")
+    ] = False,
 ) -> None:
     """Write the template of a submission; `bench submit check DIR` says what is to be filled in."""
     from benchmark.submission.template import write_template
 
-    for path in write_template(folder, own=own):
+    if own and attack:
+        raise BenchError("--own is for a defense, --attack for an attack: give one of them")
+    for path in write_template(folder, own=own, attack=attack):
         print(f"wrote {path}")
-    print(f"fill it in, put the weights beside it, then: bench submit check {folder}")
+    code = "replace the steps of attack.py by yours" if attack else "put the weights beside it"
+    print(f"fill it in, {code}, then: bench submit check {folder}")
 
 
 @app.command()
 def check(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder, .zip, .tar or .tar.gz.")],
     trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Run the submission's model.py, confined. Read it first.")
+        bool,
+        typer.Option("--trust-code", help="Run the submission's model.py or attack.py, confined. Read it."),
     ] = False,
     data_dir: Annotated[
         Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")

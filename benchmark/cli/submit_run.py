@@ -1,4 +1,4 @@
-"""`bench submit run`: measure a submission by the full protocol of the threat model it claims."""
+"""`bench submit run`: measure a defense by the full protocol it claims, or run an attack on those listed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,10 +18,16 @@ def run(
         bool, typer.Option("--quick", help="A first look at 20 images; never counts as verified.")
     ] = False,
     trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Run the submission's model.py, confined. Read it first.")
+        bool,
+        typer.Option("--trust-code", help="Run the submission's model.py or attack.py, confined. Read it."),
     ] = False,
+    defense: Annotated[
+        list[str] | None,
+        typer.Option("--defense", help="An attack: only against these, repeated or comma-separated."),
+    ] = None,
     keep_examples: Annotated[
-        bool, typer.Option("--keep-examples", help="Keep every image that fools it, for bench verify.")
+        bool,
+        typer.Option("--keep-examples", help="A defense: keep every image that fools it, for bench verify."),
     ] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = Path("results"),
     data_dir: Annotated[
@@ -29,18 +35,23 @@ def run(
     ] = Path("data"),
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[
-        int, typer.Option("--workers", help="Tasks at once; 0 = one per GPU, or per CPU core up to 4.")
+        int,
+        typer.Option("--workers", help="A defense: tasks at once; 0 = one per GPU, or per core up to 4."),
     ] = 0,
 ) -> None:
-    """Check a submission, then attack it: white box, the strict set, the threat model it claims.
+    """Check a submission, then run it. A check that fails ends it before; killed, the same command goes on.
 
-    A check that fails ends it before anything is run. Killed, the same command goes on. Afterwards its
-    claims stand beside what was measured; it is verified once every attack of the full protocol has run.
+    A defense is attacked: white box, the strict set, the threat model it claims. Afterwards its claims stand
+    beside what was measured; it is verified once every attack of the full protocol has run. An attack runs
+    against every model of the store that has white-box results and weights there, and lowers their worst
+    cases by what it finds. It, and models that came as code, run only confined.
     """
     from benchmark.cli.options import Request
+    from benchmark.cli.submit_attack_run import run_attack
     from benchmark.cli.working import work_off
     from benchmark.report.publish import publish
     from benchmark.running import prepare
+    from benchmark.submission.attack_manifest import is_attack
     from benchmark.submission.entries import add_entry, entry_of
     from benchmark.submission.manifest import read_manifest
     from benchmark.submission.reading import unpacked
@@ -55,6 +66,12 @@ def run(
         keep_examples=keep_examples,
     )
     with unpacked(path) as folder:
+        if is_attack(folder):
+            _refuse("a defense", {"--workers": workers != 0, "--keep-examples": keep_examples})
+            _check(folder, request)
+            run_attack(folder, request, defense or [], quick=quick)
+            return
+        _refuse("an attack", {"--defense": defense is not None})
         _check(folder, request)
         entry = entry_of(read_manifest(folder), folder)
         work = prepare(protocol_of(entry, folder, quick=quick), out, data_dir)
@@ -63,6 +80,13 @@ def run(
             work_off(work, request, publish, "the submission's records")
         finally:
             _show(entry, out)
+
+
+def _refuse(of: str, given: dict[str, bool]) -> None:
+    """Raise BenchError for an option that the other kind of submission has."""
+    for option, is_given in given.items():
+        if is_given:
+            raise BenchError(f"{option} is for {of}, which this submission is not: leave it out")
 
 
 def _check(folder: Path, request: "Request") -> None:
@@ -76,7 +100,8 @@ def _check(folder: Path, request: "Request") -> None:
     for each in found:
         print(f"{each.status:<8} {each.name:<17} {each.text}")
     if any(each.status == "skipped" and "--trust-code" in each.text for each in found):
-        raise BenchError("the submission has code: read its model.py, then add --trust-code")
+        (code,) = (each.name for each in folder.glob("*.py"))
+        raise BenchError(f"the submission has code: read its {code}, then add --trust-code")
     if any(each.status == "FAILED" for each in found):
         raise typer.Exit(1)
     print(f"checks passed, {len(found)} flagged" if found else "all checks passed")

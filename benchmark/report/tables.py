@@ -234,7 +234,8 @@ def _judging(lines: list[Line], attack_set: str) -> str:
         names = [line.attack for line in lines if line.kind in _OWN_BALL]
         apart = [label for name, label in _labels(lines).items() if name in names]
         text += f"; {', '.join(apart)} (a ball of its own) not counted." if apart else "."
-        if sent := sorted({(line.attack, line.defense) for line in lines if line.kind == SUBMITTED}):
+        ours = [line for line in lines if line.kind == SUBMITTED and set(line.per_seed.values()) != {None}]
+        if sent := sorted({(line.attack, line.defense) for line in ours}):
             told = ", ".join(f"{attack} against {defense}" for attack, defense in sent)
             text += f" Worst counts images that were sent in: {told}."
     return text

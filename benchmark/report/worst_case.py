@@ -45,7 +45,7 @@ def _threat_model(record: Record) -> Group:
 
 
 def _line(records: list[Record], required: list[str], attack_set: str) -> Line:
-    sent = [record for record in records if record.spec["kind_of_attack"] == SUBMITTED]
+    sent = [r for r in records if r.spec["kind_of_attack"] == SUBMITTED and r.status == "ok"]
     cells = {(record.seed, record.spec["attack"]): record for record in records}
     seeds = sorted({record.seed for record in records if record.spec["kind_of_attack"] != SUBMITTED})
     wanted = [(seed, attack) for seed in seeds for attack in required]

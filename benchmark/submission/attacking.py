@@ -1,7 +1,5 @@
 """Adversarial images that someone sends in against a model: verified, they lower its worst case."""
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +10,7 @@ from torch import nn
 
 from attacks import geometry
 from attacks.base import predict
-from benchmark.atomic import file_hash, short_hash
+from benchmark.atomic import file_hash
 from benchmark.context import Context, environment
 from benchmark.datasets import Located
 from benchmark.errors import BenchError
@@ -21,6 +19,7 @@ from benchmark.evidence import Evidence, evidence_of, pack, write_evidence
 from benchmark.plan import Task
 from benchmark.records import DISTANCES, Record, write_record
 from benchmark.report.worst_case import SUBMITTED
+from benchmark.submission.against import spec_against, task_against
 from benchmark.submission.text import slug_of
 from benchmark.verifying import Found, judge, model_of, natural_images
 from benchmark.weights import reading
@@ -134,44 +133,10 @@ def add_sent(
 
 
 def _task(store: Path, record: Record, credit: Credit, digest: str, data: Located) -> Task:
-    """The cell that the images fill: the record's own but for the attack."""
-    name = f"{SUBMITTED}-{slug_of(credit.name)}"
+    """The cell that the images fill."""
     told: dict[str, Any] = {"attack": SUBMITTED, **credit._asdict(), "sha256": digest}
-    parents = {role: record.spec["parents"][role] for role in ("model", "diagnosis")}
-    spec = {
-        **record.spec,
-        "attack": name,
-        "kind_of_attack": SUBMITTED,
-        "parameters": told,
-        "parents": parents,
-    }
-    families = {"model": record.model_family, "diagnosis": _family_of_diagnosis(store, record)}
-    family = short_hash([{key: value for key, value in spec.items() if key != "parents"}, families])
-    identity = short_hash([spec, record.seed])
-    where = Path("records") / spec["dataset"] / spec["norm"] / spec["threat"] / spec["defense"]
-    path = where / f"{name}-seed{record.seed}-{identity}.parquet"
-    bare = Task(
-        kind="load",
-        title=name,
-        spec={},
-        seed=record.seed,
-        id=parents["model"],
-        family=record.model_family,
-        path=path,
-        data=data,
-    )
-    return dataclasses.replace(
-        bare, kind="evaluate", spec=spec, id=identity, family=family, parents={"model": bare}
-    )
-
-
-def _family_of_diagnosis(store: Path, record: Record) -> str:
-    identity = record.spec["parents"]["diagnosis"]
-    for path in store.glob(f"diagnoses/*/*-{identity}.json"):
-        spec = json.loads(path.read_text())["spec"]
-        own = {key: value for key, value in spec.items() if key != "parents"}
-        return short_hash([own, {"model": record.model_family}])
-    raise BenchError(f"the diagnosis {identity} of {record.spec['defense']} is not in {store}/diagnoses")
+    spec = spec_against(record, f"{SUBMITTED}-{slug_of(credit.name)}", told)
+    return task_against(store, record, spec, data)
 
 
 def _rows(record: Record, kept: Sample, x_adv: torch.Tensor, model: nn.Module) -> dict[str, NDArray[Any]]:

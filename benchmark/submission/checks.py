@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 from benchmark.datasets import locate
 from benchmark.errors import BenchError, DataError
-from benchmark.submission.manifest import MANIFEST, ManifestError, Submission, read_manifest
+from benchmark.submission.attack_checks import attack_checks
+from benchmark.submission.attack_manifest import is_attack
+from benchmark.submission.keys import MANIFEST, ManifestError
+from benchmark.submission.manifest import Submission, read_manifest
 from benchmark.submission.static import MODEL_FILE, STATIC, Check, Status, own_words
 
 if TYPE_CHECKING:
@@ -31,6 +34,9 @@ class Settings:
 
 def checks(folder: Path, settings: Settings) -> Iterator[Check]:
     """Check the submission in a folder of our own, as ``reading.unpacked`` makes it."""
+    if is_attack(folder):
+        yield from attack_checks(folder, trust_code=settings.trust_code)
+        return
     try:
         submission = read_manifest(folder)
     except ManifestError as error:

@@ -1,4 +1,4 @@
-"""The confined process: builds the submitted model, then answers forward and backward passes.
+"""The confined process: builds the submitted model and answers its passes, or runs a submitted attack.
 
 Everything here is trusted up to the line that imports the submitted file; after it, nothing is.
 """
@@ -8,32 +8,23 @@ import os
 import sys
 from collections import OrderedDict
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from benchmark.submission import attack_child
 from benchmark.submission.confinement import Limits, confine, limit_memory
+from benchmark.submission.untrusted import ATTACK, MODEL, Refused, imported, kind, raw, refuse, words
 from benchmark.submission.wire import Channel, Closed, Frame
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-MODEL, WEIGHTS = "model.py", "weights.safetensors"
+WEIGHTS = "weights.safetensors"
 KEPT = 16
 """Graphs of forward passes that are kept for a backward pass."""
-_LONGEST = 2_000  # characters of an error
-_NO_MEMORY = ("can't allocate memory", "bad_alloc", "Cannot allocate memory", "out of memory")
-
-
-class Refused(Exception):  # noqa: N818
-    """The submitted code is not what it should be: a stage and the reason."""
-
-    def __init__(self, stage: str, text: str) -> None:
-        super().__init__(text)
-        self.stage, self.text = stage, text
 
 
 def main() -> None:
-    """Serve the model that the first argument describes, until the other side closes the pipe."""
+    """Serve the file that the first argument describes, until the other side closes the pipe."""
     settings = json.loads(sys.argv[1])
     channel = Channel(settings["reading"], settings["writing"])
     try:
@@ -58,7 +49,7 @@ def _serve(settings: dict[str, Any], channel: Channel) -> None:
             weak=settings["weak"],
         )
     except (OSError, KeyError) as error:
-        raise Refused("confine", _words(error)) from error
+        raise Refused("confine", words(error)) from error
     if settings["packages"] not in sys.path:
         sys.path.append(settings["packages"])
     import torch
@@ -70,6 +61,12 @@ def _serve(settings: dict[str, Any], channel: Channel) -> None:
         limit_memory(_private(statistics), limits)
     channel.send({"kind": "confined"})
     channel.receive(0)
+    if settings["file"] == ATTACK:
+        attack_child.serve(channel)
+    _serve_model(settings, channel, state)
+
+
+def _serve_model(settings: dict[str, Any], channel: Channel, state: "dict[str, Tensor] | None") -> NoReturn:
     shape = {name: settings[name] for name in ("classes", "channels", "size")}
     module = _built(shape, state, settings["device"])
     channel.send({"kind": "ready"})
@@ -106,7 +103,7 @@ def _weights() -> "dict[str, Tensor] | None":
     try:
         state = load(path.read_bytes())
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise Refused("weights", f"no safetensors file ({_words(error)})") from error
+        raise Refused("weights", f"no safetensors file ({words(error)})") from error
     path.unlink()
     for name, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
@@ -117,15 +114,15 @@ def _weights() -> "dict[str, Tensor] | None":
 def _built(shape: dict[str, int], state: "dict[str, Tensor] | None", device: str) -> "nn.Module":
     from torch import nn
 
-    build = getattr(_imported(), "build", None)
+    build = getattr(imported(MODEL), "build", None)
     if not callable(build):
         raise Refused("build", "there is no function build(*, classes, channels, size)")
     try:
         module = build(**shape)
     except BaseException as error:
-        _refuse("build", error)
+        refuse("build", error)
     if not isinstance(module, nn.Module):
-        raise Refused("build", f"build() returned {_kind(module)}, not a torch.nn.Module")
+        raise Refused("build", f"build() returned {kind(module)}, not a torch.nn.Module")
     try:
         if state is not None:
             module.load_state_dict(state, strict=True)
@@ -133,22 +130,7 @@ def _built(shape: dict[str, int], state: "dict[str, Tensor] | None", device: str
         module.eval()
         module.requires_grad_(False)
     except BaseException as error:
-        _refuse("weights", error)
-    return module
-
-
-def _imported() -> ModuleType:
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    spec = spec_from_file_location("model", Path(MODEL).resolve())
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules["model"] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
-        _refuse("import", error)
+        refuse("weights", error)
     return module
 
 
@@ -171,7 +153,7 @@ class _Server:
         except Refused as refusal:
             failed = refusal
         except Exception as error:
-            failed = Refused("output", _words(error))
+            failed = Refused("output", words(error))
         told = {"kind": "error", "token": header["token"], "stage": failed.stage, "text": failed.text}
         return told, b""
 
@@ -186,20 +168,20 @@ class _Server:
             with torch.set_grad_enabled(gradient):
                 logits = self._module(x)
         except BaseException as error:
-            _refuse("forward", error)
+            refuse("forward", error)
         self._check(logits, len(x))
         graph = bool(gradient and logits.requires_grad)
         if graph:
             self._graphs[token] = (x, logits)
             while len(self._graphs) > KEPT:
                 self._graphs.popitem(last=False)
-        return {"kind": "logits", "token": token, "graph": graph}, _bytes(logits)
+        return {"kind": "logits", "token": token, "graph": graph}, raw(logits)
 
     def _check(self, logits: Any, n: int) -> None:
         import torch
 
         if not isinstance(logits, torch.Tensor):
-            raise Refused("output", f"the model returned {_kind(logits)}, not a tensor")
+            raise Refused("output", f"the model returned {kind(logits)}, not a tensor")
         if logits.shape != (n, self._classes) or logits.layout != torch.strided:
             shape = tuple(logits.shape)
             raise Refused(
@@ -218,39 +200,6 @@ class _Server:
         try:
             (gradient,) = torch.autograd.grad(logits, x, seed, retain_graph=True, allow_unused=True)
         except BaseException as error:
-            _refuse("backward", error)
+            refuse("backward", error)
         header = {"kind": "gradient", "token": token, "missing": gradient is None}
-        return header, b"" if gradient is None else _bytes(gradient)
-
-
-def _bytes(tensor: "Tensor") -> memoryview:
-    return tensor.detach().cpu().contiguous().numpy().data.cast("B")
-
-
-def _refuse(stage: str, error: BaseException) -> NoReturn:
-    text = _words(error)
-    if isinstance(error, MemoryError) or any(sign in text for sign in _NO_MEMORY):
-        stage, text = "memory", f"{stage}: {text}"
-    raise Refused(stage, f"{text}{_place(error)}") from None
-
-
-def _words(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {str(error)[:_LONGEST]}"
-    except Exception:
-        return "an error that cannot be shown"
-
-
-def _place(error: BaseException) -> str:
-    """The line of the submitted file that an error came through, if it did."""
-    line = getattr(error, "lineno", None)
-    step = error.__traceback__
-    while step is not None:
-        if Path(step.tb_frame.f_code.co_filename).name == MODEL:
-            line = step.tb_lineno
-        step = step.tb_next
-    return f" ({MODEL}, line {line})" if isinstance(line, int) else ""
-
-
-def _kind(value: Any) -> str:
-    return f"a {type(value).__name__[:100]}"
+        return header, b"" if gradient is None else raw(gradient)

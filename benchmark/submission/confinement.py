@@ -54,6 +54,13 @@ class Limits:
                 raise ConfinementError(f"the limit {name} must be above 0, got {value}")
 
 
+class Allowance(NamedTuple):
+    """The most passes that a submitted attack may ask for, per image under attack."""
+
+    forwards: int
+    backwards: int
+
+
 class Platform(NamedTuple):
     """What this machine has to confine a process with."""
 
@@ -111,19 +118,19 @@ def confinement_report(at: Platform | None = None) -> str:
     return "; ".join([*walls, f"{counted}time, open files and size of files: limited; environment: clean"])
 
 
-def require(*, allow_weak: bool = False, at: Platform | None = None) -> None:
-    """Refuse to go on where a submitted model could harm this machine.
+def require(*, allow_weak: bool = False, at: Platform | None = None, file: str = "model.py") -> None:
+    """Refuse to go on where submitted code could harm this machine.
 
     Raises:
         ConfinementError: a wall is missing and ``allow_weak`` is false, or this is no POSIX system.
     """
     at = at or Platform.here()
     if at.system == "Windows":
-        raise ConfinementError("a submitted model.py cannot be run on Windows; use Linux 6.2 or later")
+        raise ConfinementError(f"a submitted {file} cannot be run on Windows; use Linux 6.2 or later")
     missing = [f"{each.name} ({each.text})" for each in protections(at) if not each.stands]
     if missing and not allow_weak:
         raise ConfinementError(
-            f"this machine cannot confine a submitted model.py: {', '.join(missing)}; use Linux 6.2 or later "
+            f"this machine cannot confine a submitted {file}: {', '.join(missing)}; use Linux 6.2 or later "
             "with Landlock and seccomp, or allow weak confinement if you have read and trust the code"
         )
 

@@ -34,10 +34,7 @@ def claims(section: Any, problems: list[str]) -> dict[str, float]:
 
 def problems_between(values: dict[str, Any], claimed: dict[str, float]) -> list[str]:
     """Where values that are sound by themselves contradict each other."""
-    problems = []
-    if values.get("paper") == values.get("code") == "":
-        problems.append("paper and code are both empty: give at least one link")
-    problems += _width(values)
+    problems = [*links(values), *_width(values)]
     if {"dataset", "norm", "eps"} <= values.keys():
         info = DATASETS[values["dataset"]].info
         widest = 1.0 if values["norm"] == "linf" else (info.channels * info.size**2) ** 0.5
@@ -47,6 +44,13 @@ def problems_between(values: dict[str, Any], claimed: dict[str, float]) -> list[
                 f"threat.eps {values['eps']:g} does not fit into the pixel box, {widest:.4g} at most{hint}"
             )
     return problems + _claims(values.get("norm"), claimed)
+
+
+def links(values: dict[str, Any]) -> list[str]:
+    """What is wrong with the links of a submission together."""
+    if values.get("paper") == values.get("code") == "":
+        return ["paper and code are both empty: give at least one link"]
+    return []
 
 
 def _width(values: dict[str, Any]) -> list[str]:

@@ -1,4 +1,7 @@
-"""What can become of a submitted model, as one line with the remedy."""
+"""What can become of a submitted model or attack, as one line with the remedy."""
+
+from collections.abc import Mapping
+from typing import ClassVar
 
 from benchmark.errors import BenchError
 
@@ -18,8 +21,19 @@ REMEDIES = {
     "died": "mend model.py",
     "garbled": "mend model.py: it must leave files alone that it has not opened",
 }
-REPORTED = frozenset({"confine", "import", "build", "weights", "forward", "backward", "output", "memory"})
-"""What its process may tell of itself."""
+ATTACK_REMEDIES = {
+    "confine": REMEDIES["confine"],
+    "import": "mend attack.py",
+    "perturb": "mend attack.py: perturb(model, x, y, *, norm, eps, seed) returns the images",
+    "output": "mend attack.py: return float32 images of the shape of x",
+    "query": "mend attack.py: ask for finite images only, and by calling the model",
+    "passes": "use fewer passes, or write larger forward_passes and backward_passes",
+    "time": "make it faster, or use fewer images at once",
+    "memory": "make it use less",
+    "limit": "use less",
+    "died": "mend attack.py",
+    "garbled": "mend attack.py: it must leave files alone that it has not opened",
+}
 
 
 class ModelError(BenchError):
@@ -29,9 +43,28 @@ class ModelError(BenchError):
     (it may still answer to other images); time, memory, limit, died or garbled (its process was ended).
     """
 
+    who: ClassVar[str] = "model"
+    remedies: ClassVar[Mapping[str, str]] = REMEDIES
+    reported: ClassVar[frozenset[str]] = frozenset(
+        {"confine", "import", "build", "weights", "forward", "backward", "output", "memory"}
+    )
+    """What its process may tell of itself."""
+
     def __init__(self, stage: str, text: str) -> None:
-        super().__init__(f"the submitted model failed ({stage}): {text}; {REMEDIES[stage]}")
+        super().__init__(f"the submitted {self.who} failed ({stage}): {text}; {self.remedies[stage]}")
         self.stage = stage
+
+
+class SubmittedAttackError(ModelError):
+    """A submitted attack did not answer as it should; its process was ended.
+
+    ``stage`` is confine or import (it did not start); perturb, output or memory (as it told); query (it asked
+    for what is no image) or passes (for too many); time, memory, limit, died or garbled.
+    """
+
+    who = "attack"
+    remedies = ATTACK_REMEDIES
+    reported = frozenset({"confine", "import", "perturb", "output", "memory"})
 
 
 def printable(text: str) -> str:

@@ -19,6 +19,18 @@ def one_of(known: Mapping[str, object] | tuple[str, ...], kind: str) -> Callable
     return parse
 
 
+def names(known: tuple[str, ...], kind: str) -> Callable[[Any], tuple[str, ...]]:
+    """Of a list of some of the known names, each once."""
+    one = one_of(known, kind)
+
+    def parse(value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list) or len(value) > len(known):
+            raise ValueError(f'must be a list such as ["{known[0]}"], got {shown(value)}')
+        return tuple(dict.fromkeys(one(each) for each in value))
+
+    return parse
+
+
 def whole(least: int, most: int) -> Callable[[Any], int]:
     def parse(value: Any) -> int:
         if type(value) is not int or not least <= value <= most:

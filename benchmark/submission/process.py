@@ -1,4 +1,4 @@
-"""The submitted model's process as the benchmark sees it: started, asked, ended."""
+"""A confined process as the benchmark sees it: started, asked, ended."""
 
 import contextlib
 import json
@@ -13,12 +13,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple
 
 from benchmark.errors import BenchError
-from benchmark.submission.child import MODEL, WEIGHTS
+from benchmark.submission.child import WEIGHTS
 from benchmark.submission.confinement import ConfinementError, Limits, environment
-from benchmark.submission.failures import REPORTED, ModelError, printable
+from benchmark.submission.failures import ModelError, printable
+from benchmark.submission.untrusted import MODEL
 from benchmark.submission.watcher import Watcher
 from benchmark.submission.wire import Channel, Closed, Frame, Late, WireError, widen
 
@@ -42,20 +43,25 @@ class Settings(NamedTuple):
     packages: str
     """The folder that torch is imported from."""
     weak: bool
+    file: str = MODEL
+    """What the submitted file is called over there: says whether it is a model or an attack."""
 
 
-class ModelProcess:
-    """One confined process. Whatever becomes of it is a ``ModelError``; once ended it stays so."""
+class ConfinedProcess:
+    """One confined process. Whatever becomes of it is an ``error``; once ended it stays so."""
 
-    def __init__(self, model_file: Path, weights: Path | None, limits: Limits, settings: Settings) -> None:
+    error: ClassVar[type[ModelError]] = ModelError
+    starting: ClassVar[str] = "import and build()"
+
+    def __init__(self, code: Path, weights: Path | None, limits: Limits, settings: Settings) -> None:
         self._limits = limits
         self._ended: ModelError | None = None
         self._watcher: Watcher | None = None
         self._lock = threading.Lock()
-        self._scratch = Path(tempfile.mkdtemp(prefix="bench-model-")).resolve()
+        self._scratch = Path(tempfile.mkdtemp(prefix=f"bench-{Path(settings.file).stem}-")).resolve()
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         try:
-            _copy(model_file, self._scratch / MODEL)
+            _copy(code, self._scratch / settings.file)
             if weights is not None:
                 _copy(weights, self._scratch / WEIGHTS)
             self._process, self._channel = self._launch(settings)
@@ -64,29 +70,11 @@ class ModelProcess:
             raise
         self._await_start()
 
-    def ask(self, header: dict[str, Any], payload: memoryview, expected: tuple[str, int]) -> Frame:
-        """Send a request and return the answer to it.
-
-        Args:
-            expected: the answer's kind, and the bytes of its payload.
-        """
-        with self._lock:
-            if self._ended is not None:
-                raise self._ended
-            with self._answering(self._limits.seconds_per_call, str(header["kind"])) as deadline:
-                self._channel.send(header, payload, deadline)
-                answer = self._channel.receive(expected[1], deadline)
-                _check(answer, header["token"], *expected)
-                failure = _reported(answer)
-        if failure is not None:
-            raise failure
-        return answer
-
     def close(self) -> None:
         """End the process and all that it has started, and delete its scratch folder."""
         with self._lock:
             if self._ended is None:
-                self._end(ModelError("died", "it was closed"))
+                self._end(self.error("died", "it was closed"))
 
     def _launch(self, settings: Settings) -> tuple[subprocess.Popen[bytes], Channel]:
         (to_read, to_send), (from_read, from_send) = os.pipe(), os.pipe()
@@ -126,13 +114,13 @@ class ModelProcess:
                 self._expect("confined", deadline)
             self._watcher = Watcher(self._process.pid, self._scratch, self._limits)
             self._watcher.start()
-            with self._answering(self._limits.seconds_to_start, "import and build()") as deadline:
+            with self._answering(self._limits.seconds_to_start, self.starting) as deadline:
                 self._channel.send({"kind": "go"}, deadline=deadline)
                 self._expect("ready", deadline)
 
     def _expect(self, kind: str, deadline: float) -> None:
         answer = self._channel.receive(0, deadline)
-        failure = _reported(answer)
+        failure = self._reported(answer)
         if failure is not None:
             raise failure
         if answer.header.get("kind") != kind:
@@ -147,13 +135,13 @@ class ModelProcess:
             self._end(error)
             raise
         except Late as late:
-            raise self._end(ModelError("time", f"no answer within {seconds:g} s ({during})")) from late
+            raise self._end(self.error("time", f"no answer within {seconds:g} s ({during})")) from late
         except WireError as wrong:
-            raise self._end(ModelError("garbled", f"its process sent {wrong} ({during})")) from wrong
+            raise self._end(self.error("garbled", f"its process sent {wrong} ({during})")) from wrong
         except Closed as closed:
             raise self._end(None, during) from closed
         except BaseException:
-            self._end(ModelError("died", f"it was interrupted ({during})"))
+            self._end(self.error("died", f"it was interrupted ({during})"))
             raise
 
     def _end(self, error: ModelError | None, during: str = "") -> ModelError:
@@ -174,14 +162,14 @@ class ModelProcess:
 
     def _story(self, alive: bool, during: str) -> ModelError:
         if self._watcher is not None and self._watcher.verdict is not None:
-            return ModelError(*self._watcher.verdict)
+            return self.error(*self._watcher.verdict)
         status = self._process.returncode
         how = f"ended with status {status}"
         if alive:
             how = "closed its end of the pipe"
         elif status < 0:
             how = f"was ended by {signal.Signals(-status).name}"
-        return ModelError("died", f"its process {how} ({during}){self._last_words()}")
+        return self.error("died", f"its process {how} ({during}){self._last_words()}")
 
     def _last_words(self) -> str:
         size = self._errors.seek(0, os.SEEK_END)
@@ -193,6 +181,37 @@ class ModelProcess:
     def _tidy(self) -> None:
         self._errors.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _reported(self, answer: Frame) -> ModelError | None:
+        """The failure that the process tells of itself; it may be any words, by now."""
+        if answer.header.get("kind") != "error":
+            return None
+        stage, text = answer.header.get("stage"), answer.header.get("text")
+        if not (isinstance(stage, str) and stage in self.error.reported and isinstance(text, str)):
+            raise WireError("an error of an unknown kind")
+        return self.error(stage, printable(text))
+
+
+class ModelProcess(ConfinedProcess):
+    """The process of a submitted model."""
+
+    def ask(self, header: dict[str, Any], payload: memoryview, expected: tuple[str, int]) -> Frame:
+        """Send a request and return the answer to it.
+
+        Args:
+            expected: the answer's kind, and the bytes of its payload.
+        """
+        with self._lock:
+            if self._ended is not None:
+                raise self._ended
+            with self._answering(self._limits.seconds_per_call, str(header["kind"])) as deadline:
+                self._channel.send(header, payload, deadline)
+                answer = self._channel.receive(expected[1], deadline)
+                _check(answer, header["token"], *expected)
+                failure = self._reported(answer)
+        if failure is not None:
+            raise failure
+        return answer
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -209,16 +228,6 @@ def _check(answer: Frame, token: int, kind: str, length: int) -> None:
     empty = header["kind"] == "error" or (kind == "gradient" and header.get("missing") is True)
     if len(payload) != (0 if empty else length):
         raise WireError("an answer of another size")
-
-
-def _reported(answer: Frame) -> ModelError | None:
-    """The failure that the process tells of itself; it may be any words, by now."""
-    if answer.header.get("kind") != "error":
-        return None
-    stage, text = answer.header.get("stage"), answer.header.get("text")
-    if not (isinstance(stage, str) and stage in REPORTED and isinstance(text, str)):
-        raise WireError("an error of an unknown kind")
-    return ModelError(stage, printable(text))
 
 
 def _await_exit(pid: int) -> None:

@@ -25,11 +25,11 @@ from benchmark.submission.archives import (
     tar_members,
     zip_members,
 )
-from benchmark.submission.manifest import MANIFEST
+from benchmark.submission.keys import MANIFEST
 from benchmark.submission.text import shown
 
 _ALLOWED = re.compile(
-    r"submission\.toml|model\.py|README\.md|LICENSE[A-Za-z0-9.-]{0,20}|[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors"
+    r"submission\.toml|(?:model|attack)\.py|README\.md|LICENSE[A-Za-z0-9.-]{0,20}|[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors"
 )
 _CHUNK = MIB
 _DAMAGED = (
@@ -128,7 +128,7 @@ def _copy(members: Iterator[Member], into: Path, caps: Caps, limit: int) -> None
         if not _ALLOWED.fullmatch(name):
             raise RefusedError(
                 f"{shown(name)} does not belong into a submission: delete it; allowed are {MANIFEST}, one "
-                ".safetensors file, model.py, README.md and LICENSE"
+                ".safetensors file, model.py or attack.py, README.md and LICENSE"
             )
         if name.casefold() in seen:
             raise RefusedError(

@@ -9,7 +9,7 @@ from benchmark.errors import BenchError
 from benchmark.submission.manifest import Submission
 
 Status = Literal["ok", "flagged", "FAILED", "skipped"]
-MODEL_FILE = "model.py"
+MODEL_FILE, ATTACK_FILE = "model.py", "attack.py"
 _LONGEST = 400
 _LISTED = {  # licences that say what others may do; any SPDX name may be given
     *("0BSD", "AFL-3.0", "AGPL-3.0", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0"),
@@ -40,6 +40,10 @@ def _files(submission: Submission, folder: Path) -> Check:
             "FAILED",
             f'{MODEL_FILE} is not needed for a listed architecture: delete it, or say "own"',
         )
+    if ATTACK_FILE in have:
+        return Check(
+            "files", "FAILED", f'{ATTACK_FILE} is for an attack: delete it, or write kind = "attack"'
+        )
     return Check("files", "ok", ", ".join(have))
 
 
@@ -56,11 +60,13 @@ def _hash(submission: Submission, folder: Path) -> Check:
 
 
 def _licence(submission: Submission, folder: Path) -> Check:
-    text = submission.licence
+    return licence(submission.licence, "weights", "MIT or CC-BY-4.0")
+
+
+def licence(text: str, what: str, such_as: str) -> Check:
+    """Whether a licence lets others use what was sent in."""
     if text.lower() in _NO_LICENCE:
-        return Check(
-            "licence", "FAILED", f"{text} lets nobody use the weights: choose one, such as MIT or CC-BY-4.0"
-        )
+        return Check("licence", "FAILED", f"{text} lets nobody use the {what}: choose one, such as {such_as}")
     known = text.removesuffix("-only").removesuffix("-or-later") in _LISTED or " " in text
     return Check("licence", "ok", text if known else f"{text}; not one we know, see spdx.org/licenses")
 
