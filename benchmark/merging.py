@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from benchmark.archive.checking import check, resting_on
-from benchmark.archive.facts import Facts, examine
+from benchmark.archive.facts import examine
+from benchmark.archive.known import Facts
 from benchmark.archive.layout import companions_of, owner_of
 from benchmark.archive.sources import Folder, Source, tracked
 from benchmark.atomic import write_atomic
@@ -166,7 +167,8 @@ class _Joining:
         held = self._merged.holder(companion)
         if held is None:
             return True
-        return (with_owner or bool(owner.sha256)) and held.digest(companion) != self._source.digest(companion)
+        described = bool(owner.sha256) and companion.endswith(".safetensors")
+        return (with_owner or described) and held.digest(companion) != self._source.digest(companion)
 
     def _check_orphans(self, lost: set[str], replaced: Set[str]) -> None:
         """Raise StoreError if something here rests on tensors that are to go and is not replaced itself."""
@@ -190,12 +192,8 @@ class _Joining:
         what = "measured different values for it"
         if facts.sha256:
             what = "have different tensors for it, and what was made with them does not belong together"
-        elif facts.is_cell:
-            spec = facts.spec
-            cell = (
-                f"{spec['norm']} {spec['threat']}-box {spec['defense']} × {spec['attack']}, seed {facts.seed}"
-            )
-            what = f"have different rows for one cell, {cell}: this result was not reproduced"
+        elif facts.cell:
+            what = f"have different rows for one cell, {facts.cell}: this result was not reproduced"
         return StoreError(
             f"{name}{more}: {holder} and {self._source} {what}; nothing was written, find out why or say "
             "--keep ours or --keep theirs"

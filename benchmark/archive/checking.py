@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from benchmark.archive.facts import Facts, examine, opened
-from benchmark.archive.layout import owner_of
+from benchmark.archive.detector_rules import check_generated, check_scores
+from benchmark.archive.facts import examine, opened
+from benchmark.archive.known import Facts
+from benchmark.archive.layout import companions_of, owner_of
 from benchmark.archive.rules import WrongError, bound_table
 from benchmark.archive.sources import Source, tracked
 from benchmark.atomic import short_hash
@@ -28,6 +30,7 @@ def check(source: Source) -> dict[str, Facts]:
         if owner_of(name) not in contents:
             raise source.refusal(name, f"is there without {owner_of(name)}")
         _check_owned(source, name, contents[owner_of(name)])
+    _check_thresholds(source, contents)
     return contents
 
 
@@ -45,6 +48,11 @@ def _check_owned(source: Source, name: str, owner: Facts) -> None:
             _check_safetensors(path)
             if owner.sha256 and source.digest(name) != owner.sha256:
                 raise WrongError("is not what its card describes: its SHA-256 differs")
+            if owner.found:
+                check_scores(path, owner.spec, owner.found.threshold)
+            return
+        if name.endswith(".npz"):
+            check_generated(path, owner.spec)
             return
         bound_table(path)
         if read_evidence(path).record != owner.id:
@@ -60,6 +68,18 @@ def _check_safetensors(path: Path) -> None:
             pass
     except (SafetensorError, OSError) as error:
         raise WrongError(f"is no safetensors file ({error})") from error
+
+
+def _check_thresholds(source: Source, contents: dict[str, Facts]) -> None:
+    """What cells of detectors took from calibrations, where these are known, and that they have scores."""
+    names = frozenset(source.names)
+    found = {facts.id: facts.found for facts in contents.values() if facts.found}
+    for name, facts in contents.items():
+        if facts.found and not names.issuperset(companions_of(name)):
+            raise source.refusal(name, "is there without the scores that its threshold comes from")
+        for calibration, used in facts.used.items():
+            if found.get(calibration, used) != used:
+                raise source.refusal(name, f"has another threshold or remark than {calibration} gives it")
 
 
 def _check_families(source: Source, contents: dict[str, Facts]) -> None:

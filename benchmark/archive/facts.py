@@ -1,25 +1,31 @@
 """One file of results as its reader finds it, and whether it is what its name and id say."""
 
-import hashlib
 import json
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from attacks.registry import NORMS
+from benchmark.archive.cards import card_facts
+from benchmark.archive.detector_rules import (
+    check_detector_place,
+    check_detector_spec,
+    check_flagging,
+    check_judged,
+)
+from benchmark.archive.known import Facts, Flagging, digest
 from benchmark.archive.rules import (
     WrongError,
     bound_file,
     bound_table,
     check_circumstances,
     check_flags,
-    check_history,
     check_identity,
     check_number,
     check_place,
@@ -29,8 +35,9 @@ from benchmark.archive.rules import (
     texts,
 )
 from benchmark.archive.sources import Source
-from benchmark.atomic import canonical_json, file_hash, short_hash
-from benchmark.checkpoints import read_card
+from benchmark.atomic import file_hash, short_hash
+from benchmark.detection_plan import CALIBRATION
+from benchmark.detection_records import read_detection
 from benchmark.diagnostics import read_flags
 from benchmark.errors import StoreError
 from benchmark.mi_records import read_mi_record
@@ -40,46 +47,11 @@ from benchmark.submission.entries import read_entry
 from benchmark.submission.external import read_row
 
 _UNREADABLE = (
-    pa.ArrowException,
-    ArithmeticError,
-    AttributeError,
-    KeyError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
+    *(pa.ArrowException, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+    *(ArithmeticError, AttributeError, EOFError, KeyError, MemoryError, OSError, RuntimeError),
+    *(SyntaxError, TypeError, ValueError, Warning),
 )
 """What readers raise on hostile content, besides their own errors."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What other files have to agree with.
-
-    Attributes:
-        ok: False for a cell that failed.
-        result: hash of what was found, without when, where and how fast; equal results are equal texts.
-        sha256: of a card: its tensors'.
-        family, model_family: as a record states them; nothing where it states none.
-    """
-
-    id: str
-    seed: int
-    spec: dict[str, Any]
-    result: str
-    ok: bool = True
-    sha256: str = ""
-    family: str = ""
-    model_family: str = ""
-
-    @property
-    def parents(self) -> dict[str, str]:
-        """Role -> id."""
-        return dict(self.spec["parents"])
-
-    @property
-    def is_cell(self) -> bool:
-        return bool(self.spec["kind"] == "evaluate")
 
 
 def examine(source: Source, name: str) -> Facts:
@@ -133,7 +105,7 @@ def _record(path: Path, name: str) -> Facts:
         id=record.id,
         seed=record.seed,
         spec=spec,
-        result=_digest(record.rows, record.flags),
+        result=digest(record.rows, record.flags),
         ok=record.status == "ok",
         family=record.family,
         model_family=record.model_family,
@@ -155,7 +127,7 @@ def _estimates(path: Path, name: str) -> Facts:
         id=record.id,
         seed=record.seed,
         spec=spec,
-        result=_digest(record.rows, []),
+        result=digest(record.rows, []),
         family=record.family,
     )
 
@@ -171,22 +143,31 @@ def _diagnosis(path: Path, name: str) -> Facts:
     return Facts(id=identity, seed=seed, spec=spec, result=short_hash([story["measured"], flags]))
 
 
-def _card(path: Path, name: str) -> Facts:
-    card = read_card(path.with_suffix(".safetensors"))
-    spec, seed, identity, sha256 = card["spec"], card["seed"], card["id"], card["sha256"]
-    crafted = name.startswith("crafted/")
-    check_identity(identity, spec, seed, ("craft",) if crafted else ("train", "load", "estimators"))
-    (data,) = texts(spec, "dataset")
-    if crafted:
-        norm, attack = texts(spec, "norm", "attack")
-        check_place(name, f"crafted/{data}/{norm}/{attack}-on-", f"-seed{seed}-{identity}.json")
-    else:
-        of_seed = "" if spec["kind"] == "load" else f"-seed{seed}"
-        check_place(name, f"checkpoints/{data}/", f"{of_seed}-{identity}.json")
-    check_sha256(sha256)
-    check_circumstances(card["environment"], card["seconds"])
-    check_history(card)
-    return Facts(id=identity, seed=seed, spec=spec, result=sha256, sha256=sha256)
+def _detection(path: Path, name: str) -> Facts:
+    bound_table(path)
+    record = read_detection(path)
+    spec = record.spec
+    check_identity(record.id, spec, record.seed, ("detect",))
+    check_detector_spec(spec)
+    check_detector_place(name, record)
+    texts(vars(record), "family", "error")
+    check_circumstances(record.environment, record.seconds)
+    ok = record.status == "ok"
+    if ok:
+        check_flagging(record)
+        check_judged(record)
+    elif record.status != "error" or not record.error or any(map(len, record.rows.values())):
+        raise WrongError("is neither a result nor the story of a failure")
+    said = {d: Flagging(t, record.remarks.get(d, "")) for d, t in record.thresholds.items()} if ok else {}
+    return Facts(
+        id=record.id,
+        seed=record.seed,
+        spec=spec,
+        result=digest(record.rows, said),
+        ok=ok,
+        family=record.family,
+        used={spec["parents"][CALIBRATION + detector]: each for detector, each in said.items()},
+    )
 
 
 def _submission(path: Path, name: str) -> Facts:
@@ -210,15 +191,10 @@ _READERS: dict[str, Callable[[Path, str], Facts]] = {
     "records": _record,
     "mi": _estimates,
     "diagnoses": _diagnosis,
-    "checkpoints": _card,
-    "crafted": _card,
+    "checkpoints": card_facts,
+    "crafted": card_facts,
+    "calibrations": card_facts,
+    "detections": _detection,
     "submissions": _submission,
     "external": _external,
 }
-
-
-def _digest(rows: dict[str, NDArray[Any]], flags: list[str]) -> str:
-    seen = hashlib.sha256(canonical_json([sorted(rows), flags]).encode())
-    for name in sorted(rows):
-        seen.update(np.ascontiguousarray(rows[name] + 0).tobytes())  # -0.0 is 0.0
-    return seen.hexdigest()

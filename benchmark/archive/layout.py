@@ -5,6 +5,8 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmark.conditional_examples import SUFFIX as GENERATED
+
 
 class Place(NamedTuple):
     """A folder of a store."""
@@ -18,19 +20,23 @@ PLACES = {
     "records": Place(6, (".parquet",)),
     "mi": Place(5, (".parquet",)),
     "diagnoses": Place(3, (".json",)),
-    "checkpoints": Place(3, (".json", ".safetensors")),
+    "checkpoints": Place(3, (".json", ".safetensors", GENERATED)),
     "submissions": Place(2, (".json",)),
     "external": Place(4, (".json",)),
     "crafted": Place(4, (".json", ".safetensors")),
     "examples": Place(6, (".safetensors",)),
     "evidence": Place(6, (".parquet",)),
+    "detections": Place(4, (".parquet",)),
+    "calibrations": Place(3, (".json", ".safetensors")),
 }
 _LONGEST_PART, _LONGEST = 200, 600  # bytes
 _STRANGE = re.compile(r"[^\w .+=@,()~/-]")
 
 
 def owner_of(name: str) -> str:
-    """The file that ``name`` belongs to: tensors to their card, images to their record; else nothing."""
+    """The file that ``name`` belongs to: tensors to a card, images to a record or card; else nothing."""
+    if name.startswith("checkpoints/") and name.endswith(GENERATED):
+        return f"{name.removesuffix(GENERATED)}.json"
     folder, _, rest = name.partition("/")
     stem, _, suffix = rest.rpartition(".")
     if folder in ("examples", "evidence"):
@@ -44,7 +50,9 @@ def companions_of(name: str) -> list[str]:
     stem = rest.rpartition(".")[0]
     if folder == "records":
         return [f"examples/{stem}.safetensors", f"evidence/{stem}.parquet"]
-    return [f"{folder}/{stem}.safetensors"] if folder in ("checkpoints", "crafted") else []
+    if folder == "checkpoints":
+        return [f"{folder}/{stem}.safetensors", f"{folder}/{stem}{GENERATED}"]
+    return [f"{folder}/{stem}.safetensors"] if folder in ("crafted", "calibrations") else []
 
 
 def finished(store: Path, *, weights: bool = True, images: bool = True) -> list[str]:
@@ -56,16 +64,20 @@ def finished(store: Path, *, weights: bool = True, images: bool = True) -> list[
         weights: with trained weights.
         images: with crafted images and evidence.
     """
-    left_out = {"checkpoints": not weights, "crafted": not images, "evidence": not images}
+    left_out = {
+        ("checkpoints", ".safetensors"): not weights,
+        ("crafted", ".safetensors"): not images,
+        ("evidence", ".parquet"): not images,
+    }
     found = []
     for folder, place in PLACES.items():
         for path in store.glob("/".join([folder, *["*"] * (place.parts - 1)])):
             name = path.relative_to(store).as_posix()
             hidden = any(part.startswith(".") for part in name.split("/"))
             owner = owner_of(name)
-            if hidden or path.suffix not in place.suffixes or not path.is_file():
+            if hidden or not name.endswith(place.suffixes) or not path.is_file():
                 continue
-            if not owner or (not left_out.get(folder) and (store / owner).is_file()):
+            if not owner or (not left_out.get((folder, path.suffix)) and (store / owner).is_file()):
                 found.append(name)
     return sorted(found)
 

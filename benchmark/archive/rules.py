@@ -14,7 +14,7 @@ from benchmark.atomic import short_hash
 from benchmark.diagnostics import FLAGS
 
 _MOST_ROWS = 2_000_000
-_MOST_BYTES = 1 << 28
+MOST_BYTES = 1 << 28
 _EVERY_EPOCH = {"lr", "gradient_norm", "seconds", "images_per_second"}
 
 
@@ -24,7 +24,7 @@ class WrongError(ValueError):
 
 def bound_file(path: Path) -> None:
     """Raise WrongError for a file that is too large to be read whole."""
-    if path.stat().st_size > _MOST_BYTES:
+    if path.stat().st_size > MOST_BYTES:
         raise WrongError("is absurdly large")
 
 
@@ -35,7 +35,7 @@ def bound_table(path: Path) -> None:
     except (pa.ArrowException, OSError) as error:
         raise WrongError(f"is damaged ({str(error).splitlines()[0]})") from error
     size = sum(about.row_group(at).total_byte_size for at in range(about.num_row_groups))
-    if about.num_rows > _MOST_ROWS or size > _MOST_BYTES:
+    if about.num_rows > _MOST_ROWS or size > MOST_BYTES:
         raise WrongError(f"claims {about.num_rows} rows of {size} bytes, more than any test set has")
 
 

@@ -20,7 +20,7 @@ def export(
         bool, typer.Option("--with-images", help="Crafted images and evidence (--keep-examples), too.")
     ] = False,
 ) -> None:
-    """Pack records, estimates, diagnoses, training cards and example images into one file.
+    """Pack records, estimates, diagnoses, thresholds, training cards and example images into one file.
 
     The same results give the same bytes on every machine; tables are not packed, bench run rebuilds them.
     A run may be at work: only what is finished is taken.

@@ -21,7 +21,10 @@ def build(
         Path("site")
     ),
 ) -> None:
-    """Write the site: boards, a page per defense, downloads. It works from disk and asks for nothing."""
+    """Write the site: boards, pages of defenses and detectors, downloads.
+
+    It works from disk and asks for nothing.
+    """
     from benchmark.errors import BenchError
     from benchmark.report.wording import count
     from benchmark.site.build import build
@@ -31,9 +34,10 @@ def build(
     if not found:
         raise BenchError("no records in results: run `bench run` first, or name a folder it wrote into")
     built = build(found, out)
+    pages = f", {count(built.detectors, 'page')} of detectors" if built.detectors else ""
     print(
-        f"{count(built.boards, 'board')}, {count(built.defenses, 'defense')}, {count(built.cells, 'cell')}: "
-        f"{out / 'index.html'} ({built.seconds:.1f} s)"
+        f"{count(built.boards, 'board')}, {count(built.defenses, 'defense')}, {count(built.cells, 'cell')}"
+        f"{pages}: {out / 'index.html'} ({built.seconds:.1f} s)"
     )
 
 

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmark.errors import BenchError
-from benchmark.site import boardpage, defensepage, downloads, names, overview, standings
+from benchmark.site import boardpage, defensepage, detectorpage, downloads, names, overview, standings
 from benchmark.site.boards import Board, make_boards
+from benchmark.site.detectors import DetectorBoard, make_detector_boards
 from benchmark.site.families import Family, make_families, page_id
 from benchmark.site.images import sprite
 from benchmark.site.reading import Found, read_stores
 from benchmark.site.reproduce import recipes
 
 MARKER = ".robustness-bench-site"
+_OF_DETECTORS = ("detectors.css", "detectors.js")
 _HERE = Path(__file__).parent
 
 
@@ -29,6 +31,8 @@ class Built(NamedTuple):
     defenses: int
     cells: int
     seconds: float
+    detectors: int
+    """Pages of them."""
 
 
 def build(stores: Sequence[Path], out: Path) -> Built:
@@ -42,15 +46,17 @@ def build(stores: Sequence[Path], out: Path) -> Built:
     _check(out)
     found = read_stores(stores)
     boards = make_boards(found.records, found.sent, standings.unranked(found))
-    if not boards:
+    detectors = make_detector_boards(found)
+    if not boards and not detectors:
         raise BenchError(
             f"no board in {', '.join(map(str, stores))}: a board needs natural accuracy (none) and an attack "
             "inside ε"
         )
     families = make_families(found, boards)
     with _replacing(out) as folder:
-        _write_all(folder, found, boards, families)
-    return Built(len(boards), len(families), len(found.records), time.monotonic() - started)
+        _write_all(folder, found, boards, families, detectors)
+    cells, seconds = len(found.records) + len(found.detections), time.monotonic() - started
+    return Built(len(boards), len(families), cells, seconds, len(detectors))
 
 
 def _check(out: Path) -> None:
@@ -83,19 +89,27 @@ def _replacing(out: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _write_all(folder: Path, found: Found, boards: Sequence[Board], families: dict[str, Family]) -> None:
+def _write_all(
+    folder: Path,
+    found: Found,
+    boards: Sequence[Board],
+    families: dict[str, Family],
+    detectors: Sequence[DetectorBoard],
+) -> None:
     _put(folder / MARKER, b"bench leaderboard build may replace this folder.\n")
     for asset in sorted((_HERE / "assets").iterdir()):
-        _put(folder / "assets" / asset.name, asset.read_bytes())
-    _put(
-        folder / "index.html", _render("index.html.j2", "", "index", overview.index(found, boards, families))
-    )
+        if detectors or asset.name not in _OF_DETECTORS:
+            _put(folder / "assets" / asset.name, asset.read_bytes())
+    index = overview.index(found, boards, families, detectors)
+    _put(folder / "index.html", _render("index.html.j2", "", "index", index))
     for board in boards:
         page = boardpage.context(board, boards, families, found)
         _put(folder / "boards" / f"{board.slug}.html", _render("board.html.j2", "../", "board", page))
         _write_downloads(folder, board, families)
     for family in families.values():
         _write_defense(folder, found, family, families)
+    for each in detectors:
+        _write_detectors(folder, each, detectors)
     listed = overview.compared(boards, families)
     _put(folder / "compare.html", _render("compare.html.j2", "", "compare", listed))
 
@@ -123,6 +137,15 @@ def _write_defense(folder: Path, found: Found, family: Family, families: dict[st
     )
     path = folder / "defenses" / f"{family.slug}.html"
     _put(path, _render("defense.html.j2", "../", "defense", page))
+
+
+def _write_detectors(folder: Path, board: DetectorBoard, boards: Sequence[DetectorBoard]) -> None:
+    page = detectorpage.context(board, boards)
+    _put(folder / "detectors" / f"{board.slug}.html", _render("detectors.html.j2", "../", "detectors", page))
+    for name, text in board.downloads().items():
+        _put(folder / "downloads" / name, text.encode())
+    for _, name, shown in page["generated"]:
+        _put(folder / "images" / f"{name}.png", shown.png)
 
 
 def _pictures(folder: Path, found: Found, family: Family) -> Iterator[tuple[str, list[defensepage.Named]]]:

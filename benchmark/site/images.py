@@ -52,10 +52,10 @@ def sprite(record: Record, file: Path) -> Sprite | None:
         return None
     gain = _gain(float(np.abs(x_adv - x).max()))
     tiles = [x, x_adv, 0.5 + gain * (x_adv - x)]
-    sheet = _sheet(np.stack(tiles))
+    sheet = sheet_of(np.stack(tiles))
     figures = (kept.label, kept.clean_prediction, kept.adversarial_prediction)
     labels, natural, adversarial = (tuple(int(value) for value in each[:MOST]) for each in figures)
-    return Sprite(_png(sheet), sheet.shape[1], sheet.shape[0], gain, labels, natural, adversarial)
+    return Sprite(png_of(sheet), sheet.shape[1], sheet.shape[0], gain, labels, natural, adversarial)
 
 
 def _gain(largest: float) -> int:
@@ -63,8 +63,8 @@ def _gain(largest: float) -> int:
     return max((gain for gain in _GAINS if gain * largest <= 0.5), default=1)
 
 
-def _sheet(tiles: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """(3, K, C, H, W) in [0, 1] -> (rows, columns, 4), transparent between the tiles."""
+def sheet_of(tiles: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """(R, K, C, H, W) in [0, 1] -> (rows, columns, 4), transparent between the tiles."""
     rows, k, channels, height, width = tiles.shape
     if channels not in (1, 3):  # shown as one grey image
         tiles = tiles.mean(2, keepdims=True)
@@ -80,7 +80,8 @@ def _sheet(tiles: NDArray[np.float64]) -> NDArray[np.uint8]:
     return sheet
 
 
-def _png(sheet: NDArray[Any]) -> bytes:
+def png_of(sheet: NDArray[Any]) -> bytes:
+    """The bytes of a file; equal pictures give equal bytes."""
     from PIL import Image
 
     buffer = io.BytesIO()

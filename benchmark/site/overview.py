@@ -7,24 +7,32 @@ from markupsafe import Markup
 
 from benchmark.site import downloads, markup, names
 from benchmark.site.boards import Board, Row
+from benchmark.site.detectors import DetectorBoard
 from benchmark.site.families import Family, page_id
 from benchmark.site.reading import Found
 from benchmark.statistics import MeanStd
 
 
-def index(found: Found, boards: Sequence[Board], families: dict[str, Family]) -> dict[str, Any]:
+def index(
+    found: Found,
+    boards: Sequence[Board],
+    families: dict[str, Family],
+    detectors: Sequence[DetectorBoard] = (),
+) -> dict[str, Any]:
     """All that ``index.html.j2`` asks for."""
     by_dataset: dict[str, list[Board]] = {}
     for board in boards:
         by_dataset.setdefault(board.dataset, []).append(board)
-    judged = sum(len(r.rows["label"]) for r in found.records if r.status == "ok")
+    rows = [each.rows for each in found.records if each.status == "ok"]
+    rows += [each.rows for each in found.detections if each.status == "ok"]
     return {
         "boards": boards,
         "datasets": list(by_dataset.items()),
         "families": families,
         "defenses": len({family.defense for family in families.values()}),
-        "cells": names.thousands(len(found.records)),
-        "judged": names.thousands(judged),
+        "detectors": detectors,
+        "cells": names.thousands(len(found.records) + len(found.detections)),
+        "judged": names.thousands(sum(len(each["label"]) for each in rows)),
         "rank": markup.rank,
         "figure": markup.figure,
         "drawn": markup.drawn,
@@ -58,4 +66,4 @@ def compared(boards: Sequence[Board], families: dict[str, Family]) -> dict[str, 
         }
         for board in boards
     ]  # fmt: skip
-    return {"data": Markup(names.embedded(listed))}
+    return {"any": bool(boards), "data": Markup(names.embedded(listed))}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmark.checkpoints import read_card
+from benchmark.conditional_examples import ConditionalExamples
+from benchmark.detection_records import Detection, find_detections
 from benchmark.errors import BenchError
 from benchmark.records import FORMAT, Record, find_records, read_record
+from benchmark.report.detection_roc import Scores
 from benchmark.report.learning import find_trainings
 from benchmark.report.worst_case import SUBMITTED
+from benchmark.site.detector_reading import read_detectors
 from benchmark.submission.entries import Entry, find_entries, register_entry
 from benchmark.submission.external import ExternalRow, read_external
 
+_KINDS = ("records", "detections")
 _COLUMNS = ("sample", "label", "clean_prediction", "adversarial_prediction", "forwards", "backwards")
 
 
@@ -41,12 +46,18 @@ class Found:
     """Of images that someone sent in against a model; not among ``records``."""
     external: list[ExternalRow]
     """What others measured elsewhere."""
+    detections: list[Detection] = field(default_factory=list)
+    """Cells of detectors, as ``records`` are."""
+    held_out: dict[str, Scores] = field(default_factory=dict)
+    """Calibration's id -> scores of held-out images."""
+    generated: dict[str, ConditionalExamples] = field(default_factory=dict)
+    """Generator's checkpoint id -> images of it."""
 
 
 def default_stores(folder: Path) -> list[Path]:
     """The folder itself and the folders in it, as far as they have records."""
     candidates = [folder, *sorted(folder.glob("*/"))]
-    return [store for store in candidates if (store / "records").is_dir()]
+    return [store for store in candidates if any((store / kind).is_dir() for kind in _KINDS)]
 
 
 def read_stores(stores: Sequence[Path]) -> Found:
@@ -61,7 +72,7 @@ def read_stores(stores: Sequence[Path]) -> Found:
     shared: dict[bytes, NDArray[Any]] = {}
     for store in stores:
         paths = find_records(store)
-        if not paths:
+        if not paths and not find_detections(store):
             raise BenchError(f"no records in {store}: name a folder that `bench run` wrote into")
         for path in paths:
             record = _read(path, shared)
@@ -74,11 +85,12 @@ def read_stores(stores: Sequence[Path]) -> Found:
     ordered = sorted(records.values(), key=lambda record: record.id)
     return Found(
         records=[record for record in ordered if record.spec["kind_of_attack"] != SUBMITTED],
-        sent=[record for record in ordered if record.spec["kind_of_attack"] == SUBMITTED],
+        sent=[r for r in ordered if r.spec["kind_of_attack"] == SUBMITTED and r.status == "ok"],
         external=[row for store in stores for row in read_external(store)],
         files=files,
         cards={str(card["id"]): card for card in cards},
         entries={entry.defense: entry for entry in entries},
+        **read_detectors(stores)._asdict(),
     )
 
 

@@ -56,7 +56,7 @@ def status_of(row: Row, found: Found) -> list[str]:
             said.append(f"AA claimed {claimed:.1f}, measured {measured:.1f}")
     if row.sent:
         by = sorted({credit_of(record).name for record in row.sent})
-        said.append(f"worst case lowered by images sent in: {', '.join(by)}")
+        said.append(f"worst case counts images sent in: {', '.join(by)}")
     return said
 
 

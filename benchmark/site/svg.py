@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 520, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 22, 12, 46
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 2", "1 2")
-STYLES = 6
+_STYLES = 6  # of each; from the seventh style on they meet in other pairs
 _MARKS = (
     "M{x0} {y}a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0 -7.2 0z",
     "M{x0} {y0}h7.2v7.2h-7.2z",
@@ -50,6 +50,8 @@ class Series(NamedTuple):
     points: Sequence[tuple[float, float]]
     style: int
     joined: bool = True
+    marked: Sequence[tuple[float, float]] | None = None
+    """Where its marker stands; along the line unless given."""
 
 
 class Plot(NamedTuple):
@@ -95,11 +97,10 @@ def draw(plot: Plot) -> Markup:
 
 def swatch(style: int) -> Markup:
     """What a legend shows of a style."""
-    number = style % STYLES
-    dash = f' stroke-dasharray="{_DASHES[number]}"' if _DASHES[number] else ""
+    mark = _mark(style % _STYLES, 17, 6)
     return Markup(
-        f'<svg class="swatch" viewBox="0 0 34 12" aria-hidden="true"><g class="s{number}">'
-        f'<path class="line" d="M1 6h32"{dash}/><path class="mark" d="{_mark(number, 17, 6)}"/></g></svg>'
+        f'<svg class="swatch" viewBox="0 0 34 12" aria-hidden="true"><g class="{_colour(style)}">'
+        f'<path class="line" d="M1 6h32"{_dash(style)}/><path class="mark" d="{mark}"/></g></svg>'
     )
 
 
@@ -150,16 +151,26 @@ def _crowd(plot: Plot) -> str:
 
 
 def _line(plot: Plot, series: Series) -> str:
-    number = series.style % STYLES
+    number = series.style % _STYLES
     points = [_at(plot, *point) for point in series.points]
-    parts = [f'<g class="s{number}">']
+    parts = [f'<g class="{_colour(series.style)}">']
     if series.joined and len(points) > 1:
-        dash = f' stroke-dasharray="{_DASHES[number]}"' if _DASHES[number] else ""
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-        parts.append(f'<path class="line" d="M{path}"{dash}/>')
-    marks = "".join(_mark(number, x, y) for x, y in points[:: 1 + len(points) // 16])
+        parts.append(f'<path class="line" d="M{path}"{_dash(series.style)}/>')
+    along = points[:: 1 + len(points) // 16]
+    places = along if series.marked is None else [_at(plot, *point) for point in series.marked]
+    marks = "".join(_mark(number, x, y) for x, y in places)
     parts.append(f'<path class="mark" d="{marks}"/></g>')
     return "".join(parts)
+
+
+def _colour(style: int) -> str:
+    return f"s{(style + 2 * (style // _STYLES)) % _STYLES}"
+
+
+def _dash(style: int) -> str:
+    dash = _DASHES[(style + style // _STYLES) % _STYLES]
+    return f' stroke-dasharray="{dash}"' if dash else ""
 
 
 def _names(plot: Plot) -> list[str]:
