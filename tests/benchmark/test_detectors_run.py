@@ -8,11 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmark.calibration import read_calibration
 from benchmark.checkpoints import load_tensors, read_card
 from benchmark.conditional_examples import find_conditional_examples, read_conditional_examples
+from benchmark.context import Context
+from benchmark.datasets import locate
+from benchmark.datasets.base import subset
+from benchmark.detection_plan import make_detection_plan
 from benchmark.detection_records import Detection, find_detections, read_detection
+from benchmark.detector_parts import load_part
+from benchmark.protocol import load_protocol
 from tests.conftest import Bench
 
 SYSTEMS = "magnet,mi-magnet,mi-magnet-cross-jaccard,magnet-random"
@@ -64,6 +71,19 @@ def test_thresholds_are_of_held_out_images_at_the_stated_rate(finished: Path, ce
         assert read_calibration(path).threshold == expected
         assert (scores >= expected).sum() == int(read_card(path)["spec"]["rate"] * len(scores))
         assert len(scores) == 287
+
+
+def test_the_images_behind_a_threshold_are_those_that_no_training_saw(finished: Path) -> None:
+    protocol = load_protocol(None, {"defenses": ["magnet"]})
+    tasks = make_detection_plan(protocol, {"digits": locate("digits", Path("data"))})
+    context = Context(out=finished, device="cpu", batch_size=0, threads=1)
+    (part,) = [task for task in tasks if task.title == "digits train autoencoder-1, seed 0"]
+    (path,) = finished.glob("calibrations/digits/reconstruction-1-seed0-*.safetensors")
+    images = part.data.load().train_x
+    held = torch.from_numpy(images[subset(len(images), 287)]).float() / 255
+    with torch.no_grad():
+        errors = (held - load_part(part, context)(held)).square().flatten(1).mean(1)
+    torch.testing.assert_close(load_tensors(path)["scores"].float(), errors)
 
 
 def test_few_natural_images_are_flagged_and_most_are_right(cells: Cells) -> None:
