@@ -138,8 +138,8 @@ class Request:
         }
         if unheeded := [flag for flag, value in given.items() if value and not protocol.defenses]:
             raise BenchError(
-                f"{', '.join(unheeded)} is of defenses; {', '.join(protocol.detectors)} faces every attack of "
-                "[detection] in the --config file at every --kappa"
+                f"{', '.join(unheeded)} is of defenses; {', '.join(protocol.detectors)} faces every attack "
+                "of [detection] in the --config file at every --kappa"
             )
 
     def prepare(self, make: "Callable[..., list[Task]] | None" = None) -> "Work":
