@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 MODELS = {
     "resnet-18": "He et al. 2016, CIFAR stem: 3×3, stride 1, no pooling",
     "vgg-19": "Simonyan and Zisserman 2015, batch norm, one linear layer: the black-box surrogate",
-    "magnet-cnn": "Meng and Chen 2017: the classifiers that MagNet guards, width 32 as published",
+    "magnet-cnn": "Meng and Chen 2017: what MagNet guards, width 32 (colour: 96) as published",
 }
 
 

@@ -15,7 +15,7 @@ class MagNetCNN(nn.Module):
     """(N, C, H, W) -> logits (N, classes).
 
     Args:
-        width: channels of the first layer; 32 as published (three times that for colour images).
+        width: channels of the first layer; as published 32 for grey images and 96 for colour.
     """
 
     def __init__(self, channels: int, classes: int, width: int, size: int) -> None:
@@ -24,7 +24,7 @@ class MagNetCNN(nn.Module):
         self.layers = (
             _grey(channels, classes, width, size, padding)
             if channels == 1
-            else _colour(channels, classes, 3 * width, padding)
+            else _colour(channels, classes, width, padding)
         )
 
     def forward(self, x: Tensor) -> Tensor:

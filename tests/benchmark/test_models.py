@@ -7,6 +7,7 @@ from benchmark.augmentation import crop_flip
 from benchmark.datasets import DATASETS
 from benchmark.models import MODELS, build_model
 from benchmark.models.fold import folded
+from benchmark.models.magnet import MagNetCNN
 from benchmark.models.resnet import ResNet18
 from tests.support import images
 
@@ -33,6 +34,15 @@ def test_every_shape_and_folding(name: str, dataset: str) -> None:
 
 def test_resnet_18_has_the_published_number_of_weights() -> None:
     assert sum(weight.numel() for weight in ResNet18(3, 10).parameters()) == 11_173_962
+
+
+def test_magnets_classifiers_have_the_published_size_and_logits_below_0() -> None:
+    grey, colour = MagNetCNN(1, 10, 32, 28), MagNetCNN(3, 10, 96, 32)
+    assert sum(weight.numel() for weight in grey.parameters()) == 312_202
+    assert round(sum(weight.numel() for weight in colour.parameters()) / 1e6, 2) == 1.37
+    with torch.no_grad():
+        assert (grey(images(4, 1, 28)) < 0).any()
+        assert (colour(images(4, 3, 32)) < 0).any()
 
 
 def test_normalisation_is_the_first_layer() -> None:

@@ -446,7 +446,7 @@ def test_whole_numbers_are_no_weights() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_another_width_is_named(name: str) -> None:
-    conv = {"resnet-18": "conv1", "vgg-19": "features.0"}[name]
+    conv = {"resnet-18": "conv1", "vgg-19": "features.0", "magnet-cnn": "layers.0"}[name]
     text = line_of(lambda: fit_weights(ours(5, name=name)[1].state_dict(), ours(4, name=name), "w.pt"))
     assert text.startswith("w.pt does not fit the model: ")
     assert f"of another shape ({conv}.weight 5×3×3×3 float32 instead of 4×3×3×3 float32, " in text
