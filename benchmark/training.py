@@ -54,11 +54,12 @@ def _train(task: Task, context: Context, advance: Advance, ranks: Ranks) -> None
     model = seeded(task.seed, lambda: build_model(spec["model"], task.data.info, spec["width"]))
     model = model.to(device).to(memory_format=torch.channels_last).train()
     shared = ranks.wrap(model)
+    natural = defense.natural_epochs(recipe["epochs"])
 
     def loss(epoch: int, indices: Tensor) -> dict[str, Tensor]:
         batch = data.batch(indices, epoch)
         with autocast(recipe["precision"], device):
-            if defense.warms_up(epoch, recipe["epochs"]):
+            if epoch < natural:
                 return {"warm_up": cross_entropy(batch.y)(Float(shared)(batch.x)).mean()}
             x_adv = batch.x
             if attack is not None:
@@ -70,6 +71,7 @@ def _train(task: Task, context: Context, advance: Advance, ranks: Ranks) -> None
     held = data.held_out()
     fit = dataclasses.replace(
         _fit(task, context, advance, recipe, data, recipe["lr_schedule"]),
+        epochs=natural + recipe["epochs"],
         evaluate=None if held is None or not ranks.leads else lambda m: accuracies(m, held, attack),
         select=_selected(recipe, attack),
         ema=recipe["ema"],

@@ -123,9 +123,12 @@ class Defense(ABC):
         """
         return lambda logits: functional.cross_entropy(logits, y, reduction="none")
 
-    def warms_up(self, epoch: int, epochs: int) -> bool:
-        """Whether an epoch, counted from 0, of ``epochs`` is natural training: CE(h(x), y), no attack."""
-        return False
+    def natural_epochs(self, epochs: int) -> int:
+        """How many epochs of natural training, CE(h(x), y), come before the schedule's ``epochs``.
+
+        They come on top, so that every adversarial defense has the same number of adversarial epochs.
+        """
+        return 0
 
     @abstractmethod
     def terms(self, batch: Batch) -> dict[str, Tensor]:

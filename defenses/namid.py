@@ -25,8 +25,8 @@ class NAMID(Defense):
         lam: λ of equation 8.
         adversarial_mi, natural_mi: False drops every E_a or every E_n from equation 8, its part of the
             λ term included (figure 5, i and ii; iii is λ = 0). Not both.
-        warm_up: epochs on natural images at first, out of the schedule's and at most a quarter of them
-            (2 of 100 in the authors' code).
+        natural_first: epochs on natural images before the schedule's, at most a quarter as many (the
+            authors' code: 2, out of its 100).
 
     L_mi is taken over the samples of equation 6, selected with the model in training: natural image
     classified correctly, adversarial image not. The similarity of equation 8 is between two vectors
@@ -34,6 +34,9 @@ class NAMID(Defense):
     the authors' code, the marginal of each estimate is the whole batch, not the few selected samples,
     and the model sees natural images alone at first: from random weights the gradient of L_mi is tens
     of times that of L_adv, and some trainings never recover from it.
+
+    Differs from the authors' code: these first epochs come on top of the schedule's, so that NAMID and
+    what it is compared with have the same number of adversarial epochs.
     """
 
     base: Defense = field(default_factory=Standard)
@@ -41,14 +44,14 @@ class NAMID(Defense):
     lam: float = 0.1
     adversarial_mi: bool = True
     natural_mi: bool = True
-    warm_up: int = 2
+    natural_first: int = 2
 
     def __post_init__(self) -> None:
         if not (self.adversarial_mi or self.natural_mi):
             raise ValueError("NAMID without adversarial_mi and without natural_mi is its base: name that")
 
-    def warms_up(self, epoch: int, epochs: int) -> bool:
-        return epoch < min(self.warm_up, epochs // 4)
+    def natural_epochs(self, epochs: int) -> int:
+        return min(self.natural_first, epochs // 4)
 
     def inner_loss(self, model: nn.Module, x: Tensor, y: Tensor) -> InnerLoss:
         return self.base.inner_loss(model, x, y)

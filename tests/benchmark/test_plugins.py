@@ -147,7 +147,7 @@ class Bolder(NAMID):
     estimators: ClassVar = {{"objective": "eq-4"}}
     label: ClassVar = "Bolder NAMID"
     alpha: float = 9.0
-    warm_up: int = 0
+    natural_first: int = 0
 """
     config = write(tmp_path, "[estimators]\nunits = 8\n", "units.toml")
     file = write(tmp_path, text, "bolder_namid.py")

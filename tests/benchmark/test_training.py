@@ -27,6 +27,7 @@ from benchmark.training_data import Batch, TrainingData, held_out_images
 from defenses import base
 from defenses.mutual_information.estimator import MIEstimators, StandardMI
 from defenses.namid import NAMID
+from defenses.registry import defense_presets
 from defenses.standard import Standard
 from defenses.trades import TRADES
 from defenses.undefended import Undefended
@@ -39,6 +40,7 @@ TINY = {
     "train_limit": 100,
     "holdout": 0.1,
     "attack_steps": 2,
+    "clip_norm": 10.0,
     "augment": "none",
 }
 SMALL_ESTIMATORS = {"epochs": 2, "batch_size": 24, "attack_steps": 3, "units": 8}
@@ -357,7 +359,7 @@ def test_a_start_near_the_image_keeps_to_a_smaller_ball() -> None:
 
 
 def test_namid_warms_up_on_natural_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of eight epochs; no inner attack is made there, and no estimator is asked."""
+    """Two epochs before the schedule's eight; no inner attack is made there, and no estimator is asked."""
     task = training_of("namid", epochs=8, train_limit=52)  # two batches of the 47 that are not held out
     run(task.parents["estimators"], tmp_path)
     epoch, attacked_in = [0.0], []
@@ -368,22 +370,34 @@ def test_namid_warms_up_on_natural_images(tmp_path: Path, monkeypatch: pytest.Mo
         return original(*arguments)
 
     def advance(done: float, total: float, unit: str) -> None:
+        assert (total, unit) == (10, "epochs")
         epoch[0] = done + 1e-9
 
     monkeypatch.setattr(training, "attacked", attacked)
     make(task, tmp_path, advance)
     history = read_card(tmp_path / task.path)["history"]
     shared = {"gradient_norm", "lr", "held_out_natural", "held_out_pgd", *TIMES}
-    assert [set(entry) - shared for entry in history] == [{"warm_up"}] * 2 + [{"adversarial", "mi"}] * 6
-    assert attacked_in == [number for number in range(2, 8) for _ in range(2)]
+    assert [set(entry) - shared for entry in history] == [{"warm_up"}] * 2 + [{"adversarial", "mi"}] * 8
+    assert attacked_in == [number for number in range(2, 10) for _ in range(2)]
     assert history[1]["warm_up"] < history[0]["warm_up"]
 
 
 def test_warm_up_is_at_most_a_quarter() -> None:
     for epochs, expected in ((1, 0), (3, 0), (4, 1), (7, 1), (8, 2), (100, 2)):
-        assert sum(NAMID().warms_up(epoch, epochs) for epoch in range(epochs)) == expected
-    assert not any(NAMID(warm_up=0).warms_up(epoch, 100) for epoch in range(100))
-    assert [NAMID().warms_up(epoch, 12) for epoch in range(4)] == [True, True, False, False]
+        assert NAMID().natural_epochs(epochs) == expected
+    assert NAMID(natural_first=0).natural_epochs(100) == 0
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, preset in defense_presets().items() if preset.group in ("standard", "trades")]
+)
+def test_adversarial_epochs_are_the_schedules_own(name: str, tmp_path: Path) -> None:
+    """A defense must not have trained fewer epochs on adversarial images than what it is compared with."""
+    task = training_of(name, epochs=4, train_limit=52)
+    history = run(task, tmp_path)[1]["history"]
+    natural = sum("warm_up" in entry for entry in history)
+    assert natural == (1 if name.startswith("namid") else 0)
+    assert len(history) - natural == 4
 
 
 def test_crafting_leaves_no_trace_in_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,7 +469,7 @@ def test_a_killed_training_ends_in_the_same_bytes(
         with pytest.raises(KilledError):
             make(task, tmp_path / "broken", dying(after))
         assert not (tmp_path / "broken" / task.path).exists()
-    total = BATCHES * (2 if wanted == "estimators" else 4)
+    total = BATCHES * (2 if wanted == "estimators" else 5 if wanted.startswith("namid") else 4)
     steps = 5
     make(task, tmp_path / "broken", dying(0))
     assert steps == total  # it went on where it was
