@@ -84,7 +84,6 @@ def _write_cell(path: Path, task: Task, fooled: int, seconds: float, error: str)
         {} if error else rows,
         environment=MACHINE,
         seconds=seconds,
-        flags=["randomised"],
         error=error,
     )
     if not error and task.spec["attack"] != "none":
