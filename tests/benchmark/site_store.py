@@ -66,7 +66,7 @@ class Store:
 
         Args:
             distance: of the images that fooled.
-            flags: of the model, under this norm at this ε; None: not diagnosed.
+            flags: more of the model, under this norm at this ε; None: this cell has it not diagnosed.
         """
         norm = model.spec["norm"]
         spec = {
@@ -151,8 +151,9 @@ class Store:
         }
         where = Path("diagnoses", "made-up")
         task = self._task("diagnose", spec, model.seed, where, ".json", {"model": model})
-        story = {"id": task.id, "seed": model.seed, "spec": spec, "flags": list(flags)}
         path = self.folder / task.path
+        before = json.loads(path.read_text())["flags"] if path.exists() else []
+        story = {"id": task.id, "seed": model.seed, "spec": spec, "flags": sorted({*before, *flags})}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(story))
 

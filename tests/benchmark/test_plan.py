@@ -46,9 +46,8 @@ def test_a_cell_does_not_wait_for_a_diagnosis() -> None:
     tasks = plan({"seeds": 2})
     kinds = [task.kind for task in tasks]
     assert set(kinds[kinds.index("diagnose") :]) == {"diagnose"}
-    assert all(
-        each.kind != "diagnose" for task in tasks if task.kind == "evaluate" for each in task.lineage()
-    )
+    cells = [task for task in tasks if task.kind == "evaluate"]
+    assert all(each.kind != "diagnose" for cell in cells for each in cell.lineage())
 
 
 def test_another_probe_is_another_diagnosis_of_the_same_cells(monkeypatch: pytest.MonkeyPatch) -> None:
