@@ -5,11 +5,7 @@ al. 2019 (https://arxiv.org/abs/1902.06705); the thresholds are ours. A flag is 
 a verdict, and no flag is no proof.
 """
 
-import json
-from pathlib import Path
 from typing import NamedTuple
-
-from benchmark.errors import StoreError
 
 PROBE = {
     "images": 256,  # at most; the first of the cell's own
@@ -20,7 +16,7 @@ PROBE = {
     "square_queries": 500,
     "budgets": [0.5, 1.0, 2.0, 4.0],
 }
-"""Settings of the probe, part of every cell's identity: PGD of 20 steps, Square of 500 queries."""
+"""Settings of the probe: of a diagnosis' identity, never of a cell's."""
 
 
 class Measured(NamedTuple):
@@ -112,16 +108,3 @@ def flags(m: Measured) -> list[str]:
 def black_beats_white(white: float, black: float, images: int) -> bool:
     """Whether accuracy under a black-box attack is lower than under a white-box one, beyond chance hits."""
     return white - black > max(0.02, 2.5 / images)
-
-
-def read_flags(path: Path) -> list[str]:
-    """The flags of a diagnosis that was written.
-
-    Raises:
-        StoreError: unreadable; the message names the file.
-    """
-    try:
-        raised = json.loads(path.read_text())["flags"]
-        return [str(name) for name in raised]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is damaged ({error}); delete it and run the same command again") from error

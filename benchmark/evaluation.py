@@ -19,7 +19,6 @@ from benchmark.atomic import write_atomic
 from benchmark.checkpoints import load_tensors, read_card, save_tensors
 from benchmark.context import Advance, Context, environment
 from benchmark.datasets.base import subset
-from benchmark.diagnostics import read_flags
 from benchmark.errors import StoreError
 from benchmark.evidence import Evidence, evidence_of, pack, write_evidence
 from benchmark.examples import Examples, examples_of, write_examples
@@ -74,7 +73,6 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
         columns,
         environment=environment(context.device),
         seconds=round(time.monotonic() - started + (crafted.seconds if crafted else 0.0), 3),
-        flags=read_flags(context.out / task.parents["diagnosis"].path),
     )
     partial.unlink(missing_ok=True)
 

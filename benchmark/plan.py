@@ -21,7 +21,8 @@ Kind = Literal[
     "train", "load", "estimators", "diagnose", "craft", "evaluate", "measure-mi",
     "part", "calibrate", "adapt", "detect",
 ]  # fmt: skip
-RESULTS = ("evaluate", "measure-mi", "detect")  # what a run is for; all else is there because they need it
+RESULTS = ("evaluate", "measure-mi", "detect")  # what a run is for
+ROOTS = (*RESULTS, "diagnose")  # all else is there because these need it
 ZOO = "robustbench:"
 OWN = "own"
 """The architecture of weights whose network came as code."""
@@ -62,12 +63,13 @@ class Task:
 
 
 def make_plan(protocol: Protocol, data: dict[str, Located]) -> list[Task]:
-    """Every cell's evaluation and all it needs, each once, parents before children.
+    """Every cell's evaluation, each model's diagnosis, and all they need, each once, parents before children.
 
     Args:
         data: data set name -> where it is.
     """
     tasks: dict[str, Task] = {}
+    diagnoses: dict[str, Task] = {}
     for settings in protocol.settings:
         planner = Planner(settings, data[settings.dataset])
         for seed in range(protocol.seeds):
@@ -77,7 +79,10 @@ def make_plan(protocol: Protocol, data: dict[str, Located]) -> list[Task]:
                         for attack, budget in _columns(settings, norm):
                             cell = planner.evaluate(threat, norm, defense, attack, budget, seed)
                             tasks.update({task.id: task for task in cell.lineage()})
-    return list(tasks.values())
+        for seed, norm, defense in product(range(protocol.seeds), protocol.norms, protocol.defenses):
+            diagnosis = planner.diagnose(defense, norm, seed)
+            diagnoses[diagnosis.id] = diagnosis
+    return [*tasks.values(), *diagnoses.values()]
 
 
 def make_mi_plan(protocol: Protocol, data: dict[str, Located], objectives: Sequence[str]) -> list[Task]:
@@ -132,7 +137,7 @@ class Planner:
         settings, label = self.settings, self.data.label
         model = self.train(defense, norm, seed)
         preset = attack_presets(settings.attack_set)[attack]
-        parents = {"model": model, "diagnosis": self.diagnose(model, defense, norm, seed)}
+        parents = {"model": model}
         if threat == "black" and attack != "none":
             surrogate, name = self.surrogate(norm), settings.surrogate.model
             parents["crafted"] = self.craft(surrogate, name, norm, preset, eps, "transfer")
@@ -153,12 +158,13 @@ class Planner:
         title = f"{label} {norm} {threat}-box {defense} × {attack}{at}, seed {seed}"
         return self.task("evaluate", title, spec, seed, folder / f"{attack}-seed{seed}", ".parquet", parents)
 
-    def diagnose(self, model: Task, defense: str, norm: str, seed: int) -> Task:
-        """Signs that a model hides its gradients, shared by all its cells under one norm."""
+    def diagnose(self, defense: str, norm: str, seed: int) -> Task:
+        """Signs that a model hides its gradients: of all its cells under one norm, none of which needs it."""
         spec = {"norm": norm, "eps": self.settings.eps[norm], "probe": PROBE, **self.sample()}
         path = Path("diagnoses") / self.data.label / f"{defense}-{norm}-seed{seed}"
         title = f"{self.data.label} {norm} diagnose {defense}, seed {seed}"
-        return self.task("diagnose", title, spec, seed, path, ".json", {"model": model})
+        parents = {"model": self.train(defense, norm, seed)}
+        return self.task("diagnose", title, spec, seed, path, ".json", parents)
 
     def train(self, defense: str, norm: str, seed: int) -> Task:
         """A defended model: trained, or loaded where weights are given."""

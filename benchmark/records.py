@@ -2,8 +2,7 @@
 
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmark.atomic import write_atomic
+from benchmark.diagnoses import Diagnoses, Diagnosis
 from benchmark.errors import StoreError
 from benchmark.plan import Task
 
@@ -42,9 +42,10 @@ class Record:
         family: what it has in common with the same cell of other seeds.
         model_family: the same of the evaluated model.
         error: the traceback of a cell that failed, which has no rows.
-        flags: signs that the model hides its gradients (``diagnostics.FLAGS``).
         environment: versions and hardware; never part of an id.
         rows: column name -> (n,) array.
+        diagnosis: what its store knows of the model, where it was read with its store (``read_records``);
+            None: not diagnosed.
     """
 
     id: str
@@ -54,10 +55,10 @@ class Record:
     spec: dict[str, Any]
     status: Literal["ok", "error"]
     error: str
-    flags: list[str]
     environment: dict[str, Any]
     seconds: float
     rows: dict[str, NDArray[Any]]
+    diagnosis: Diagnosis | None = None
 
     @property
     def clean(self) -> NDArray[np.bool_]:
@@ -99,7 +100,6 @@ def write_record(
     *,
     environment: dict[str, Any],
     seconds: float,
-    flags: Sequence[str] = (),
     error: str = "",
 ) -> None:
     """Write the record of ``task``; without rows and with a traceback if it failed."""
@@ -112,7 +112,6 @@ def write_record(
         "spec": task.spec,
         "status": "error" if error else "ok",
         "error": error,
-        "flags": list(flags),
         "environment": environment,
         "seconds": seconds,
     }
@@ -138,12 +137,28 @@ def read_record(path: Path) -> Record:
                 f"{path} is a record of format {story['format']}, this is bench's format {FORMAT}: "
                 "use the version that wrote it, or another --out"
             )
-        del story["format"]
+        story = settled(story)
         rows = {name: table.column(name).to_numpy() for name in SCHEMA.names}
         return Record(rows=rows, **story)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise StoreError(f"{path} is damaged ({reason}); delete it and run the same command again") from error
+
+
+def settled(story: dict[str, Any]) -> dict[str, Any]:
+    """What a record tells of itself, without what is not its own: earlier ones kept their model's flags."""
+    return {key: value for key, value in story.items() if key not in ("format", "flags")}
+
+
+def read_records(out: Path) -> list[Record]:
+    """All records of a store, each with what the store knows of its model.
+
+    Raises:
+        StoreError: a record or a diagnosis is damaged; the message names the file.
+    """
+    diagnoses = Diagnoses([out])
+    records = map(read_record, find_records(out))
+    return [replace(record, diagnosis=diagnoses.of(record.spec)) for record in records]
 
 
 def find_records(out: Path) -> list[Path]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from benchmark import checkpoints
 from benchmark.context import Context
 from benchmark.datasets import Located, locate
-from benchmark.diagnostics import read_flags
 from benchmark.errors import BenchError
 from benchmark.plan import RESULTS, Task, make_plan
 from benchmark.protocol import Protocol
@@ -78,15 +77,11 @@ def prepare(
 
 
 def _verify_parents(out: Path, todo: list[Task]) -> None:
-    """A damaged checkpoint or diagnosis is found before any work, not hours into it."""
+    """A damaged checkpoint is found before any work, not hours into it."""
     running = {task.id for task in todo}
     parents = {parent.path: parent for task in todo for parent in task.parents.values()}
     for path, parent in sorted(parents.items()):
-        if parent.id in running:
-            continue
-        if parent.kind == "diagnose":
-            read_flags(out / path)
-        else:
+        if parent.id not in running:
             checkpoints.verify(out / path)
 
 

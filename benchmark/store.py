@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmark.detection_records import read_detection
+from benchmark.diagnoses import read_diagnosis
 from benchmark.errors import StoreError
 from benchmark.mi_records import read_mi_record
-from benchmark.plan import RESULTS, Task
+from benchmark.plan import ROOTS, Task
 from benchmark.records import read_record
 
 _LOCK = ".lock"
@@ -53,6 +54,8 @@ def is_done(out: Path, task: Task) -> bool:
         return path.is_file() and read_record(path).status == "ok"
     if task.kind == "detect":
         return path.is_file() and read_detection(path).status == "ok"
+    if task.kind == "diagnose":
+        return path.is_file() and bool(read_diagnosis(path))
     if task.kind == "measure-mi":
         return path.is_file() and bool(read_mi_record(path).rows)
     return path.is_file() and path.with_suffix(".json").is_file()
@@ -61,13 +64,19 @@ def is_done(out: Path, task: Task) -> bool:
 def open_tasks(out: Path, tasks: list[Task]) -> list[Task]:
     """What still has to run: cells and estimates without a record, and what they need that is not there.
 
-    A finished cell needs none of its parents, so checkpoints may be deleted once their cells are done.
+    A finished cell needs none of its parents, so checkpoints may be deleted once their cells are done. A
+    diagnosis alone is no reason to train a model again.
     """
-    cells = [task for task in tasks if task.kind in RESULTS and not is_done(out, task)]
+    roots = [task for task in tasks if task.kind in ROOTS and not is_done(out, task)]
     wanted: dict[str, Task] = {}
-    for cell in cells:
-        _want(out, cell, wanted)
+    for root in roots:
+        if root.kind != "diagnose" or _at_hand(out, root.parents["model"], wanted):
+            _want(out, root, wanted)
     return [task for task in tasks if task.id in wanted]
+
+
+def _at_hand(out: Path, model: Task, wanted: dict[str, Task]) -> bool:
+    return model.kind == "load" or model.id in wanted or is_done(out, model)
 
 
 def _want(out: Path, task: Task, wanted: dict[str, Task]) -> None:

@@ -38,7 +38,7 @@ from benchmark.archive.sources import Source
 from benchmark.atomic import file_hash, short_hash
 from benchmark.detection_plan import CALIBRATION
 from benchmark.detection_records import read_detection
-from benchmark.diagnostics import read_flags
+from benchmark.diagnoses import read_diagnosis
 from benchmark.errors import StoreError
 from benchmark.mi_records import read_mi_record
 from benchmark.protocol import THREATS
@@ -96,7 +96,6 @@ def _record(path: Path, name: str) -> Facts:
     texts(vars(record), "family", "model_family", "error")
     check_number("eps", spec["eps"])
     check_circumstances(record.environment, record.seconds)
-    check_flags(record.flags)
     if record.status == "ok":
         check_rows(record.rows, spec)
     elif record.status != "error" or not record.error or len(record.rows["sample"]):
@@ -105,7 +104,7 @@ def _record(path: Path, name: str) -> Facts:
         id=record.id,
         seed=record.seed,
         spec=spec,
-        result=digest(record.rows, record.flags),
+        result=digest(record.rows),
         ok=record.status == "ok",
         family=record.family,
         model_family=record.model_family,
@@ -133,14 +132,15 @@ def _estimates(path: Path, name: str) -> Facts:
 
 
 def _diagnosis(path: Path, name: str) -> Facts:
-    flags, story = read_flags(path), json.loads(path.read_text())
-    spec, seed, identity = story["spec"], story["seed"], story["id"]
+    found, story = read_diagnosis(path), json.loads(path.read_text())
+    spec, seed, identity = found.spec, found.seed, found.id
     check_identity(identity, spec, seed, ("diagnose",))
     data, norm = texts(spec, "dataset", "norm")
     check_place(name, f"diagnoses/{data}/", f"-{norm}-seed{seed}-{identity}.json")
     check_circumstances(story["environment"], story["seconds"])
-    check_flags(flags)
-    return Facts(id=identity, seed=seed, spec=spec, result=short_hash([story["measured"], flags]))
+    check_number("eps", spec["eps"])
+    check_flags(story["flags"])
+    return Facts(id=identity, seed=seed, spec=spec, result=short_hash([story["measured"], found.flags]))
 
 
 def _detection(path: Path, name: str) -> Facts:

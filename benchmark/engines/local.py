@@ -15,6 +15,8 @@ from benchmark.engines.worker import end_with_parent, perform, record_failure
 from benchmark.errors import BenchError
 from benchmark.plan import Task
 
+_LAST = {"evaluate": 1, "detect": 1, "diagnose": 2}
+
 
 class Reporter(Protocol):
     """Who is told how it goes."""
@@ -36,14 +38,14 @@ class Agenda:
         self.failures: dict[str, str] = {}
 
     def ready(self) -> list[Task]:
-        """Tasks none of whose parents are outstanding: what others wait for first, then cells."""
+        """Tasks none of whose parents are outstanding: what others wait for, then cells, then diagnoses."""
         outstanding = self._waiting.keys() | self._running
         free = [
             task
             for task in self._waiting.values()
             if not any(parent.id in outstanding for parent in task.parents.values())
         ]
-        return sorted(free, key=lambda task: task.kind in ("evaluate", "detect"))
+        return sorted(free, key=lambda task: _LAST.get(task.kind, 0))
 
     def start(self, task: Task) -> None:
         del self._waiting[task.id]

@@ -16,7 +16,7 @@ def flags_by_family(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
     raised: dict[str, set[str]] = {}
     for record in records:
         flags = raised.setdefault(record.family, set())
-        flags.update(record.flags)
+        flags.update(record.diagnosis.flags if record.diagnosis else ())
         direct = white.get(_attack_on_model(record))
         if direct and record.status == "ok" and record.spec["threat"] == "black":
             shares = float(direct.robust.mean()), float(record.robust.mean())

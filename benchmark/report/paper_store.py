@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmark.datasets import Located, dataset_named, locate
 from benchmark.errors import DataError
 from benchmark.protocol import Protocol, Settings
-from benchmark.records import Record, find_records, read_record
+from benchmark.records import Record, read_records
 from benchmark.report.paper_cells import Block
 from benchmark.report.publish import fitting
 from benchmark.report.results import summarize
@@ -24,7 +24,7 @@ def blocks(
     Raises:
         DataError: a data set that is not there, though it is needed or the store has results of it.
     """
-    records = [read_record(path) for path in find_records(out)]
+    records = read_records(out)
     made = []
     for settings in protocol.settings:
         try:

@@ -8,7 +8,7 @@ from benchmark.atomic import write_atomic
 from benchmark.datasets import Located
 from benchmark.plan import make_plan
 from benchmark.protocol import THREATS, Protocol, Settings
-from benchmark.records import Record, find_records, read_record
+from benchmark.records import Record, read_records
 from benchmark.report.costs import costs
 from benchmark.report.curves import curves
 from benchmark.report.detection_publish import publish_detections
@@ -34,7 +34,7 @@ def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Tab
         The tables of accuracies, per data set white box before black box.
     """
     register_entries(out)
-    records = [read_record(path) for path in find_records(out)]
+    records = read_records(out)
     worst = [line for each in SETS for line in worst_case(records, each)]
     write_atomic(out / "results.csv", to_csv(ordered([*summarize(records), *worst])).encode())
     write_atomic(out / "costs.csv", costs(records).encode())

@@ -95,7 +95,8 @@ def _cost_charts(family: Family, families: Families) -> Iterator[charts.Chart | 
 
 def _where(family: Family, flag: str) -> str:
     """The cells of a flag: seeds for what a model's own diagnosis says."""
-    own = sorted({record.seed for record in family.records if flag in record.flags})
+    diagnosed = [(record.seed, record.diagnosis) for record in family.records if record.diagnosis]
+    own = sorted({seed for seed, diagnosis in diagnosed if flag in diagnosis.flags})
     if own:
         return f"seed {', '.join(map(str, own))}"
     of = {record.spec["attack"] for record in family.records if flag in family.raised.get(record.family, ())}

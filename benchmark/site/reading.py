@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from benchmark.checkpoints import read_card
 from benchmark.conditional_examples import ConditionalExamples
 from benchmark.detection_records import Detection, find_detections
+from benchmark.diagnoses import Diagnoses
 from benchmark.errors import BenchError
-from benchmark.records import FORMAT, Record, find_records, read_record
+from benchmark.records import FORMAT, Record, find_records, read_record, settled
 from benchmark.report.detection_roc import Scores
 from benchmark.report.learning import find_trainings
 from benchmark.report.worst_case import SUBMITTED
@@ -82,7 +83,9 @@ def read_stores(stores: Sequence[Path]) -> Found:
     for entry in entries:
         register_entry(entry)
     cards = [read_card(path) for store in stores for path in find_trainings(store)]
-    ordered = sorted(records.values(), key=lambda record: record.id)
+    diagnoses = Diagnoses(stores)
+    joined = [replace(each, diagnosis=diagnoses.of(each.spec)) for each in records.values()]
+    ordered = sorted(joined, key=lambda record: record.id)
     return Found(
         records=[record for record in ordered if record.spec["kind_of_attack"] != SUBMITTED],
         sent=[r for r in ordered if r.spec["kind_of_attack"] == SUBMITTED and r.status == "ok"],
@@ -102,8 +105,8 @@ def _read(path: Path, shared: dict[bytes, NDArray[Any]]) -> Record:
         open_ended = story["spec"]["kind_of_attack"] == "minimum-norm"
         columns = [*_COLUMNS, story["spec"]["norm"]] if open_ended else list(_COLUMNS)
         table = file.read(columns=columns, use_threads=False)
-        current = story.pop("format") == FORMAT
-        record = Record(rows={name: table.column(name).to_numpy() for name in columns}, **story)
+        current = story["format"] == FORMAT
+        record = Record(rows={name: table.column(name).to_numpy() for name in columns}, **settled(story))
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
         return read_record(path)  # says what is wrong with it
     return _sharing(record, shared) if current else read_record(path)

@@ -1,6 +1,5 @@
 """A cell beside those of a record: what someone sent in against its model, under its threat model."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ from benchmark.report.worst_case import SUBMITTED
 
 def spec_against(record: Record, name: str, parameters: dict[str, Any], **change: Any) -> dict[str, Any]:
     """All that decides the result of the cell: the record's own but for the attack and ``change``."""
-    parents = {role: record.spec["parents"][role] for role in ("model", "diagnosis")}
     return {
         **record.spec,
         "attack": name,
         "kind_of_attack": SUBMITTED,
         "parameters": parameters,
-        "parents": parents,
+        "parents": {"model": record.spec["parents"]["model"]},
         **change,
     }
 
@@ -35,12 +33,9 @@ def task_against(store: Path, record: Record, spec: dict[str, Any], data: Locate
     """The cell that ``spec_against`` describes, as a task whose parents are in the store.
 
     Raises:
-        BenchError: the model's weights or its diagnosis are not there.
+        BenchError: the model's weights are not there.
     """
-    parents = {
-        "model": _model(store, record, data),
-        "diagnosis": _diagnosis(store, record, data),
-    }
+    parents = {"model": _model(store, record, data)}
     families = {role: parent.family for role, parent in parents.items()}
     own = {key: value for key, value in spec.items() if key != "parents"}
     identity, name, defense = identity_of(spec, record.seed), spec["attack"], spec["defense"]
@@ -66,16 +61,6 @@ def _model(store: Path, record: Record, data: Located) -> Task:
             card = read_card(path)
             return _parent(card["spec"], card["seed"], identity, record.model_family, path, store, data)
     raise BenchError(f"its weights ({identity}) are not in {store}/checkpoints: make or import them there")
-
-
-def _diagnosis(store: Path, record: Record, data: Located) -> Task:
-    identity = record.spec["parents"]["diagnosis"]
-    for path in sorted(store.glob(f"diagnoses/*/*-{identity}.json")):
-        spec = json.loads(path.read_text())["spec"]
-        own = {key: value for key, value in spec.items() if key != "parents"}
-        family = short_hash([own, {"model": record.model_family}])
-        return _parent(spec, record.seed, identity, family, path, store, data)
-    raise BenchError(f"its diagnosis ({identity}) is not in {store}/diagnoses: make or import it there")
 
 
 def _parent(

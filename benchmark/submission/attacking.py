@@ -128,7 +128,7 @@ def add_sent(
     form, stored = pack(pixels[found.hold], x_adv, holds)
     write_evidence(evidence_of(target), Evidence(task.id, sent.sample[found.hold], form, stored))
     rows = _rows(record, kept, torch.from_numpy(x_adv).to(kept.x), model)
-    write_record(target, task, rows, environment=environment(context.device), seconds=0.0, flags=record.flags)
+    write_record(target, task, rows, environment=environment(context.device), seconds=0.0)
     return found, target
 
 

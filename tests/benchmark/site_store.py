@@ -58,7 +58,7 @@ class Store:
         threat: str = "white",
         eps: float = 0.0,
         distance: float = 0.0,
-        flags: Sequence[str] = (),
+        flags: Sequence[str] | None = (),
         error: str = "",
         parameters: dict[str, Any] | None = None,
     ) -> Task:
@@ -66,6 +66,7 @@ class Store:
 
         Args:
             distance: of the images that fooled.
+            flags: more of the model, under this norm at this ε; None: this cell has it not diagnosed.
         """
         norm = model.spec["norm"]
         spec = {
@@ -91,9 +92,10 @@ class Store:
             rows,
             environment=ENVIRONMENT,
             seconds=1.0,
-            flags=flags,
             error=error,
         )
+        if flags is not None:
+            self._write_diagnosis(model, task.spec, flags)
         return task
 
     def examples(self, task: Task, images: int = 4, size: int = 8, shift: float = 0.125) -> None:
@@ -141,6 +143,19 @@ class Store:
             data=self.data,
             parents=parents,
         )
+
+    def _write_diagnosis(self, model: Task, cell: dict[str, Any], flags: Sequence[str]) -> None:
+        spec = {
+            "kind": "diagnose",
+            **{key: cell[key] for key in ("norm", "eps", "dataset", "data", "n_examples", "parents")},
+        }
+        where = Path("diagnoses", "made-up")
+        task = self._task("diagnose", spec, model.seed, where, ".json", {"model": model})
+        path = self.folder / task.path
+        before = json.loads(path.read_text())["flags"] if path.exists() else []
+        story = {"id": task.id, "seed": model.seed, "spec": spec, "flags": sorted({*before, *flags})}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(story))
 
     def _write_card(self, task: Task, defense: str) -> None:
         history = [

@@ -84,7 +84,6 @@ def _write_cell(path: Path, task: Task, fooled: int, seconds: float, error: str)
         {} if error else rows,
         environment=MACHINE,
         seconds=seconds,
-        flags=["randomised"],
         error=error,
     )
     if not error and task.spec["attack"] != "none":
@@ -498,7 +497,10 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     "no spec": (lambda f: packed(with_story(f, spec=[])), "is no evaluate"),
     "no environment": (lambda f: packed(with_story(f, environment="x")), "has an environment that is none"),
     "seconds no number": (lambda f: packed(with_story(f, seconds="1")), "has a number of seconds"),
-    "unknown flag": (lambda f: packed(with_story(f, flags=["<b>"])), "has flags that bench does not know"),
+    "unknown flag": (
+        lambda f: packed(with_card(f, "diagnoses/", flags=["<b>"])),
+        "has flags that bench does not know",
+    ),
     "failed with rows": (lambda f: packed(with_story(f, status="error")), "neither a result nor the story"),
     "unknown status": (lambda f: packed(with_story(f, status="fine")), "neither a result nor the story"),
     "ε below zero": (lambda f: packed(with_spec(f, eps=-1.0)), "has a number of eps that is none"),

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from attacks.pgd import PGD
 from benchmark.datasets import locate
-from benchmark.diagnostics import FLAGS, PROBE, Measured, flags, read_flags
+from benchmark.diagnoses import read_diagnosis
+from benchmark.diagnostics import FLAGS, PROBE, Measured, flags
 from benchmark.errors import StoreError
 from benchmark.evaluation import Sample
 from benchmark.probing import measure
@@ -196,7 +197,7 @@ def test_every_flag_is_documented_with_its_threshold() -> None:
 def test_a_damaged_diagnosis_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"flag')
     with pytest.raises(StoreError, match=r"x\.json is damaged .*delete it and run the same command"):
-        read_flags(tmp_path / "x.json")
+        read_diagnosis(tmp_path / "x.json")
 
 
 def test_flags_reach_records_results_and_tables(
@@ -204,7 +205,7 @@ def test_flags_reach_records_results_and_tables(
 ) -> None:
     """A gradient-killing layer in front of a trained defense, through the whole command."""
     from benchmark import evaluation, probing, training
-    from benchmark.records import find_records, read_record
+    from benchmark.records import read_records
 
     def hiding(*arguments: Any) -> nn.Module:
         return Wrapped(training.load_model(*arguments), before=cut)
@@ -216,8 +217,9 @@ def test_flags_reach_records_results_and_tables(
     said = bench("run", *tiny, *what, "--out", tmp_path)
     assert said.status == 0, said.err
     assert "Flagged: Undefended: " in said.out
-    for path in find_records(tmp_path):
-        assert "zero-gradients" in read_record(path).flags
+    for record in read_records(tmp_path):
+        assert record.diagnosis
+        assert "zero-gradients" in record.diagnosis.flags
     assert "zero-gradients" in (tmp_path / "results.csv").read_text()
     (diagnosis,) = tmp_path.glob("diagnoses/digits/*.json")
-    assert "zero-gradients" in read_flags(diagnosis)
+    assert "zero-gradients" in read_diagnosis(diagnosis).flags

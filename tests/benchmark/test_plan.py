@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from benchmark import diagnostics
 from benchmark.datasets import locate
 from benchmark.plan import Task, make_plan
 from benchmark.protocol import load_protocol
@@ -38,6 +39,24 @@ def test_counts_of_the_default_plan() -> None:
     assert sum("undefended" in title for title in trained) == 2  # one model for both norms
     assert sum("vgg" in title for title in trained) == 2  # one per norm, for all seeds
     assert len(trained) == 2 + 2 + 4 + 4
+
+
+def test_a_cell_does_not_wait_for_a_diagnosis() -> None:
+    """Diagnoses come after all cells, and no cell has one in its lineage."""
+    tasks = plan({"seeds": 2})
+    kinds = [task.kind for task in tasks]
+    assert set(kinds[kinds.index("diagnose") :]) == {"diagnose"}
+    cells = [task for task in tasks if task.kind == "evaluate"]
+    assert all(each.kind != "diagnose" for cell in cells for each in cell.lineage())
+
+
+def test_another_probe_is_another_diagnosis_of_the_same_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plan()
+    monkeypatch.setitem(diagnostics.PROBE, "steps", 21)
+    after = plan()
+    differ = {task.kind for task in [*before, *after] if task.id in ids(before) ^ ids(after)}
+    assert differ == {"diagnose"}
+    assert not ids([t for t in before if t.kind == "diagnose"]) & ids(after)
 
 
 def test_namid_needs_what_the_paper_says() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from attacks.registry import attack_presets
+from benchmark.diagnoses import Diagnosis
 from benchmark.protocol import load_protocol
 from benchmark.records import Record
 from benchmark.report.render import latex_escape, to_html, to_latex, to_text
@@ -74,10 +75,10 @@ def record(
         spec=spec,
         status="error" if error else "ok",
         error=error,
-        flags=list(flags),
         environment={"hardware": "test"},
         seconds=2.0,
         rows={} if error else rows,
+        diagnosis=Diagnosis(id="d", seed=seed, spec={"eps": eps}, flags=flags),
     )
 
 

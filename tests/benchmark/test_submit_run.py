@@ -177,7 +177,6 @@ def a_record(attack: str, n: int, entry: Entry, **change: object) -> Record:
         spec=spec,
         status="ok",
         error="",
-        flags=[],
         environment={},
         seconds=0.0,
         rows=rows,

@@ -114,7 +114,7 @@ def test_from_template_to_a_lowered_worst_case(bench: Bench, store: Path, tmp_pa
     )
     assert told["sha256"] == hashlib.sha256((mine / "attack.py").read_bytes()).hexdigest()
     assert (record.spec["kind_of_attack"], record.spec["attack"]) == (SUBMITTED, "submitted-my-pgd")
-    assert set(record.spec["parents"]) == {"model", "diagnosis"}
+    assert set(record.spec["parents"]) == {"model"}
     assert record.rows["backwards"].max() > 0
     after = contents(store)
     assert {name: after[name] for name in kept} == kept
