@@ -40,7 +40,6 @@ TINY = {
     "train_limit": 100,
     "holdout": 0.1,
     "attack_steps": 2,
-    "clip_norm": 10.0,
     "augment": "none",
 }
 SMALL_ESTIMATORS = {"epochs": 2, "batch_size": 24, "attack_steps": 3, "units": 8}
