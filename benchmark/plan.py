@@ -25,6 +25,8 @@ RESULTS = ("evaluate", "measure-mi", "detect")  # what a run is for; all else is
 ZOO = "robustbench:"
 OWN = "own"
 """The architecture of weights whose network came as code."""
+INNER_LOSS = "log-odds"
+"""What trainings attack with, and judge held-out images by, where a defense does not say otherwise."""
 _FORMAT = 3  # raise it when code changes what a finished task means
 
 
@@ -187,7 +189,7 @@ class Planner:
         }
         name = f"{defense}-{model}"
         if preset.adversarial:  # a naturally trained model is the same for every norm
-            spec |= {"norm": norm, "eps": settings.eps[norm]}
+            spec |= {"norm": norm, "eps": settings.eps[norm], "inner_loss": INNER_LOSS}
             name += f"-{norm}"
         folder = Path("checkpoints") / self.data.label
         title = f"{self.data.label} train {name}, seed {seed}"
@@ -228,6 +230,7 @@ class Planner:
         spec = {
             "norm": norm,
             "eps": settings.eps[norm],
+            "inner_loss": INNER_LOSS,
             "estimators": recipe,
             "training": asdict(settings.training),
             **self.dataset(),
