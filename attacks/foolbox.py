@@ -1,14 +1,17 @@
 """DDN by the package ``foolbox`` (Rauber et al. 2020, https://doi.org/10.21105/joss.02607)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from attacks.base import MinimumNormAttack
 from attacks.geometry import Norm
-from attacks.noise import Noise
+from attacks.losses import temperature
+from attacks.margins import margin
+from attacks.noise import Noise, NoiseOfSamples
+
+_LEAD = 8.0  # logits by which the true class leads at most: there a probability has ten bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,20 +21,28 @@ class DDN(MinimumNormAttack):
     What foolbox found is judged by our base class, never by foolbox.
 
     Args:
+        loss: "log-odds" (the direction of the paper's cross-entropy, at any scale of the logits) or "ce"
+            (that itself).
         steps: gradient steps.
         gamma: relative change of the radius per step.
         initial_norm: first radius, in pixel units.
 
     Differs from the paper: images are not rounded to levels; a gradient that vanishes is replaced by
-    noise drawn for the whole batch, so such a sample alone may depend on its batch.
+    noise, the sample's own.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
 
     norm: Norm = "l2"
+    loss: Literal["log-odds", "ce"] = "log-odds"
     steps: int = 100
     gamma: float = 0.05
     initial_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss not in ("log-odds", "ce"):
+            raise ValueError(f"loss must be log-odds or ce, got {self.loss!r}")
 
     def passes(self, classes: int) -> tuple[int, int]:
         return self.steps, self.steps
@@ -39,9 +50,30 @@ class DDN(MinimumNormAttack):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         import foolbox
 
-        wrapped = foolbox.PyTorchModel(model, bounds=(0.0, 1.0), device=x.device)
+        seen = _AtAnyScale(model, y) if self.loss == "log-odds" else model
+        wrapped = foolbox.PyTorchModel(seen.eval(), bounds=(0.0, 1.0), device=x.device)
         attack = foolbox.attacks.DDNAttack(init_epsilon=self.initial_norm, steps=self.steps, gamma=self.gamma)
-        with torch.random.fork_rng([x.device] if x.is_cuda else []):
-            torch.manual_seed(0)
-            found: Tensor = attack.run(wrapped, x, foolbox.criteria.Misclassification(y)).detach()
-        return found
+        with NoiseOfSamples(noise):
+            found: Tensor = attack.run(wrapped, x, foolbox.criteria.Misclassification(y))
+        return found.detach()
+
+
+class _AtAnyScale(nn.Module):
+    """The model of N samples with logits whose cross-entropy is steep enough for float32 everywhere.
+
+    Its gradient points where that of ``log_odds`` does, and the class is the model's.
+    """
+
+    def __init__(self, model: nn.Module, y: Tensor) -> None:
+        super().__init__()
+        self.model, self.y = model, y
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.model(x)
+        wide = logits.detach()
+        # Less the largest: rounding could otherwise make two classes equal.
+        logits = (logits - wide.amax(1, keepdim=True)) / temperature(wide, self.y)[:, None]
+        lead = -margin(logits.detach(), self.y)
+        cut = lead.clamp_max(_LEAD) - lead  # a constant: the gradient keeps its direction
+        cut_logits: Tensor = logits.scatter_add(1, self.y[:, None], cut[:, None])
+        return cut_logits

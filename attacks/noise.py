@@ -8,9 +8,12 @@ order, shard, resumed run or device it is computed in, and no global state is re
 
 import hashlib
 import math
+import random
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -71,3 +74,34 @@ class Noise:
         """Standard normal, float32 (N, *shape), by Box and Muller (1958)."""
         pair = self.uniform((2, *shape), draw=draw)
         return (-2.0 * pair[:, 0].log()).sqrt() * (2.0 * math.pi * pair[:, 1]).cos()
+
+
+class NoiseOfSamples(TorchFunctionMode):
+    """Inside, a library's image-shaped random numbers are the samples' own, not the global generator's.
+
+    What is drawn for all samples alike, as a model may, depends on how many came before.
+    """
+
+    def __init__(self, noise: Noise) -> None:
+        super().__init__()
+        self._noise, self._draws = noise, 0
+        self._shared = random.Random(key_of("shared"))
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is not torch.rand and func is not torch.randn:
+            return func(*args, **(kwargs or {}))
+        shape, options = _shape_and_options(args, kwargs or {})
+        if len(shape) == 4 and shape[0] == len(self._noise):
+            self._draws += 1
+            draw = self._noise.uniform if func is torch.rand else self._noise.normal
+            return draw(shape[1:], draw=self._draws).to(**options)
+        one = self._shared.random if func is torch.rand else lambda: self._shared.gauss(0.0, 1.0)
+        return torch.tensor([one() for _ in range(math.prod(shape))]).reshape(shape).to(**options)
+
+
+def _shape_and_options(args: tuple[Any, ...], kwargs: Any) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """Of torch.rand(2, 3), torch.rand((2, 3)) or torch.rand(size=(2, 3)), which a model may call too."""
+    size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
+    return tuple(size), {key: kwargs[key] for key in ("dtype", "device") if kwargs.get(key) is not None}

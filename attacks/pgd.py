@@ -19,7 +19,8 @@ class PGD(BudgetAttack):
     """Climb a loss inside the ball and the box, from a random point of both.
 
     Args:
-        loss: "ce" (cross-entropy, the paper's), "margin" (Carlini and Wagner 2017, f6) or "dlr".
+        loss: "log-odds" (the direction of the paper's cross-entropy, at any scale of the logits), "ce"
+            (that itself), "margin" (Carlini and Wagner 2017, f6) or "dlr".
         steps: gradient steps per start.
         rel_step_size: step size as a fraction of ``eps``.
         restarts: starts; only the first is spent on a sample that it fools.
@@ -30,7 +31,7 @@ class PGD(BudgetAttack):
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
-    loss: LossName = "ce"
+    loss: LossName = "log-odds"
     steps: int = 40
     rel_step_size: float = 0.25
     restarts: int = 1

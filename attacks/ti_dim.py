@@ -12,12 +12,13 @@ from torch.nn import functional
 from attacks import geometry
 from attacks.base import BudgetAttack, predict
 from attacks.geometry import Norm, per_sample
+from attacks.losses import LOSSES, LossName
 from attacks.noise import Noise
 
 
 @dataclass(frozen=True, kw_only=True)
 class TIDIM(BudgetAttack):
-    """Climb the cross-entropy by a smoothed gradient of a randomly shrunk image, with momentum.
+    """Climb a loss by a smoothed gradient of a randomly shrunk image, with momentum.
 
     Three ideas, each of which a field can turn off: the translation-invariant gradient (Dong et al.
     2019), input diversity (Xie et al. 2019) and momentum (Dong et al. 2018, algorithm 1,
@@ -26,6 +27,8 @@ class TIDIM(BudgetAttack):
     attacked: ``for_transfer`` is the papers' algorithm.
 
     Args:
+        loss: "log-odds" (the direction of the papers' cross-entropy, at any scale of the logits), "ce"
+            (that itself), "margin" or "dlr".
         steps: gradient steps.
         rel_step_size: step size as a fraction of ``eps``.
         momentum: share of the accumulated gradient that a step keeps (the papers' decay μ); may exceed 1.
@@ -45,6 +48,7 @@ class TIDIM(BudgetAttack):
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
+    loss: LossName = "log-odds"
     steps: int = 10
     rel_step_size: float = 0.1
     momentum: float = 1.0
@@ -57,6 +61,8 @@ class TIDIM(BudgetAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
         if self.steps < 1 or not self.rel_step_size > 0:
             raise ValueError(f"steps and rel_step_size must be positive, got {self!r}")
         if not 0 <= self.momentum < math.inf:
@@ -100,7 +106,7 @@ class TIDIM(BudgetAttack):
                 # The random start has used draws 0 and 1.
                 seen = diversify(image, noise[rows], self.diversity, self.resize, draw=2 + step)
             logits = model(seen)
-            loss = functional.cross_entropy(logits, y[rows], reduction="sum")
+            loss = LOSSES[self.loss](logits, y[rows]).sum()
             (gradient,) = torch.autograd.grad(loss, image)
             if self.early_stop and not self.diverse:
                 standing = logits.argmax(1) == y[rows]

@@ -11,11 +11,11 @@ from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from attacks import transport
 from attacks.base import Attack
 from attacks.geometry import Norm, per_sample
+from attacks.losses import LOSSES, LossName
 from attacks.noise import Noise
 from attacks.transport import Ball
 
@@ -25,7 +25,7 @@ Box = Literal["clip", "clamp", "project"]
 
 @dataclass(frozen=True, kw_only=True)
 class Wasserstein(Attack):
-    """Climb the cross-entropy over the transport plans that start from the image and keep a budget.
+    """Climb a loss over the transport plans that start from the image and keep a budget.
 
     The image a plan makes is its column sums, so that the gradient on a plan's entry is the image's
     gradient at the entry's destination. The ball is no norm's; ``norm`` only says in which threat
@@ -33,6 +33,8 @@ class Wasserstein(Attack):
 
     Args:
         eps: budget, Σ mass × distance, as a share of the image's mass; distance in pixels.
+        loss: "log-odds" (the direction of the paper's cross-entropy, at any scale of the logits), "ce"
+            (that itself), "margin" or "dlr".
         steps: plans tried besides the natural one.
         method: "frank-wolfe" mixes 2/(t+2) of the best plan for the gradient into the plan, t = 0, 1, …;
             "projected-gradient" adds the gradient and returns to the nearest plan.
@@ -61,6 +63,7 @@ class Wasserstein(Attack):
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
     eps: float
+    loss: LossName = "log-odds"
     steps: int = 40
     method: Method = "frank-wolfe"
     window: int = 5
@@ -74,6 +77,8 @@ class Wasserstein(Attack):
         super().__post_init__()
         if not 0 <= self.eps < math.inf:
             raise ValueError(f"eps must be finite and at least 0, got {self.eps}")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
         if self.method not in get_args(Method):
             raise ValueError(f"method must be one of {get_args(Method)}, got {self.method!r}")
         if self.box not in get_args(Box):
@@ -109,7 +114,7 @@ class Wasserstein(Attack):
             if last or self.box == "clip":
                 with torch.no_grad():
                     logits = model(x_adv)
-            loss = functional.cross_entropy(logits, y[rows], reduction="none")
+            loss = LOSSES[self.loss](logits, y[rows])
             if self.early_stop:
                 # Being fooled counts as infinite loss: nothing replaces it.
                 loss = loss.masked_fill(logits.argmax(1) != y[rows], torch.inf)
@@ -128,7 +133,7 @@ class Wasserstein(Attack):
         """Logits of what the loop climbs, and the gradient of their loss by the image ``moved``."""
         shown = (moved if self.box == "clip" else x_adv).requires_grad_()
         logits = model(shown)
-        loss = functional.cross_entropy(logits, y, reduction="sum")
+        loss = LOSSES[self.loss](logits, y).sum()
         (gradient,) = torch.autograd.grad(loss, shown)
         if self.box != "clip":
             # Through the clamp nothing flows where a pixel is overfull by more than rounding.

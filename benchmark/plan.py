@@ -26,6 +26,8 @@ ROOTS = (*RESULTS, "diagnose")  # all else is there because these need it
 ZOO = "robustbench:"
 OWN = "own"
 """The architecture of weights whose network came as code."""
+INNER_LOSS = "log-odds"
+"""What trainings attack with, and judge held-out images by, where a defense does not say otherwise."""
 _FORMAT = 3  # raise it when code changes what a finished task means
 
 
@@ -193,7 +195,7 @@ class Planner:
         }
         name = f"{defense}-{model}"
         if preset.adversarial:  # a naturally trained model is the same for every norm
-            spec |= {"norm": norm, "eps": settings.eps[norm]}
+            spec |= {"norm": norm, "eps": settings.eps[norm], "inner_loss": INNER_LOSS}
             name += f"-{norm}"
         folder = Path("checkpoints") / self.data.label
         title = f"{self.data.label} train {name}, seed {seed}"
@@ -234,6 +236,7 @@ class Planner:
         spec = {
             "norm": norm,
             "eps": settings.eps[norm],
+            "inner_loss": INNER_LOSS,
             "estimators": recipe,
             "training": asdict(settings.training),
             **self.dataset(),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attacks.losses import log_odds
 from attacks.noise import key_of
 from benchmark.checkpoints import save_tensors
 from benchmark.context import Advance, Context, environment
@@ -20,7 +21,7 @@ from benchmark.parallel import Ranks, joined
 from benchmark.plan import Task
 from benchmark.training_data import Batch, TrainingData
 from defenses import base as contract
-from defenses.base import Defense, InnerAttack, craft
+from defenses.base import Defense, InnerAttack, InnerLoss, craft
 from defenses.registry import build_defense
 
 _EVALUATED_AT_ONCE = 512
@@ -93,14 +94,14 @@ def attacked(attack: InnerAttack, defense: Defense, model: nn.Module, batch: Bat
 
 
 def accuracies(model: nn.Module, held: Batch, attack: InnerAttack | None) -> dict[str, float]:
-    """Accuracy in percent on held-out images, natural and under the inner attack on the cross-entropy."""
+    """Accuracy in percent on held-out images, natural and under the inner attack on the log-odds."""
     victim = folded(model).requires_grad_(False)
     right = {"natural": 0.0, "pgd": 0.0} if attack is not None else {"natural": 0.0}
     for start in range(0, len(held), _EVALUATED_AT_ONCE):
         batch = held.part(slice(start, start + _EVALUATED_AT_ONCE))
         right["natural"] += _right(victim, batch.x, batch.y)
         if attack is not None:
-            x_adv = craft(attack, victim, batch.x, batch.noise, cross_entropy(batch.y))
+            x_adv = craft(attack, victim, batch.x, batch.noise, against(batch.y))
             right["pgd"] += _right(victim, x_adv, batch.y)
     return {f"held_out_{name}": 100.0 * count / len(held) for name, count in right.items()}
 
@@ -127,7 +128,7 @@ def train_estimators(task: Task, context: Context, advance: Advance) -> None:
 
     def seen(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """x̃, h(x) and h(x̃)."""
-        x_adv = craft(attack, pretrained, batch.x, batch.noise, cross_entropy(batch.y))
+        x_adv = craft(attack, pretrained, batch.x, batch.noise, against(batch.y))
         with torch.no_grad():
             return x_adv, pretrained(batch.x), pretrained(x_adv)
 
@@ -168,6 +169,11 @@ def inner_attack(spec: dict[str, Any]) -> InnerAttack:
         rel_step_size=recipe["rel_step_size"],
         start=recipe["attack_start"],
     )
+
+
+def against(y: Tensor) -> InnerLoss:
+    """Logits (N, K) -> log-odds against ``y`` (N,)."""
+    return lambda logits: log_odds(logits, y)
 
 
 def cross_entropy(y: Tensor) -> Callable[[Tensor], Tensor]:

@@ -37,7 +37,7 @@ from benchmark.models import build_model
 from benchmark.models.fold import folded
 from benchmark.models.resnet import ResNet18
 from benchmark.protocol import Training, load_protocol
-from benchmark.training import Float, attacked, autocast, cross_entropy, inner_attack, seeded
+from benchmark.training import Float, against, attacked, autocast, inner_attack, seeded
 from benchmark.training_data import Batch
 from defenses import base as contract
 from defenses.base import Defense, InnerAttack, InnerLoss, craft
@@ -239,18 +239,18 @@ def as_trained(work: Workload, batch: Batch) -> Tensor:
 def unfolded(work: Workload, batch: Batch) -> Tensor:
     """The same with batch norm left in the network."""
     victim = Float(copy.deepcopy(work.model).eval()).requires_grad_(False)
-    return craft(work.attack, victim, batch.x, batch.noise, cross_entropy(batch.y))
+    return craft(work.attack, victim, batch.x, batch.noise, against(batch.y))
 
 
 def with_gradients(work: Workload, batch: Batch) -> Tensor:
     """The same on weights that require gradients, which ``autograd.grad`` of the images does not compute."""
-    return work.attack(Float(folded(work.model)).eval(), batch.x, batch.noise, cross_entropy(batch.y))
+    return work.attack(Float(folded(work.model)).eval(), batch.x, batch.noise, against(batch.y))
 
 
 def into_weights(work: Workload, batch: Batch) -> Tensor:
     """The same by ``backward()``, which computes the gradients of the weights too."""
     attack = BackwardAttack(**vars(work.attack))
-    return attack(Float(folded(work.model)).eval(), batch.x, batch.noise, cross_entropy(batch.y))
+    return attack(Float(folded(work.model)).eval(), batch.x, batch.noise, against(batch.y))
 
 
 class BackwardAttack(InnerAttack):

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from attacks import geometry
 from attacks.base import frozen
 from attacks.geometry import Norm
+from attacks.losses import log_odds
 from attacks.noise import Noise
 
 if TYPE_CHECKING:
@@ -116,12 +116,14 @@ class Defense(ABC):
     estimators: ClassVar[dict[str, Any]] = {}
 
     def inner_loss(self, model: nn.Module, x: Tensor, y: Tensor) -> InnerLoss:
-        """What the inner attack maximises: the cross-entropy, unless a defense says otherwise.
+        """What the inner attack maximises: the log-odds against y, unless a defense says otherwise.
+
+        They grow where the cross-entropy does, and have a gradient at any scale of the logits.
 
         Args:
             model: the one that is attacked: frozen, in evaluation mode.
         """
-        return lambda logits: functional.cross_entropy(logits, y, reduction="none")
+        return lambda logits: log_odds(logits, y)
 
     def natural_epochs(self, epochs: int) -> int:
         """How many epochs of natural training, CE(h(x), y), come before the schedule's ``epochs``.
