@@ -9,7 +9,7 @@ import math
 from typing import NamedTuple
 
 SATURATED = 24 * math.log(2.0)
-"""From this margin z_y - log Σ_{k≠y} exp z_k on float32 has 1 - p_y = 0, and with it a gradient of zero."""
+"""Above this margin z_y - log Σ_{k≠y} exp z_k, 1 - p_y is below float32's step under 1 and is rounded away."""
 
 
 class Attacked(NamedTuple):
@@ -76,7 +76,7 @@ FLAGS = {
     ),
     "saturated": Flag(
         "the cross-entropy's gradient vanishes in float32 arithmetic: attacks on it stand still",
-        "z_y - log Σ exp of the other logits is above 24 log 2 (16.6) for more than 1 % of the images that are "
+        "z_y - log Σ exp of the other logits is above 24 log 2 (16.6) for more than 1 % of the images "
         "classified correctly",
     ),
     "zero-gradients": Flag(

@@ -161,9 +161,12 @@ class Planner:
 
     def diagnose(self, defense: str, norm: str, seed: int, cells: Sequence[Task]) -> Task:
         """Signs that a model hides its gradients: of all its cells under one norm, none of which needs it."""
-        spec = {"norm": norm, "eps": self.settings.eps[norm], "probe": probe_for(cells), **self.sample()}
+        probe = probe_for(cells)
+        spec = {"norm": norm, "eps": self.settings.eps[norm], "probe": probe, **self.sample()}
         path = Path("diagnoses") / self.data.label / f"{defense}-{norm}-seed{seed}"
-        title = f"{self.data.label} {norm} diagnose {defense}, seed {seed}"
+        attacks = probe["attacks"]
+        told = f"attacks on {attacks['images']} images" if attacks else "signs only"
+        title = f"{self.data.label} {norm} diagnose {defense} ({told}), seed {seed}"
         parents = {"model": self.train(defense, norm, seed)}
         return self.task("diagnose", title, spec, seed, path, ".json", parents)
 

@@ -115,7 +115,8 @@ class Request:
     no_diagnosis: Annotated[
         bool,
         typer.Option(
-            "--no-diagnosis", help="Look for no signs of hidden gradients: shown as not diagnosed, not ranked."
+            "--no-diagnosis",
+            help="Look for no signs of hidden gradients: shown as not diagnosed, not ranked.",
         ),
     ] = False
     processes: Annotated[
