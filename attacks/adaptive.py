@@ -106,7 +106,7 @@ class AdaptiveDetection:
 
         Raises:
             ValueError: x or y are not as ``attacks.base`` says.
-            AttackError: logits, excess or gradients of the system that are not finite.
+            AttackError: logits or excess of the system that are not finite.
         """
         check_images(x, y)
         probe = Probe(system)

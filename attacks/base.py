@@ -47,15 +47,25 @@ class Outcome(NamedTuple):
 
 
 class Counted(nn.Module):
-    """The model as an attack sees it: checks that logits are finite and counts passes of samples."""
+    """The model as an attack sees it: checks that logits are finite and counts passes of samples.
 
-    def __init__(self, model: nn.Module) -> None:
+    A sample whose gradient is not finite has a gradient of zero: it is not moved, its batch stands.
+
+    Args:
+        mends: whether that is so; else the gradient is as the model has it.
+    """
+
+    def __init__(self, model: nn.Module, *, mends: bool = True) -> None:
         super().__init__()
         self.model = model
+        self.mends = mends
         self.forwards = 0
         self.backwards = 0
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.mends and x.requires_grad and torch.is_grad_enabled():
+            x = x.view_as(x)  # a tensor of this pass alone, to hook
+            x.register_hook(geometry.mended)
         # A clone: libraries write into the logits, and a model may hand out a cached tensor.
         logits: Tensor = self.model(x).clone()
         if not torch.isfinite(logits).all():

@@ -38,6 +38,12 @@ def ascent(gradient: Tensor, norm: Norm) -> Tensor:
     return gradient / per_sample(size(gradient, "l2").clamp_min(1e-12), gradient)
 
 
+def mended(gradient: Tensor) -> Tensor:
+    """The gradient, zero for every sample of which any part is NaN or infinite: (N, …) -> (N, …)."""
+    whole = torch.isfinite(gradient).flatten(1).all(1)
+    return torch.where(per_sample(whole, gradient), gradient, 0.0)
+
+
 def random_in_ball(noise: Noise, shape: tuple[int, ...], norm: Norm, eps: float, draw: int) -> Tensor:
     """Uniform in the ball of radius ``eps``: (N, *shape)."""
     if norm == "linf":

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from attacks import geometry
 from attacks.base import AttackError
 
 
@@ -48,10 +49,10 @@ class Probe:
         return surfaces, _finite("excess", self.system.excess(x))
 
     def gradient(self, loss: Tensor, w: Tensor) -> Tensor:
-        """Of each sample's loss (N,) with respect to its row of ``w`` (N, …)."""
+        """Of each sample's loss (N,) with respect to its row of ``w`` (N, …); zero where it is not finite."""
         self.backwards += len(w)
         (gradient,) = torch.autograd.grad(loss.sum(), w)
-        return _finite("gradient", gradient)
+        return geometry.mended(gradient)
 
     def logits(self, x: Tensor) -> Tensor:
         """The final logits without gradients: (N, C, H, W) -> (N, K)."""

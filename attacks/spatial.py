@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attacks.base import Attack, AttackError
-from attacks.geometry import per_sample
+from attacks.base import Attack
+from attacks.geometry import mended, per_sample
 from attacks.margins import margin
 from attacks.noise import Noise
 
@@ -69,8 +69,7 @@ class STA(Attack):
                 break
             loss = (-margins).clamp_min(-self.confidence) + self.tau * flow_loss(flow, _ROUNDING)
             (gradient,) = torch.autograd.grad(loss.sum(), flow)
-            if not torch.isfinite(gradient).all():  # to sample at NaN may crash the process
-                raise AttackError("the model's gradient is not finite (NaN or infinity)")
+            gradient = mended(gradient)  # to sample at NaN may crash the process
 
             first = _DECAY_1 * first + (1.0 - _DECAY_1) * gradient
             second = _DECAY_2 * second + (1.0 - _DECAY_2) * gradient.square().flatten(1).mean(1)

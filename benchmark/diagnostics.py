@@ -5,35 +5,17 @@ al. 2019 (https://arxiv.org/abs/1902.06705); the thresholds are ours. A flag is 
 a verdict, and no flag is no proof.
 """
 
+import math
 from typing import NamedTuple
 
-PROBE = {
-    "images": 256,  # at most; the first of the cell's own
-    "passes": 5,
-    "steps": 20,
-    "rel_step_size": 0.1,
-    "restarts": 2,
-    "square_queries": 500,
-    "budgets": [0.5, 1.0, 2.0, 4.0],
-}
-"""Settings of the probe: of a diagnosis' identity, never of a cell's."""
+SATURATED = 24 * math.log(2.0)
+"""Above this margin z_y - log Σ_{k≠y} exp z_k, 1 - p_y is below float32's step under 1 and is rounded away."""
 
 
-class Measured(NamedTuple):
-    """What the probe saw; accuracies and shares in [0, 1]."""
+class Attacked(NamedTuple):
+    """What attacks of the probe left; accuracies in [0, 1]."""
 
     images: int
-    classes: int
-    natural: float
-    """Accuracy on the natural images."""
-    changed_logits: float
-    """Largest change of a logit between passes of the same image, relative to the largest logit."""
-    probability_rows: float
-    """Share of outputs that lie in [0, 1] and sum to 1."""
-    zero_gradients: float
-    """Share of correctly classified images where the margin's gradient is zero everywhere."""
-    broken_gradients: float
-    """Share of images with a gradient that is not finite."""
     pgd: float
     """Robust accuracy under PGD on the cross-entropy."""
     gradient: float
@@ -48,6 +30,29 @@ class Measured(NamedTuple):
     """Mean largest margin z_k - z_y that PGD reaches at ε × each of the probe's budgets."""
 
 
+class Measured(NamedTuple):
+    """What the probe saw; accuracies and shares in [0, 1]."""
+
+    images: int
+    classes: int
+    natural: float
+    """Accuracy on the natural images."""
+    changed_logits: float
+    """Largest change of a logit between passes of the same image, relative to the largest logit."""
+    changed_by_batch: float
+    """The same between batches of other images beside it."""
+    probability_rows: float
+    """Share of outputs that lie in [0, 1] and sum to 1."""
+    saturated: float
+    """Share of correctly classified images whose margin is above ``SATURATED``."""
+    zero_gradients: float
+    """Share of correctly classified images where the margin's gradient is zero everywhere."""
+    broken_gradients: float
+    """Share of images with a gradient that is not finite."""
+    attacked: Attacked | None
+    """None: signs only, no attack was run."""
+
+
 class Flag(NamedTuple):
     """One sign, with its threshold in words."""
 
@@ -60,9 +65,19 @@ FLAGS = {
         "outputs differ between passes of one image; use aa-rand, and average over passes",
         "a logit changes by more than 1e-4 of the largest logit within 5 passes",
     ),
+    "batch-dependent": Flag(
+        "outputs of an image depend on the images beside it, and so does every figure; never ranked",
+        "a logit changes by more than 1e-2 of the largest logit, and more than 4 times as much as between "
+        "passes, from one batch of 16 images to halves of it or to one image at a time",
+    ),
     "probabilities": Flag(
         "outputs are probabilities, not logits: losses saturate",
         "every output lies in [0, 1] and sums to 1 within 1e-4",
+    ),
+    "saturated": Flag(
+        "the cross-entropy's gradient vanishes in float32 arithmetic: attacks on it stand still",
+        "z_y - log Σ exp of the other logits is above 24 log 2 (16.6) for more than 1 % of the images "
+        "classified correctly",
     ),
     "zero-gradients": Flag(
         "gradient attacks cannot see where to go",
@@ -89,20 +104,29 @@ FLAGS = {
 
 
 def flags(m: Measured) -> list[str]:
-    """The flags that a measurement raises, in the order of ``FLAGS``."""
-    span = max(m.margins) - min(m.margins)
-    falls = max(before - after for before, after in zip(m.margins, m.margins[1:], strict=False))
+    """The flags that a measurement raises, in the order of ``FLAGS``; none that was not looked for."""
     raised = {
         "randomised": m.changed_logits > 1e-4,
+        "batch-dependent": m.changed_by_batch > max(1e-2, 4.0 * m.changed_logits),
         "probabilities": m.probability_rows == 1.0,
+        "saturated": m.saturated > 0.01,
         "zero-gradients": m.zero_gradients > 0.01,
         "broken-gradients": m.broken_gradients > 0.0,
-        "black-beats-white": black_beats_white(m.pgd, m.square, m.images),
-        "square-improves": m.gradient - m.all > max(0.01, 2.5 / m.images),
-        "survives-any-budget": m.huge > 1.0 / m.classes + 0.05,
+    }
+    if m.attacked:
+        raised |= _by_attacks(m.attacked, m.classes)
+    return [name for name in FLAGS if raised.get(name)]
+
+
+def _by_attacks(a: Attacked, classes: int) -> dict[str, bool]:
+    span = max(a.margins) - min(a.margins)
+    falls = max(before - after for before, after in zip(a.margins, a.margins[1:], strict=False))
+    return {
+        "black-beats-white": black_beats_white(a.pgd, a.square, a.images),
+        "square-improves": a.gradient - a.all > max(0.01, 2.5 / a.images),
+        "survives-any-budget": a.huge > 1.0 / classes + 0.05,
         "loss-not-rising": span == 0.0 or falls > 0.01 * span,
     }
-    return [name for name in FLAGS if raised[name]]
 
 
 def black_beats_white(white: float, black: float, images: int) -> bool:

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from attacks.registry import build_attack
 from benchmark.plan import OWN, ZOO, Task
+from benchmark.probe_budget import BACKWARD, SURVIVORS, probe_passes
 
-_SURVIVORS = 0.5  # assumed share of samples that no step of an attack breaks
 _PART = 0.3  # cost of a pass through an auto-encoder or generator, as a share of the classifier's
 _ADAPTIVE_LOOPS = ("targets", "search_steps", "steps")
-_BACKWARD = 2.0  # cost of a backward pass in forward passes, where no probe has measured it
 _PROBE_IMAGES, _PROBE_RUNS = 64, 5
 
 
@@ -25,7 +24,7 @@ class Passes(NamedTuple):
     @property
     def total(self) -> float:
         """In units of one forward pass."""
-        return self.forwards + _BACKWARD * self.backwards
+        return self.forwards + BACKWARD * self.backwards
 
 
 class Speed(NamedTuple):
@@ -46,11 +45,11 @@ def passes(task: Task) -> Passes:
     if task.kind == "load":
         return Passes(key, 0.0, 0.0)
     if task.kind == "diagnose":
-        return _probe_passes(task, key)
+        return Passes(key, *probe_passes(spec["probe"], spec["n_examples"]))
     if "crafted" in task.parents:  # shown, not made
         return Passes(key, 2.0 * spec["n_examples"], 0.0)
     forwards, backwards = build_attack(spec["parameters"]).passes(task.data.info.classes)
-    share = 1.0 if spec.get("goal") == "transfer" else _SURVIVORS
+    share = 1.0 if spec.get("goal") == "transfer" else SURVIVORS
     n = spec["n_examples"]
     return Passes(key, n * (2 + share * forwards), n * share * backwards)
 
@@ -71,13 +70,6 @@ def _detector_passes(task: Task) -> Passes:
         return Passes(key, spec["n_examples"] * looks, 0.0)
     steps = spec["n_examples"] * looks * math.prod(spec["parameters"][name] for name in _ADAPTIVE_LOOPS)
     return Passes(key, steps, steps)
-
-
-def _probe_passes(task: Task, model: tuple[str, int, str]) -> Passes:
-    probe = task.spec["probe"]
-    n = min(probe["images"], task.spec["n_examples"])
-    steps = probe["steps"] * (2 * _SURVIVORS * probe["restarts"] + len(probe["budgets"]))
-    return Passes(model, n * (steps + _SURVIVORS * probe["square_queries"]), n * steps)
 
 
 def _model_key(task: Task) -> tuple[str, int, str]:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from attacks.registry import AttackPreset, attack_presets
 from benchmark.atomic import short_hash
 from benchmark.datasets import Located
-from benchmark.diagnostics import PROBE
 from benchmark.errors import BenchError, unknown
+from benchmark.probe_budget import probe_for
 from benchmark.protocol import Protocol, Settings
 from benchmark.weights import fingerprint
 from benchmark.zoo import robustbench_file
@@ -71,9 +71,10 @@ def make_plan(protocol: Protocol, data: dict[str, Located]) -> list[Task]:
         data: data set name -> where it is.
     """
     tasks: dict[str, Task] = {}
-    diagnoses: dict[str, Task] = {}
+    diagnoses: list[Task] = []
     for settings in protocol.settings:
         planner = Planner(settings, data[settings.dataset])
+        own: dict[tuple[str, str, int], list[Task]] = {}
         for seed in range(protocol.seeds):
             for norm in protocol.norms:
                 for threat in protocol.threats:
@@ -81,10 +82,10 @@ def make_plan(protocol: Protocol, data: dict[str, Located]) -> list[Task]:
                         for attack, budget in _columns(settings, norm):
                             cell = planner.evaluate(threat, norm, defense, attack, budget, seed)
                             tasks.update({task.id: task for task in cell.lineage()})
-        for seed, norm, defense in product(range(protocol.seeds), protocol.norms, protocol.defenses):
-            diagnosis = planner.diagnose(defense, norm, seed)
-            diagnoses[diagnosis.id] = diagnosis
-    return [*tasks.values(), *diagnoses.values()]
+                            own.setdefault((defense, norm, seed), []).append(cell)
+        if protocol.diagnosis:
+            diagnoses += [planner.diagnose(*model, cells) for model, cells in own.items()]
+    return [*tasks.values(), *{task.id: task for task in diagnoses}.values()]
 
 
 def make_mi_plan(protocol: Protocol, data: dict[str, Located], objectives: Sequence[str]) -> list[Task]:
@@ -160,11 +161,14 @@ class Planner:
         title = f"{label} {norm} {threat}-box {defense} × {attack}{at}, seed {seed}"
         return self.task("evaluate", title, spec, seed, folder / f"{attack}-seed{seed}", ".parquet", parents)
 
-    def diagnose(self, defense: str, norm: str, seed: int) -> Task:
+    def diagnose(self, defense: str, norm: str, seed: int, cells: Sequence[Task]) -> Task:
         """Signs that a model hides its gradients: of all its cells under one norm, none of which needs it."""
-        spec = {"norm": norm, "eps": self.settings.eps[norm], "probe": PROBE, **self.sample()}
+        probe = probe_for(cells)
+        spec = {"norm": norm, "eps": self.settings.eps[norm], "probe": probe, **self.sample()}
         path = Path("diagnoses") / self.data.label / f"{defense}-{norm}-seed{seed}"
-        title = f"{self.data.label} {norm} diagnose {defense}, seed {seed}"
+        attacks = probe["attacks"]
+        told = f"attacks on {attacks['images']} images" if attacks else "signs only"
+        title = f"{self.data.label} {norm} diagnose {defense} ({told}), seed {seed}"
         parents = {"model": self.train(defense, norm, seed)}
         return self.task("diagnose", title, spec, seed, path, ".json", parents)
 

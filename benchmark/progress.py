@@ -11,6 +11,8 @@ from benchmark.plan import Task
 class Progress:
     """Tells which task of how many runs, its throughput, and the time left for all.
 
+    Without bars a diagnosis is told of when it begins too: no cell is waited for any more.
+
     Args:
         work: task id -> estimated passes; the time left comes from what those done so far took.
         live: draw bars; otherwise print one line per finished task.
@@ -42,6 +44,8 @@ class Progress:
             number = len(self._started)
             title = f"[{number}/{len(self._tasks)}] {task.title}"
             self._bars[task.id] = self._display.add_task(title, total=1.0, detail="")
+        elif task.kind == "diagnose":
+            print(f"waiting for: {task.title}", flush=True)
         self._refresh()
 
     def advanced(self, task_id: str, done: float, total: float, unit: str) -> None:

@@ -203,6 +203,8 @@ class Protocol:
     seeds: int
     settings: tuple[Settings, ...]
     """One per data set."""
+    diagnosis: bool = True
+    """Whether models are looked at for signs of hidden gradients."""
     detectors: tuple[str, ...] = ()
     """Systems of detectors, which were named among the defenses."""
 
@@ -233,6 +235,7 @@ def load_protocol(config: Path | None = None, overrides: Tree | None = None) -> 
         norms=norms,
         threats=_in_order(base["threats"], THREATS, "threat"),
         seeds=base["seeds"],
+        diagnosis=base["diagnosis"],
         settings=tuple(settings),
     )
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmark.atomic import write_atomic
-from benchmark.diagnoses import Diagnoses, Diagnosis
+from benchmark.diagnoses import BATCH_DEPENDENT, NOT_DIAGNOSED, Diagnoses, Diagnosis
 from benchmark.errors import StoreError
 from benchmark.plan import Task
 
@@ -59,6 +59,15 @@ class Record:
     seconds: float
     rows: dict[str, NDArray[Any]]
     diagnosis: Diagnosis | None = None
+
+    @property
+    def unranked(self) -> str:
+        """Why no place may rest on it, as its model's diagnosis has it; nothing if one may."""
+        if self.diagnosis is None or self.diagnosis.spec["eps"] != self.spec["eps"]:
+            return NOT_DIAGNOSED
+        if "batch-dependent" in self.diagnosis.flags:
+            return BATCH_DEPENDENT
+        return ""
 
     @property
     def clean(self) -> NDArray[np.bool_]:

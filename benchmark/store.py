@@ -4,6 +4,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from benchmark.detection_records import read_detection
@@ -55,10 +56,16 @@ def is_done(out: Path, task: Task) -> bool:
     if task.kind == "detect":
         return path.is_file() and read_detection(path).status == "ok"
     if task.kind == "diagnose":
-        return path.is_file() and bool(read_diagnosis(path))
+        return any(read_diagnosis(other).covers(task.spec) for other in _of_model(path))
     if task.kind == "measure-mi":
         return path.is_file() and bool(read_mi_record(path).rows)
     return path.is_file() and path.with_suffix(".json").is_file()
+
+
+def _of_model(diagnosis: Path) -> list[Path]:
+    """Every diagnosis that may be of the same model: a more thorough one of another plan counts too."""
+    stem = diagnosis.stem.rpartition("-")[0]
+    return sorted(diagnosis.parent.glob(f"{escape(stem)}-*.json"))
 
 
 def open_tasks(out: Path, tasks: list[Task]) -> list[Task]:

@@ -112,6 +112,13 @@ class Request:
         bool,
         typer.Option("--keep-examples", help="Keep every image that fools a model, for bench verify."),
     ] = False
+    no_diagnosis: Annotated[
+        bool,
+        typer.Option(
+            "--no-diagnosis",
+            help="Look for no signs of hidden gradients: shown as not diagnosed, not ranked.",
+        ),
+    ] = False
     processes: Annotated[
         int, typer.Option("--processes", help="Processes, each with a GPU, that train one model together.")
     ] = 1
@@ -196,6 +203,7 @@ class Request:
             "weights": self.weights,
             "weights_plain": self.weights_plain or None,
             "network": self.network,
+            "diagnosis": False if self.no_diagnosis else None,
         }
         tree |= {key: value for key, value in given.items() if value is not None}
         sections = {

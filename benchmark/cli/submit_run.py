@@ -109,12 +109,10 @@ def _check(folder: Path, request: "Request") -> None:
 
 def _show(entry: "Entry", out: Path) -> None:
     """The claims beside what was measured, and what stands between it and a verified place."""
-    from benchmark.records import find_records, read_record
+    from benchmark.records import read_records
     from benchmark.submission.standing import standing
 
-    pattern = f"records/*/*/*/{entry.defense}/*.parquet"
-    paths = [path for path in find_records(out) if path.match(pattern)]
-    found = standing(entry, [read_record(path) for path in paths])
+    found = standing(entry, read_records(out))
     claimed = {
         ("none" if name == "natural" else name): value for name, value in entry.submission.claimed.items()
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from benchmark.diagnoses import EARLIER, NOT_DIAGNOSED, SIGNS_ONLY
 from benchmark.diagnostics import FLAGS, black_beats_white
 from benchmark.records import Record
 
@@ -23,6 +24,27 @@ def flags_by_family(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
             if black_beats_white(*shares, len(record.robust)):
                 flags.add("black-beats-white")
     return {family: tuple(name for name in FLAGS if name in flags) for family, flags in raised.items()}
+
+
+def looked_at(records: Sequence[Record]) -> str:
+    """What was not looked for in the models of a line's records: words of ``benchmark.diagnoses``.
+
+    Seeds are named where it does not hold of all.
+    """
+    said = []
+    for words in (NOT_DIAGNOSED, SIGNS_ONLY, EARLIER):
+        if seeds := sorted({record.seed for record in records if _lack(record) == words}):
+            everyone = len(seeds) == len({record.seed for record in records})
+            said.append(words if everyone else f"{words} (seed {', '.join(map(str, seeds))})")
+    return "; ".join(said)
+
+
+def _lack(record: Record) -> str:
+    if record.diagnosis is None:
+        return NOT_DIAGNOSED
+    if record.diagnosis.is_earlier:
+        return EARLIER
+    return SIGNS_ONLY if record.diagnosis.signs_only else ""
 
 
 def _attack_on_model(record: Record) -> tuple[str, str, float, str]:

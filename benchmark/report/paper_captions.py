@@ -9,6 +9,7 @@ from benchmark.report.layout import Layout
 from benchmark.report.paper_cells import Block, PaperCell, minimum_norm
 from benchmark.report.published import SOURCES, printed_name, published
 from benchmark.report.table import Note
+from benchmark.report.tables import unlooked
 from benchmark.report.wording import NORM_SYMBOLS, budget, count
 from defenses.registry import defense_presets
 
@@ -101,6 +102,11 @@ def _flagged(cells: Sequence[PaperCell]) -> Iterator[str]:
     if raised:
         notes = [f"{label} × {name}: {', '.join(sorted(flags))}" for (label, name), flags in raised.items()]
         yield f"Flagged: {'; '.join(notes)}."
+    yield from unlooked([(_model(cell), cell.line) for cell in cells if cell.line])
+
+
+def _model(cell: PaperCell) -> str:
+    return f"{cell.block.label} × {defense_presets()[cell.row.key].label}"
 
 
 def remarks(shape: Layout, blocks: Sequence[Block], *, beside: bool) -> Iterator[Note]:

@@ -96,6 +96,7 @@ def fitting(settings: Settings, data: dict[str, Located], by_id: dict[str, Recor
         norms=NORMS,
         threats=THREATS,
         seeds=max((record.seed for record in by_id.values()), default=0) + 1,
+        diagnosis=False,
         settings=(
             dataclasses.replace(
                 settings,

@@ -8,7 +8,7 @@ import numpy as np
 
 from attacks.registry import SETS, attack_names, attack_presets
 from benchmark.records import Record
-from benchmark.report.flags import flags_by_family
+from benchmark.report.flags import flags_by_family, looked_at
 from benchmark.statistics import MeanStd, mean_std
 from defenses.registry import defense_presets
 
@@ -51,6 +51,7 @@ class Line:
         per_seed: seed -> accuracy, None for a seed that failed.
         error: last line of the first failed seed's traceback, or what a worst case lacks.
         setting: names everything but the seed that decided the result.
+        unlooked: what was not looked for in the models (``report.flags.looked_at``).
     """
 
     dataset: str
@@ -71,6 +72,7 @@ class Line:
     images: int
     error: str
     setting: str
+    unlooked: str = ""
     missing: bool = False
     """No figure because a cell was never run, not because one failed."""
 
@@ -117,6 +119,7 @@ def _line(records: list[Record], flags: tuple[str, ...]) -> Line:
         images=spec["n_examples"],
         error=failed[0].error.strip().splitlines()[-1] if failed else "",
         setting=records[0].family,
+        unlooked=looked_at(records),
     )
 
 
@@ -195,7 +198,7 @@ def to_csv(lines: Iterable[Line]) -> str:
                 _number(line.median_distance),
                 _number(line.forwards),
                 _number(line.backwards),
-                " ".join(line.flags),
+                "; ".join(filter(None, [" ".join(line.flags), line.unlooked])),
                 line.error or "ok",
                 line.setting,
             ]

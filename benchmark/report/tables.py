@@ -1,9 +1,10 @@
 """The white-box and the black-box table of one data set, from the lines of its records."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from attacks.registry import NORMS, SETS, attack_names, attack_presets
+from benchmark.diagnoses import EARLIER, SIGNS_ONLY
 from benchmark.plan import ZOO, weights_hash
 from benchmark.protocol import Settings
 from benchmark.report.results import Line
@@ -241,10 +242,31 @@ def _judging(lines: list[Line], attack_set: str) -> str:
     return text
 
 
+def unlooked(lines: Sequence[tuple[str, Line]]) -> list[str]:
+    """Which models were looked at less or not at all, in sentences; lines come with the name to say."""
+    said: dict[str, dict[str, set[str]]] = {}
+    norms: dict[str, set[str]] = {}
+    for label, line in lines:
+        norms.setdefault(label, set()).add(line.norm)
+        for words in filter(None, line.unlooked.split("; ")):
+            said.setdefault(words, {}).setdefault(label, set()).add(line.norm)
+    notes = []
+    for words, of in sorted(said.items()):
+        names = [
+            label if own == norms[label] else f"{label} in {', '.join(NORM_SYMBOLS[n] for n in sorted(own))}"
+            for label, own in of.items()
+        ]
+        told = words.replace(SIGNS_ONLY, "signs only, no attack looked for hidden gradients")
+        told = told.replace(EARLIER, "diagnosed by an earlier probe")
+        notes.append(f"{told[0].upper()}{told[1:]}: {', '.join(names)}.")
+    return notes
+
+
 def _flagged(lines: list[Line]) -> str:
     presets = defense_presets()
     flags = {
         name: sorted({f for line in lines if line.defense == name for f in line.flags}) for name in presets
     }
     notes = [f"{presets[name].label}: {', '.join(raised)}" for name, raised in flags.items() if raised]
-    return f" Flagged: {'; '.join(notes)}." if notes else ""
+    text = f" Flagged: {'; '.join(notes)}." if notes else ""
+    return text + "".join(f" {note}" for note in unlooked([(presets[x.defense].label, x) for x in lines]))

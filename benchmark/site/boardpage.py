@@ -24,6 +24,7 @@ class Line(NamedTuple):
     row: Row
     family: Family
     flags: list[str]
+    unlooked: str
     status: str
 
 
@@ -64,6 +65,7 @@ def context(board: Board, boards: Sequence[Board], families: Families, found: Fo
         "row": lambda line: _html(board, line, decimals, best, "" if shared else line.family.setting),
         "raised": [name for name in FLAGS if name in raised],
         "flag_texts": FLAGS,
+        "unlooked": [(line.family.label, line.unlooked) for line in lines if line.unlooked],
         "fallen": [(x.family.label, *each) for x in lines for each in sorted(x.family.collapsed.items())],
         "trade": _trade(board, families),
         "external": standings.external(board, found),
@@ -73,7 +75,7 @@ def context(board: Board, boards: Sequence[Board], families: Families, found: Fo
 
 def _line(board: Board, row: Row, family: Family, found: Found) -> Line:
     said = [markup.status(board.columns, row.cells), *standings.status_of(row, found)]
-    return Line(row, family, family.flags_on(row), "; ".join(said))
+    return Line(row, family, family.flags_on(row), family.unlooked_on(row), "; ".join(said))
 
 
 def _unbroken(labels: list[str]) -> Markup:
@@ -108,7 +110,8 @@ def _html(board: Board, line: Line, decimals: int, best: dict[str, float], setti
         *(markup.table_cell(row.cells.get(c.key), decimals, best.get(c.key)) for c in natural),
         markup.worst_cell(row.worst, row.problem, decimals, best.get(WORST)),
         *(markup.table_cell(row.cells.get(c.key), decimals, best.get(c.key)) for c in attacks),
-        f'<td class="n">{len(row.seeds)}</td><td class="t">{markup.flags(line.flags, family.collapsed)}</td>',
+        f'<td class="n">{len(row.seeds)}</td>',
+        f'<td class="t">{markup.flags(line.flags, line.unlooked, family.collapsed)}</td>',
         f'<td class="t state">{escape(line.status)}</td></tr>\n',
     ]
     return Markup("".join(parts))

@@ -213,7 +213,8 @@ def _row(
     needed = [column for column in columns if column.bounded or column.kind == "natural"]
     problems = [_problem(column, cells.get(column.key)) for column in needed]
     defense = own[0].spec["defense"]
-    problem = "; ".join(filter(None, [*problems, unranked.get(defense, "")]))
+    told = dict.fromkeys(record.unranked for record in own)
+    problem = "; ".join(filter(None, [*problems, unranked.get(defense, ""), *told]))
     faced = [cells[c.key] for c in needed if c.bounded and c.key in cells]
     worst = None if problem else worst_of(faced, seeds, sent)
     return Row(

@@ -15,7 +15,8 @@ WORST = "worst-case"
 _FIELDS = (
     "dataset", "norm", "eps", "threat", "set", "images", "rank_first", "rank_last", "defense", "label",
     "setting", "family", "attack", "kind", "in_worst_case", "mean", "std", "low", "high", "seeds", "per_seed",
-    "median_distance", "forwards", "backwards", "training_seconds", "flags", "collapsed_seeds", "status",
+    "median_distance", "forwards", "backwards", "training_seconds", "flags", "unlooked", "collapsed_seeds",
+    "status",
 )  # fmt: skip
 
 
@@ -30,7 +31,8 @@ def _lines(board: Board, row: Row, family: Family) -> list[dict[str, Any]]:
         "set": board.attack_set, "images": board.images, "defense": row.defense, "label": family.label,
         "rank_first": row.rank.first if row.rank else None, "rank_last": row.rank.last if row.rank else None,
         "setting": family.setting, "family": row.family, "training_seconds": family.seconds,
-        "flags": sorted(family.flags_on(row)), "collapsed_seeds": sorted(family.collapsed),
+        "flags": sorted(family.flags_on(row)), "unlooked": family.unlooked_on(row),
+        "collapsed_seeds": sorted(family.collapsed),
     }  # fmt: skip
     lines = []
     for column in board.columns:

@@ -9,7 +9,7 @@ from benchmark.atomic import short_hash
 from benchmark.diagnostics import FLAGS
 from benchmark.records import Record
 from benchmark.report.collapse import collapsed_seeds
-from benchmark.report.flags import flags_by_family
+from benchmark.report.flags import flags_by_family, looked_at
 from benchmark.site import names
 from benchmark.site.boards import Board, Row
 from benchmark.site.reading import Found
@@ -56,6 +56,15 @@ class Family:
         """Signs of hidden gradients on one board."""
         raised = {flag for record in row.records for flag in self.raised.get(record.family, ())}
         return [name for name in FLAGS if name in raised]
+
+    def unlooked_on(self, row: Row) -> str:
+        """What was not looked for in its models on one board; nothing if all was."""
+        return looked_at(row.records)
+
+    @cached_property
+    def unlooked(self) -> str:
+        """The same anywhere."""
+        return looked_at(self.records)
 
     @cached_property
     def flags(self) -> list[str]:

@@ -8,6 +8,8 @@ from benchmark.site.columns import Column
 from benchmark.site.svg import strip
 from benchmark.statistics import MeanStd, Rank
 
+UNLOOKED = "no flag says nothing here: signs of hidden gradients were not, or not all, looked for"
+
 
 def figure(found: MeanStd | None, decimals: int = 1) -> Markup:
     """Mean and spread, or a dash."""
@@ -61,9 +63,11 @@ def rank(place: Rank | None) -> Markup:
     return Markup(f"{place.first}" if place.first == place.last else f"{place.first}–{place.last}")
 
 
-def flags(raised: list[str], collapsed: dict[int, str]) -> Markup:
-    """A mark for every sign of hidden gradients and every seed whose training failed."""
+def flags(raised: list[str], unlooked: str, collapsed: dict[int, str]) -> Markup:
+    """A mark for every sign of hidden gradients, for what was not looked for, and every failed seed."""
     marks = [f'<abbr class="flag" title="{escape(FLAGS[name].meaning)}">{name}</abbr>' for name in raised]
+    if unlooked:
+        marks.append(f'<abbr class="flag unlooked" title="{UNLOOKED}">{escape(unlooked)}</abbr>')
     marks += [
         f'<abbr class="flag fell" title="{escape(why)}">seed {seed} collapsed</abbr>'
         for seed, why in sorted(collapsed.items())

@@ -156,7 +156,7 @@ def _checked(part: Part, cards: dict[str, Card], tree: Tree) -> tuple[Tree, int 
 
 
 def _ids(part: Part, tree: Tree) -> set[str]:
-    protocol = load_protocol(None, tree)
+    protocol = load_protocol(None, tree | {"diagnosis": False})
     info = DATASETS[tree["datasets"][0]].info
     tests = max(info.test_images, part.spec["n_examples"])
     data = Located(info, part.spec["dataset"], part.spec["data"], info.train_images, tests, Path())

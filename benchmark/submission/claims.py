@@ -26,8 +26,10 @@ def natural(s: Subject) -> tuple[Status, str]:
 def robust(s: Subject) -> tuple[Status, str]:
     """The same under a few steps of attack, which can only leave more than the full protocol does."""
     claim, m = s.submission.claimed["aa"], s.measured
-    at = interval(m.all, m.images)
-    how = f"a quick attack leaves {_share(m.all, m.images, at)}; {claim:g} % claimed for aa"
+    assert m.attacked  # as the quick probe always is
+    left, images = m.attacked.all, m.attacked.images
+    at = interval(left, images)
+    how = f"a quick attack leaves {_share(left, images, at)}; {claim:g} % claimed for aa"
     return ("ok", how) if claim / 100 <= at.high else ("flagged", f"{how}: {_MEND}")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from benchmark.datasets import DATASETS
+from benchmark.diagnoses import BATCH_DEPENDENT, NOT_DIAGNOSED
 from benchmark.protocol import Protocol, load_protocol
 from benchmark.records import Record
 from benchmark.report.results import percent, sets_of
@@ -13,6 +14,7 @@ from benchmark.report.worst_case import worst_case
 from benchmark.submission.entries import Entry, register_entry
 from benchmark.submission.static import MODEL_FILE
 
+_LACKS = {NOT_DIAGNOSED: "a diagnosis", BATCH_DEPENDENT: "outputs that do not depend on the batch"}
 _QUICK = 20  # images of a first look
 _RANDOMISED = {"aa": "aa-rand"}
 
@@ -23,7 +25,7 @@ class Standing(NamedTuple):
     status: Literal["verified", "partial"]
     """Verified: every attack of the full protocol on all of its images; partial results are not ranked."""
     missing: tuple[str, ...]
-    """Attacks that the full protocol has and the records have not."""
+    """What the full protocol has and the records have not: attacks, a diagnosis."""
     images: int
     """Of the records that were read: those of the full protocol if there are any."""
     measured: dict[str, float]
@@ -81,6 +83,7 @@ def standing(entry: Entry, records: Sequence[Record]) -> Standing:
     for line in worst_case(own, "strict"):
         if line.bounded is not None:
             measured[WORST_CASE] = line.bounded.mean
+    missing += tuple(dict.fromkeys(_LACKS[record.unranked] for record in own if record.unranked))
     whole = not missing and shown == images
     return Standing("verified" if whole else "partial", missing, shown, measured)
 

@@ -11,19 +11,23 @@ from torch import Tensor, nn
 from benchmark.datasets import Located
 from benchmark.datasets.base import DatasetInfo
 from benchmark.diagnostics import Measured
-from benchmark.evaluation import Sample
-from benchmark.probing import measure
+from benchmark.evaluation import Columns, Sample
+from benchmark.probing import Piece, measure
 from benchmark.submission.manifest import Submission
 
 BATCH = 100
 _QUICK = {
     "images": 64,
     "passes": 2,
-    "steps": 10,
-    "rel_step_size": 0.25,
-    "restarts": 1,
-    "square_queries": 100,
-    "budgets": [0.5, 1.0, 2.0, 4.0],
+    "mixed": 16,
+    "attacks": {
+        "images": 64,
+        "steps": 10,
+        "rel_step_size": 0.25,
+        "restarts": 1,
+        "square_queries": 100,
+        "budgets": [0.5, 1.0, 2.0, 4.0],
+    },
 }
 
 
@@ -62,4 +66,8 @@ class Subject:
         """What a quick probe of the diagnosis sees."""
         threat = {"norm": self.submission.norm, "eps": self.submission.eps}
         sample = Sample(torch.arange(len(self.y), device=self.y.device), self.x, self.y)
-        return measure(self.model, sample, {**threat, "probe": _QUICK}, lambda done, total, unit: None)
+        return measure(self.model, sample, {**threat, "probe": _QUICK}, _at_once)
+
+
+def _at_once(name: str, n: int, piece: Piece) -> Columns:
+    return piece(slice(0, n), lambda done, total, unit: None)

@@ -13,6 +13,7 @@ from benchmark.atomic import short_hash
 from benchmark.datasets import DATASETS, Located
 from benchmark.examples import Examples, examples_of, write_examples
 from benchmark.plan import Task
+from benchmark.probe_budget import VERSION
 from benchmark.protocol import load_protocol
 from benchmark.records import write_record
 
@@ -147,6 +148,7 @@ class Store:
     def _write_diagnosis(self, model: Task, cell: dict[str, Any], flags: Sequence[str]) -> None:
         spec = {
             "kind": "diagnose",
+            "probe": {"version": VERSION, "images": 20, "attacks": {"images": 20}},
             **{key: cell[key] for key in ("norm", "eps", "dataset", "data", "n_examples", "parents")},
         }
         where = Path("diagnoses", "made-up")

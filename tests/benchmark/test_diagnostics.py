@@ -12,13 +12,22 @@ from torch import Tensor, nn
 from attacks.pgd import PGD
 from benchmark.datasets import locate
 from benchmark.diagnoses import read_diagnosis
-from benchmark.diagnostics import FLAGS, PROBE, Measured, flags
+from benchmark.diagnostics import FLAGS, Attacked, Measured, flags
 from benchmark.errors import StoreError
-from benchmark.evaluation import Sample
-from benchmark.probing import measure
+from benchmark.evaluation import Columns, Sample
+from benchmark.probing import Piece, measure
 from tests.conftest import ROOT, Bench
 
-SPEC: dict[str, Any] = {"norm": "linf", "eps": 0.18, "probe": PROBE | {"images": 64, "square_queries": 200}}
+ATTACKS = {
+    "images": 64,
+    "steps": 20,
+    "rel_step_size": 0.1,
+    "restarts": 2,
+    "square_queries": 200,
+    "budgets": [0.5, 1.0, 2.0, 4.0],
+}
+PROBE = {"version": 2, "images": 64, "passes": 5, "mixed": 16, "attacks": ATTACKS}
+SPEC: dict[str, Any] = {"norm": "linf", "eps": 0.18, "probe": PROBE}
 
 
 class Wrapped(nn.Module):
@@ -98,8 +107,12 @@ def honest() -> dict[str, nn.Module]:
 
 
 def flagged(model: nn.Module, sample: Sample) -> tuple[list[str], Measured]:
-    measured = measure(model.eval(), sample, SPEC, lambda *progress: None)
+    measured = measure(model.eval(), sample, SPEC, at_once)
     return flags(measured), measured
+
+
+def at_once(name: str, n: int, piece: Piece) -> Columns:
+    return piece(slice(0, n), lambda done, total, unit: None)
 
 
 @pytest.mark.parametrize("kind", ["natural", "adversarial"])
@@ -107,8 +120,10 @@ def test_an_honest_model_is_not_flagged(kind: str, honest: dict[str, nn.Module],
     raised, measured = flagged(honest[kind], sample)
     assert raised == []
     assert measured.natural > 0.8
-    assert measured.all <= measured.gradient <= measured.pgd <= measured.natural
-    assert list(measured.margins) == sorted(measured.margins)
+    seen = measured.attacked
+    assert seen
+    assert seen.all <= seen.gradient <= seen.pgd <= measured.natural
+    assert list(seen.margins) == sorted(seen.margins)
 
 
 @pytest.mark.parametrize(
@@ -149,30 +164,38 @@ def test_a_model_that_nothing_moves_is_flagged(sample: Sample) -> None:
 
     raised, measured = flagged(Oracle(), sample)
     assert {"survives-any-budget", "loss-not-rising", "zero-gradients"} <= set(raised)
-    assert measured.huge == 1.0
+    assert measured.attacked
+    assert measured.attacked.huge == 1.0
 
 
+LEFT = Attacked(
+    images=100, pgd=0.5, gradient=0.48, square=0.6, all=0.48, huge=0.0, margins=(-2.0, 0.0, 3.0, 9.0)
+)
 GOOD = Measured(
     images=100,
     classes=10,
     natural=0.95,
     changed_logits=0.0,
+    changed_by_batch=0.0,
     probability_rows=0.0,
+    saturated=0.0,
     zero_gradients=0.0,
     broken_gradients=0.0,
-    pgd=0.5,
-    gradient=0.48,
-    square=0.6,
-    all=0.48,
-    huge=0.0,
-    margins=(-2.0, 0.0, 3.0, 9.0),
+    attacked=LEFT,
 )
+
+
+def changed(**values: Any) -> Measured:
+    left = {name: values.pop(name) for name in Attacked._fields if name in values and name != "images"}
+    return GOOD._replace(attacked=LEFT._replace(**left), **values)
 
 
 @pytest.mark.parametrize(
     ("flag", "below", "above"),
     [
         ("randomised", {"changed_logits": 1e-4}, {"changed_logits": 1.1e-4}),
+        ("batch-dependent", {"changed_by_batch": 0.01}, {"changed_by_batch": 0.011}),
+        ("saturated", {"saturated": 0.01}, {"saturated": 0.02}),
         ("probabilities", {"probability_rows": 0.99}, {"probability_rows": 1.0}),
         ("zero-gradients", {"zero_gradients": 0.01}, {"zero_gradients": 0.02}),
         ("broken-gradients", {"broken_gradients": 0.0}, {"broken_gradients": 0.01}),
@@ -184,8 +207,10 @@ GOOD = Measured(
 )
 def test_each_threshold_from_both_sides(flag: str, below: dict[str, Any], above: dict[str, Any]) -> None:
     assert flags(GOOD) == []
-    assert flags(GOOD._replace(**below)) == []
-    assert flags(GOOD._replace(**above)) == [flag]
+    assert flags(changed(**below)) == []
+    assert flags(changed(**above)) == [flag]
+    alone = [] if set(above) & set(Attacked._fields) else [flag]
+    assert flags(changed(**above)._replace(attacked=None)) == alone  # what was not looked for is not said
 
 
 def test_every_flag_is_documented_with_its_threshold() -> None:

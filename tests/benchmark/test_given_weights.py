@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmark import plan
 from benchmark.checkpoints import load_tensors, read_card
 from benchmark.plan import weights_hash
 from benchmark.records import Record, find_records, read_record
@@ -25,14 +24,13 @@ COMPARED = ("sample", "label", "clean_prediction", "adversarial_prediction", "li
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One core for one worker, no hash from before, as in a process of its own, and quick diagnoses."""
+    """One core for one worker, no hash from before, as in a process of its own."""
     prepare(monkeypatch)
     weights_hash.cache_clear()
 
 
 def prepare(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(os, "sched_getaffinity", lambda _: {0})
-    patch.setattr(plan, "PROBE", {**plan.PROBE, "images": 2, "steps": 2, "square_queries": 2})
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from attacks.registry import PresetError
-from benchmark import plan
 from benchmark.checkpoints import read_card
 from benchmark.datasets import locate
 from benchmark.plan import Task, make_plan
@@ -46,10 +45,9 @@ class Mine(Defense):
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No plugin before or after, installed ones included; one core per worker, and quick diagnoses."""
+    """No plugin before or after, installed ones included; one core per worker."""
     monkeypatch.setattr(registry, "entry_points", lambda group: [])
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    monkeypatch.setattr(plan, "PROBE", {**plan.PROBE, "images": 2, "steps": 2, "square_queries": 2})
     registry._installed.cache_clear()
     before = set(sys.modules)
     yield

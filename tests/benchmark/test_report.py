@@ -11,6 +11,7 @@ import pytest
 
 from attacks.registry import attack_presets
 from benchmark.diagnoses import Diagnosis
+from benchmark.probe_budget import VERSION
 from benchmark.protocol import load_protocol
 from benchmark.records import Record
 from benchmark.report.render import latex_escape, to_html, to_latex, to_text
@@ -21,6 +22,7 @@ from benchmark.report.worst_case import worst_case
 from benchmark.statistics import mean_std
 from defenses.registry import defense_presets
 
+PROBE = {"version": VERSION, "images": 10, "attacks": {"images": 10}}
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -78,7 +80,7 @@ def record(
         environment={"hardware": "test"},
         seconds=2.0,
         rows={} if error else rows,
-        diagnosis=Diagnosis(id="d", seed=seed, spec={"eps": eps}, flags=flags),
+        diagnosis=Diagnosis(id="d", seed=seed, spec={"eps": eps, "probe": PROBE}, flags=flags),
     )
 
 
