@@ -13,10 +13,10 @@ from attacks.base import Counted, frozen
 from attacks.margins import margin
 from attacks.pgd import PGD
 from benchmark.atomic import write_atomic
-from benchmark.context import Advance, Context, environment
+from benchmark.context import Advance, Context
 from benchmark.diagnostics import Measured, flags
 from benchmark.evaluation import Sample, test_sample
-from benchmark.loading import load_model
+from benchmark.loading import load_model, record_environment
 from benchmark.plan import Task
 
 _WHOLE_BOX = {"linf": 1.0, "l2": math.inf}
@@ -34,7 +34,7 @@ def diagnose(task: Task, context: Context, advance: Advance) -> None:
         "spec": task.spec,
         "measured": measured._asdict(),
         "flags": flags(measured),
-        "environment": environment(context.device),
+        "environment": record_environment(task, context),
         "seconds": round(time.monotonic() - started, 3),
     }
     write_atomic(context.out / task.path, json.dumps(card, indent=1, sort_keys=True).encode())

@@ -71,6 +71,8 @@ class Line:
     images: int
     error: str
     setting: str
+    reading: str = ""
+    """How weights of others were run, and why so (``readings.Chosen.note``)."""
     missing: bool = False
     """No figure because a cell was never run, not because one failed."""
 
@@ -117,6 +119,7 @@ def _line(records: list[Record], flags: tuple[str, ...]) -> Line:
         images=spec["n_examples"],
         error=failed[0].error.strip().splitlines()[-1] if failed else "",
         setting=records[0].family,
+        reading=str(records[0].environment.get("input", "")),
     )
 
 
