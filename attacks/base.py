@@ -78,7 +78,7 @@ def _logits(output: object, n: int) -> Tensor:
         return output
     got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
     raise AttackError(
-        f"the model returned {got} for {n} images: wrap it so that it returns its logits alone, ({n}, classes)"
+        f"the model returned {got} for {n} images: let it return its logits alone, of shape ({n}, classes)"
     )
 
 

@@ -70,8 +70,8 @@ class Request:
         str | None,
         typer.Option(
             "--weights-input",
-            help="Pixels the weights' network sees: plain, normalised, imagenet, half, shifted, bytes, per-image; "
-            "+bgr, +pool, +stride-2, +stride-2-pool. Training images tell unless given.",
+            help="Pixels the weights' network sees: plain, normalised, imagenet, half, shifted, bytes, "
+            "per-image; then +bgr, +pool, +stride-2, +stride-2-pool. Training images tell unless given.",
         ),
     ] = None
     weights_plain: Annotated[
