@@ -67,7 +67,7 @@ class Counted(nn.Module):
             x = x.view_as(x)  # a tensor of this pass alone, to hook
             x.register_hook(geometry.mended)
         # A clone: libraries write into the logits, and a model may hand out a cached tensor.
-        logits: Tensor = self.model(x).clone()
+        logits = _logits(self.model(x), len(x)).clone()
         if not torch.isfinite(logits).all():
             raise AttackError("the model's logits are not finite (NaN or infinity)")
         self.forwards += len(x)
@@ -80,6 +80,16 @@ class Counted(nn.Module):
 
     def _count_backward(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)
+
+
+def _logits(output: object, n: int) -> Tensor:
+    """What a model returned, which must be one tensor of logits for ``n`` images."""
+    if isinstance(output, Tensor) and output.dim() == 2 and len(output) == n:
+        return output
+    got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    raise AttackError(
+        f"the model returned {got} for {n} images: let it return its logits alone, of shape ({n}, classes)"
+    )
 
 
 @contextmanager

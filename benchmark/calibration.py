@@ -12,12 +12,12 @@ from torch import Tensor
 
 from benchmark.checkpoints import read_card, save_tensors
 from benchmark.conditional_examples import ConditionalExamples, examples_of, write_conditional_examples
-from benchmark.context import Advance, Context, environment
+from benchmark.context import Advance, Context
 from benchmark.datasets.base import subset
 from benchmark.detection_plan import MODEL, PART
 from benchmark.detector_parts import load_part
 from benchmark.errors import BenchError
-from benchmark.loading import load_model
+from benchmark.loading import load_model, record_environment
 from benchmark.plan import Task
 from benchmark.training_data import TrainingData
 from defenses.detectors.generator import GeneratorNetwork
@@ -78,7 +78,7 @@ def calibrate(task: Task, context: Context, advance: Advance) -> None:
         "near": float(found.quantile(_NEAR)),
         "figures": figures,
         "remark": "; ".join(filter(None, (_remark(n, figures[n], g) for n, g in spec["gates"].items()))),
-        "environment": environment(context.device),
+        "environment": record_environment(task, context),
         "seconds": round(time.monotonic() - started, 3),
     }
     for name, network in networks.parts.items():

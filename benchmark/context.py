@@ -30,6 +30,7 @@ class Context:
         gallery: images of every cell that are kept to be looked at.
         keep_examples: whether every image that fools a model is kept as evidence.
         trust_code: whether networks that came as code may be run, confined.
+        accept_low: whether given weights are taken whatever their accuracy on training images.
     """
 
     out: Path
@@ -42,6 +43,7 @@ class Context:
     gallery: int = 8
     keep_examples: bool = False
     trust_code: bool = False
+    accept_low: bool = False
 
     def load_plugins(self) -> None:
         """Make the defenses of the plugin files known to this process."""

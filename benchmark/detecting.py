@@ -9,10 +9,11 @@ from attacks import geometry
 from attacks.adaptive import AdaptiveDetection
 from benchmark.calibration import Calibration, load_networks, read_calibration
 from benchmark.checkpoints import load_tensors, read_card, save_tensors
-from benchmark.context import Advance, Context, environment
+from benchmark.context import Advance, Context
 from benchmark.detection_plan import CALIBRATION
 from benchmark.detection_records import FLAG, SCORE, write_detection
 from benchmark.evaluation import Columns, Sample, image_name, in_batches, test_sample
+from benchmark.loading import record_environment
 from benchmark.plan import Task
 from benchmark.records import DISTANCES
 from defenses.detectors.registry import build_detector
@@ -45,7 +46,7 @@ def adapt(task: Task, context: Context, advance: Advance) -> None:
         "success": float(columns["success"].mean()),
         "forwards": float(columns["forwards"].mean()),
         "backwards": float(columns["backwards"].mean()),
-        "environment": environment(context.device),
+        "environment": record_environment(task, context),
         "seconds": round(time.monotonic() - started, 3),
     }
     save_tensors(context.out / task.path, {"x_adv": torch.from_numpy(columns["x_adv"])}, card)
@@ -80,7 +81,7 @@ def detect(task: Task, context: Context, advance: Advance) -> None:
         columns,
         thresholds={name: found.threshold for name, found in calibrations.items()},
         remarks={name: found.remark for name, found in calibrations.items() if found.remark},
-        environment=environment(context.device),
+        environment=record_environment(task, context),
         seconds=round(time.monotonic() - started, 3),
     )
     partial.unlink(missing_ok=True)

@@ -17,12 +17,12 @@ from attacks.base import Counted, Goal, Outcome, predict
 from attacks.registry import build_attack
 from benchmark.atomic import write_atomic
 from benchmark.checkpoints import load_tensors, read_card, save_tensors
-from benchmark.context import Advance, Context, environment
+from benchmark.context import Advance, Context
 from benchmark.datasets.base import subset
 from benchmark.errors import StoreError
 from benchmark.evidence import Evidence, evidence_of, pack, write_evidence
 from benchmark.examples import Examples, examples_of, write_examples
-from benchmark.loading import load_model
+from benchmark.loading import load_model, record_environment
 from benchmark.plan import Task
 from benchmark.records import DISTANCES, write_record
 
@@ -71,7 +71,7 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
         context.out / task.path,
         task,
         columns,
-        environment=environment(context.device),
+        environment=record_environment(task, context),
         seconds=round(time.monotonic() - started + (crafted.seconds if crafted else 0.0), 3),
     )
     partial.unlink(missing_ok=True)
@@ -174,7 +174,7 @@ def craft(task: Task, context: Context, advance: Advance) -> None:
         "spec": task.spec,
         "forwards": float(columns["forwards"].mean()),
         "backwards": float(columns["backwards"].mean()),
-        "environment": environment(context.device),
+        "environment": record_environment(task, context),
         "seconds": round(time.monotonic() - started, 3),
     }
     images = {name: torch.from_numpy(column) for name, column in columns.items() if name.startswith("x_adv")}

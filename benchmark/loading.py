@@ -2,19 +2,24 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import nn
 
 from benchmark.atomic import write_atomic
-from benchmark.checkpoints import load_tensors, save_tensors
+from benchmark.checkpoints import load_tensors, read_card, save_tensors
 from benchmark.context import Advance, Context, environment
-from benchmark.errors import BenchError
-from benchmark.models import build_model
+from benchmark.datasets.base import subset
+from benchmark.errors import BenchError, StoreError
+from benchmark.inputs import RULE, parse
+from benchmark.matching import Matched, match
+from benchmark.models import STEMS, build_model
 from benchmark.models.fold import folded
 from benchmark.plan import OWN, ZOO, Task
-from benchmark.weights import fingerprint, fit_weights, read_weights
+from benchmark.readings import IMAGES, Trial
+from benchmark.weights import fingerprint, read_tensors, read_weights
 from benchmark.zoo import load_robustbench
 from defenses.mutual_information.estimator import MIEstimators, StandardMI, build_estimators
 
@@ -31,7 +36,7 @@ def load_model(task: Task, context: Context) -> nn.Module:
     """
     if task.spec["model"] == OWN:
         return _confined(task, context, context.out / task.path)
-    model = _architecture(task, context)
+    model = _architecture(task, context, stem_of(task, context))
     model.load_state_dict(load_tensors(context.out / task.path), strict=True)
     model = folded(model).requires_grad_(False)
     return model.to(context.device).to(memory_format=torch.channels_last)
@@ -64,8 +69,8 @@ def import_weights(task: Task, context: Context, advance: Advance) -> None:
         BenchError: the file does not fit, or is no longer the one that was planned with.
     """
     started = time.monotonic()
-    state = _imported(task, context)
-    card = {
+    state, reading = _imported(task, context)
+    card: dict[str, Any] = {
         "id": task.id,
         "seed": task.seed,
         "spec": task.spec,
@@ -73,24 +78,85 @@ def import_weights(task: Task, context: Context, advance: Advance) -> None:
         "environment": environment(context.device),
         "seconds": round(time.monotonic() - started, 3),
     }
+    if reading is not None:
+        card["reading"] = reading
     save_tensors(context.out / task.path, state, card)
 
 
-def _imported(task: Task, context: Context) -> dict[str, torch.Tensor]:
-    """What a "load" task brings into the store; code it writes there itself."""
+def record_environment(task: Task, context: Context) -> dict[str, Any]:
+    """What a record says of where it was made, and of how the weights of others that it is of are run."""
+    facts, model = environment(context.device), task.parents.get("model")
+    if model is None or model.kind != "load":
+        return facts
+    reading = read_card(context.out / model.path).get("reading")
+    return facts if reading is None else {**facts, "input": reading["note"]}
+
+
+def stem_of(task: Task, context: Context) -> str:
+    """Of a ResNet whose weights are of others, as the training images chose it; else ours."""
+    if task.kind != "load":
+        return ""
+    stem: str = read_card(context.out / task.path).get("reading", {}).get("stem", "")
+    if stem not in STEMS:
+        raise StoreError(f"{task.path} has a stem that is none: {stem!r}; delete its .json and run again")
+    return stem
+
+
+def _imported(task: Task, context: Context) -> tuple[dict[str, torch.Tensor], dict[str, str] | None]:
+    """What a "load" task brings into the store, and how it is run; code it writes there itself."""
     source = Path(task.source)
     if task.spec["model"].startswith(ZOO):
-        return _architecture(task, context).state_dict()
+        return _architecture(task, context).state_dict(), None
     _unchanged(source, task.spec["weights"])
     if task.spec["model"] == OWN:
         _unchanged(Path(task.network), task.spec["network"])
-        write_atomic(_code(context.out / task.path), Path(task.network).read_bytes())
-        _confined(task, context, source).close()
-        return read_weights(source)
+        return _with_code(task, context, source), None
     model = _architecture(task, context)
-    state = fit_weights(read_weights(source), model, str(source), plain=task.spec["plain"])
-    model.load_state_dict(state, strict=True)
-    return model.state_dict()
+    chosen = _trial(task, context, match(_read(task), model, str(source))).choose()
+    reading = {"name": chosen.reading.name, "stem": chosen.reading.stem, "note": chosen.note}
+    return chosen.state, reading
+
+
+def _with_code(task: Task, context: Context, source: Path) -> dict[str, torch.Tensor]:
+    """Bring the network's code into the store; it leaves again if the weights are not its."""
+    code = _code(context.out / task.path)
+    write_atomic(code, Path(task.network).read_bytes())
+    try:
+        _confined(task, context, source).close()
+        return read_tensors(source)
+    except BenchError:
+        code.unlink()
+        raise
+
+
+def _read(task: Task) -> dict[str, torch.Tensor]:
+    return read_weights(Path(task.source), task.spec.get("entry", ""))
+
+
+def _trial(task: Task, context: Context, matched: Matched) -> Trial:
+    """What the training images are asked."""
+    info, splits, spec = task.data.info, task.data.load(), task.spec
+    shown = subset(len(splits.train_y), max(IMAGES, 5 * info.classes))
+    asked = spec.get("input", RULE)
+    if "plain" in spec:
+        asked = "plain" if spec["plain"] else "normalised"
+    if matched.mean is not None and asked == "normalised":
+        asked = RULE  # it is, by the file's own
+    if matched.mean is not None and asked != RULE:
+        raise BenchError(
+            f"{task.source} brings its own normalisation of pixels: leave --weights-input {asked} out"
+        )
+    return Trial(
+        matched=matched,
+        model=spec["model"],
+        width=spec["width"],
+        info=info,
+        x=torch.from_numpy(splits.train_x[shown]).to(context.device).float() / 255,
+        y=np.asarray(splits.train_y[shown]),
+        where=task.source,
+        asked=None if asked == RULE else parse(asked),
+        accept_low=context.accept_low,
+    )
 
 
 def _unchanged(source: Path, planned: str) -> None:
@@ -123,11 +189,11 @@ def _confined(task: Task, context: Context, weights: Path) -> "RemoteModel":
     )
 
 
-def _architecture(task: Task, context: Context) -> nn.Module:
+def _architecture(task: Task, context: Context, stem: str = "") -> nn.Module:
     """The network of a task; one from a model zoo comes with its weights."""
     name = task.spec["model"]
     if name.startswith(ZOO):
         return load_robustbench(
             name.removeprefix(ZOO), task.data.info.name, task.spec["zoo_norm"], context.model_dir
         )
-    return build_model(name, task.data.info, task.spec["width"])
+    return build_model(name, task.data.info, task.spec["width"], stem=stem)

@@ -6,9 +6,9 @@ from itertools import pairwise
 import torch
 
 from benchmark.checkpoints import load_tensors
-from benchmark.context import Advance, Context, environment
+from benchmark.context import Advance, Context
 from benchmark.evaluation import image_name, test_sample
-from benchmark.loading import load_estimators, load_model
+from benchmark.loading import load_estimators, load_model, record_environment
 from benchmark.mi_records import write_mi_record
 from benchmark.plan import Task
 
@@ -42,7 +42,7 @@ def measure_mi(task: Task, context: Context, advance: Advance) -> None:
         context.out / task.path,
         task,
         {name: torch.cat(parts).cpu().numpy() for name, parts in columns.items()},
-        environment=environment(context.device),
+        environment=record_environment(task, context),
         seconds=round(time.monotonic() - started, 3),
     )
 

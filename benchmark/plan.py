@@ -11,6 +11,7 @@ from attacks.registry import AttackPreset, attack_presets
 from benchmark.atomic import short_hash
 from benchmark.datasets import Located
 from benchmark.errors import BenchError, unknown
+from benchmark.inputs import RULE, parse
 from benchmark.probe_budget import probe_for
 from benchmark.protocol import Protocol, Settings
 from benchmark.weights import fingerprint
@@ -129,6 +130,20 @@ def weights_hash(source: str) -> str:
     return fingerprint(Path(source))
 
 
+def _reading(settings: Settings) -> dict[str, Any]:
+    """How given weights are to be run, as it enters ids.
+
+    What evidence will choose is not known yet: the rule stands for it, which gives the same answer whenever
+    weights and data, whose hashes are in the id too, are the same.
+    """
+    asked = {"entry": settings.weights_entry} if settings.weights_entry else {}
+    if settings.weights_input in ("plain", "normalised"):
+        return {"plain": settings.weights_input == "plain", **asked}
+    if settings.weights_input:
+        parse(settings.weights_input)  # or an error
+    return {"input": settings.weights_input or RULE, **asked}
+
+
 class Planner:
     """Makes the tasks of one data set; equal tasks come out equal, so sharing is by id."""
 
@@ -225,8 +240,8 @@ class Planner:
             architecture = {"model": OWN, **hashes}
             name = f"{Path(source).stem}-{OWN}"
         else:
-            plain = self.settings.weights_plain
-            architecture = {"model": model, "width": width, "weights": weights_hash(source), "plain": plain}
+            architecture = {"model": model, "width": width, "weights": weights_hash(source)}
+            architecture |= _reading(self.settings)
             name = f"{Path(source).stem}-{model}"
         spec = {**architecture, "defense": defense, **self.dataset()}
         title = f"{self.data.label} load {source} as {defense}"

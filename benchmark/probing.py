@@ -15,10 +15,10 @@ from attacks.base import Attack, Counted, frozen
 from attacks.margins import margin
 from attacks.pgd import PGD
 from benchmark.atomic import write_atomic
-from benchmark.context import Advance, Context, environment
+from benchmark.context import Advance, Context
 from benchmark.diagnostics import SATURATED, Attacked, Measured, flags
 from benchmark.evaluation import Columns, Sample, in_batches, test_sample
-from benchmark.loading import load_model
+from benchmark.loading import load_model, record_environment
 from benchmark.plan import Task
 
 _WHOLE_BOX = {"linf": 1.0, "l2": math.inf}
@@ -56,7 +56,7 @@ def diagnose(task: Task, context: Context, advance: Advance) -> None:
         "spec": task.spec,
         "measured": measured._asdict() | {"attacked": measured.attacked and measured.attacked._asdict()},
         "flags": flags(measured),
-        "environment": environment(context.device),
+        "environment": record_environment(task, context),
         "seconds": round(time.monotonic() - started, 3),
     }
     write_atomic(stem, json.dumps(card, indent=1, sort_keys=True).encode())

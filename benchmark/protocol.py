@@ -23,6 +23,7 @@ ADAPTIVE = ("white", "grey")
 OBJECTIVES = ("eq-5", "eq-4", "author", "standard")
 _DEFAULT = Path(__file__).parent / "protocols" / "default.toml"
 _SCHEDULES = Path(__file__).parent / "schedules"
+_OF_WEIGHTS = ("weights_plain", "weights_input", "weights_entry")
 _FULL = "namid-paper"  # the schedule that names every key
 
 Tree = dict[str, Any]
@@ -186,8 +187,10 @@ class Settings:
     estimators: Estimators
     weights: str
     """A file, or robustbench:NAME, in place of training; empty: train"""
-    weights_plain: bool
-    """Whether a file's network saw pixels that are not normalised"""
+    weights_input: str
+    """What pixels a file's network saw (``readings.parse``); empty: training images tell"""
+    weights_entry: str
+    """Which of several sets of weights in a file; empty: the only one"""
     network: str
     """A .py file with the network of ``weights``, run confined; empty: ``model``"""
     detection: Detection
@@ -325,6 +328,8 @@ def _check_lists(tree: Tree) -> None:
             raise BenchError(f"{key} is empty: name at least one")
     if tree["weights"]:
         _check_weights(tree)
+    elif unheeded := [f"--{key.replace('_', '-')}" for key in _OF_WEIGHTS if tree[key]]:
+        raise BenchError(f"{', '.join(unheeded)} is of given weights: name their file with --weights")
     elif tree["network"]:
         raise BenchError(f"--network {tree['network']} is not trained here: name its --weights too")
 
@@ -338,6 +343,16 @@ def _check_weights(tree: Tree) -> None:
         raise BenchError(
             f"--weights {tree['weights']} is one model, got {tree['seeds']} seeds: run each file by itself"
         )
+
+
+def _weights_input(tree: Tree) -> str:
+    """``weights_plain`` is short for the input "plain"."""
+    given: str = tree["weights_input"]
+    if tree["weights_plain"] and given not in ("", "plain"):
+        raise BenchError(
+            f"--weights-plain is short for --weights-input plain, got {given} too: leave one out"
+        )
+    return "plain" if tree["weights_plain"] else given
 
 
 def _in_order(names: Any, known: Any, kind: str) -> tuple[str, ...]:
@@ -376,7 +391,8 @@ def _settings(name: str, tree: Tree, norms: tuple[str, ...]) -> Settings:
         surrogate=_section(Surrogate, tree["surrogate"]),
         schedule=tree["schedule"],
         weights=tree["weights"],
-        weights_plain=tree["weights_plain"],
+        weights_input=_weights_input(tree),
+        weights_entry=tree["weights_entry"],
         network=tree["network"],
         training=_section(Training, tree["training"]),
         estimators=_section(Estimators, tree["estimators"]),

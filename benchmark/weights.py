@@ -1,32 +1,38 @@
-"""Weights that others trained: read without running their code, fitted to our models."""
+"""Weights that others trained, read without running their code."""
 
+import argparse
+import codecs
+import importlib
 import pickle
 import re
 import struct
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from benchmark.atomic import file_hash
 from benchmark.errors import BenchError
+from benchmark.weight_entries import chosen, shown
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-_NESTED_UNDER = (
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "model",
-    "net",
-    "network",
-    "weights",
-    "params",
-)
-_WRAPPERS = ("module.", "_orig_mod.")
-
+_NUMPY = ("numpy._core", "numpy.core")  # since NumPy 2, and before
+_PATHLIB = ("pathlib", "pathlib._local")  # the second in Python 3.13
+_PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+_OTHER_KINDS = {
+    b"\x89HDF": "an HDF5 file, as Keras writes",
+    b"\x1f\x8b": "compressed by gzip: unpack it",
+    b"\x93NUMPY": "a NumPy array",
+    b"GGUF": "a GGUF file",
+    b"version https://git-lfs": "a pointer of Git LFS: git lfs pull fetches the file",
+    b"<": "a web page",
+}
 # What torch raises, besides UnpicklingError, on bytes that are not a file of its own.
 _UNREADABLE = (
     ArithmeticError,
@@ -39,6 +45,7 @@ _UNREADABLE = (
     TypeError,
     ValueError,
     struct.error,
+    zipfile.BadZipFile,
 )
 
 
@@ -53,69 +60,41 @@ def fingerprint(path: Path) -> str:
         return file_hash(path)
 
 
-def read_weights(path: Path) -> "dict[str, Tensor]":
-    """The named tensors of a ``.safetensors`` file or, with any other suffix, a PyTorch file; on the CPU.
+def read_weights(path: Path, entry: str = "") -> "dict[str, Tensor]":
+    """The named tensors of a safetensors or PyTorch file, whatever its ending; on the CPU.
 
-    A PyTorch file holds a state dict or a checkpoint around one; what wrappers put before every name is
-    taken off. Pickled code is never run.
+    A PyTorch file holds a state dict or a checkpoint around one, with numbers, text and paths beside it;
+    what wrappers put before every name is taken off. Pickled code is never run.
+
+    Args:
+        entry: which of several sets of weights; where there is one, none need be named.
 
     Raises:
-        BenchError: absent, a folder, empty, damaged, with code in it, without tensors, or not finite.
+        BenchError: absent, a folder, empty, damaged, with code in it, without tensors, not finite, with
+            several sets of weights, or without ``entry``.
     """
     with reading(path):
-        content = _content(path)
-        tensors = _unwrapped(_state_dict(content))
-        if not tensors:
-            raise _no_tensors(path, content)
+        tensors = chosen(_content(path), entry, str(path))
         check_finite(tensors, str(path))
     return tensors
 
 
-def fit_weights(
-    state: "Mapping[str, Tensor]", model: "nn.Module", where: str, *, plain: bool = False
-) -> "dict[str, Tensor]":
-    """``state`` in the names, shapes and types of ``model``, for load_state_dict(strict=True).
-
-    Args:
-        state: of the whole model, or of the network alone, without the normalisation before it. The stages
-            of a ResNet-18 may also be layer1 to layer4, its shortcuts downsample, its last layer fc.
-            num_batches_tracked, which nothing reads in evaluation, may be absent.
-        model: nn.Sequential(Normalize, network), as ``build_model`` makes it.
-        where: the file, for errors.
-        plain: a network alone saw images in [0, 1] as they are (mean 0, deviation 1). Otherwise the model's
-            own normalisation is kept; the names in a file do not tell which is right, its accuracy does.
+def read_tensors(path: Path) -> "dict[str, Tensor]":
+    """The tensors of a safetensors file under the very names that they have there.
 
     Raises:
-        BenchError: other names, shapes or types than the model's, or values beyond float32.
+        BenchError: as ``read_weights``.
     """
-    import torch
-
-    target = model.state_dict()
-    front = [name for name in target if name.startswith("0.")]
-    alone = not any(name in state for name in front)
-    prefix = "1." if alone else ""
-    found: dict[str, Tensor] = {}
-    if alone:
-        values = {"0.mean": torch.zeros_like, "0.std": torch.ones_like}
-        found = {name: values[name](target[name]) if plain else target[name] for name in front}
-    unexpected: list[str] = []
-    for name, tensor in state.items():
-        own = _own_name(prefix + name)
-        if own in target and own not in found:
-            found[own] = tensor
-        else:
-            unexpected.append(name)
-    problem = _problem(found, unexpected, target, prefix)
-    if problem:
-        raise BenchError(f"{where} does not fit the model: {problem}")
-    fitted = {name: _converted(found.get(name), like) for name, like in target.items()}
-    check_finite(fitted, where)
-    return fitted
+    with reading(path):
+        content = _safetensors(path)
+        check_finite(content, str(path))
+    return content
 
 
 def _first_bytes(path: Path) -> bytes:
+    """Enough of them to tell what kind of file it is."""
     with path.open("rb") as file:
-        first = file.read(2)
+        first = file.read(64)
     if not first:
         raise BenchError(f"{path} is empty; copy or download it again")
     return first
@@ -142,7 +121,7 @@ def reading(path: Path, remedy: str = "copy or download it again") -> Iterator[N
 def _refused(path: Path, error: pickle.UnpicklingError, remedy: str) -> BenchError:
     """A zip file (PK) and a pickle (0x80) hold objects that are not tensors; other bytes are no pickle."""
     first = _first_bytes(path)
-    if first != b"PK" and first[:1] != b"\x80":
+    if not _is_pytorch(first):
         return BenchError(f"{path} is damaged or no file of weights (neither zip nor pickle); {remedy}")
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
     what = f" ({named[1]})" if named else " or is damaged"
@@ -152,63 +131,74 @@ def _refused(path: Path, error: pickle.UnpicklingError, remedy: str) -> BenchErr
     )
 
 
-def _shown(text: str) -> str:
-    """Text out of a file or a library, fit for a line on a terminal."""
-    text = "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
-    return text[:120] + "…" if len(text) > 120 else text
-
-
 def short(error: BaseException) -> str:
     """What an error says, on one line."""
-    return _shown(str(error)) or type(error).__name__
+    return shown(str(error)) or type(error).__name__
 
 
 def _content(path: Path) -> Any:
+    """What is in a file; its first bytes tell of what kind it is, its ending does not."""
     import torch
+
+    first = _first_bytes(path)
+    if is_safetensors(first):
+        return _safetensors(path)
+    if _is_pytorch(first):
+        _check_archive(path)
+        # An open file: given a path, torch 2.14 goes by the ending, and takes .safetensors at its word.
+        with path.open("rb") as file, torch.serialization.safe_globals(_harmless()):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    for start, what in _OTHER_KINDS.items():
+        if first.startswith(start):
+            raise ValueError(f"it is {what}")
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _safetensors(path: Path) -> "dict[str, Tensor]":
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    _first_bytes(path)
-    if path.suffix != ".safetensors":
-        return torch.load(path, map_location="cpu", weights_only=True)
     try:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(str(error)) from error
 
 
-def _state_dict(content: Any) -> "dict[str, Tensor]":
-    import torch
-
-    if not isinstance(content, Mapping):
-        return {}
-    for key in _NESTED_UNDER:
-        inner = _state_dict(content.get(key))
-        if inner:
-            return inner
-    return {
-        str(name): value.detach()
-        for name, value in content.items()
-        if isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
-    }
+def is_safetensors(first: bytes) -> bool:
+    """By the first bytes: a length, which may begin as a pickle does, and a JSON object."""
+    return first[8:9] == b"{" and int.from_bytes(first[:8], "little") < 1 << 40
 
 
-def _unwrapped(tensors: "dict[str, Tensor]") -> "dict[str, Tensor]":
-    for prefix in _WRAPPERS:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            return _unwrapped({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
-    return tensors
+def _is_pytorch(first: bytes) -> bool:
+    """A zip file, or a pickle of protocol 2 and up."""
+    return first.startswith((b"PK", b"\x80"))
 
 
-def _no_tensors(path: Path, content: Any) -> BenchError:
-    held = f"a {type(content).__name__}"
-    if isinstance(content, Mapping):
-        held = _first_three([str(key) for key in content]) or "nothing"
-    usual = ", ".join(_NESTED_UNDER)
-    return BenchError(
-        f"{path} has no tensors in it, neither directly nor under {usual}; it holds {held}: "
-        "save `model.state_dict()`"
-    )
+def _check_archive(path: Path) -> None:
+    """Raise ValueError for a zip file that something else than torch.save wrote."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise ValueError("it is a TorchScript program: save the state_dict() of the model it was made from")
+    if not any(name.endswith("data.pkl") for name in names):
+        kind = "an archive of NumPy arrays" if any(n.endswith(".npy") for n in names) else "a zip file"
+        raise ValueError(f"it is {kind} that torch.save did not write")
+
+
+def _harmless() -> list[Any]:
+    """Numbers of NumPy, paths and namespaces, which stand beside weights and run nothing when read."""
+    multiarray = importlib.import_module("numpy._core.multiarray")
+    kinds = [*np.sctypeDict.values(), np.str_, np.bytes_]
+    types = {type(np.dtype(kind)) for kind in kinds if kind is not np.object_}
+    numbers: list[Any] = [np.dtype, np.ndarray, codecs.encode, *sorted(types, key=str)]
+    for function in (multiarray.scalar, multiarray._reconstruct):
+        numbers += [(function, f"{home}.multiarray.{function.__name__}") for home in _NUMPY]
+    paths = [(PurePosixPath, f"{home}.{name}") for home in _PATHLIB for name in _PATHS]
+    return [*numbers, *paths, argparse.Namespace]
 
 
 def check_finite(tensors: "Mapping[str, Tensor]", where: str) -> None:
@@ -217,77 +207,9 @@ def check_finite(tensors: "Mapping[str, Tensor]", where: str) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
             raise BenchError(
-                f"{where} has values in {_shown(name)} that are not finite in float32; take a checkpoint "
+                f"{where} has values in {shown(name)} that are not finite in float32; take a checkpoint "
                 "from before its training diverged"
             )
-
-
-def _own_name(name: str) -> str:
-    """kuangliu/pytorch-cifar's and torchvision's names of a ResNet-18 as ours: layer3.1 -> blocks.5."""
-    name = re.sub(
-        r"^1\.layer([1-4])\.([01])\.", lambda at: f"1.blocks.{2 * int(at[1]) - 2 + int(at[2])}.", name
-    )
-    name = re.sub(r"^(1\.blocks\.\d\.)downsample\.", r"\1shortcut.", name)
-    return re.sub(r"^1\.fc\.", "1.linear.", name)
-
-
-def _problem(
-    found: "dict[str, Tensor]", unexpected: list[str], target: "dict[str, Tensor]", prefix: str
-) -> str:
-    """What does not match and the remedy; nothing if all does."""
-    missing = [name for name in target if name not in found and not name.endswith(".num_batches_tracked")]
-    misfits = [name for name, tensor in found.items() if not _alike(tensor, target[name])]
-    lists = {
-        "missing": [name.removeprefix(prefix) for name in missing],
-        "unexpected": unexpected,
-        "of another shape": [
-            f"{name.removeprefix(prefix)} {_shape(found[name])} instead of {_shape(target[name])}"
-            for name in misfits
-        ],
-    }
-    parts = [f"{len(names)} {kind} ({_first_three(names)})" for kind, names in lists.items() if names]
-    remedy = "" if missing or unexpected else _remedy(found, target)
-    remedy = remedy or "use weights of the same network (bench list models)"
-    return f"{', '.join(parts)}; {remedy}" if parts else ""
-
-
-def _remedy(found: "dict[str, Tensor]", target: "dict[str, Tensor]") -> str:
-    """What the first convolution and the last layer of an otherwise matching file tell."""
-    first = next(name for name, tensor in target.items() if tensor.ndim == 4 and name.startswith("1."))
-    conv, own_conv = found[first], target[first]
-    last = [name for name in target if name.endswith(".bias")][-1]
-    head, own_head = found[last], target[last]
-    told = []
-    if conv.ndim == 4 and len(conv) != len(own_conv):
-        told.append(f"the file has width {len(conv)}: pass --width {len(conv)}")
-    if conv.ndim == 4 and conv.shape[1] != own_conv.shape[1]:
-        told.append(f"the file is for images of {conv.shape[1]} channels: choose its --dataset")
-    if head.ndim == 1 and len(head) != len(own_head):
-        told.append(f"the file is for {len(head)} classes: choose its --dataset")
-    return "; ".join(told)
-
-
-def _first_three(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(map(_shown, names[:3])) + (", …" if len(names) > 3 else "")
-
-
-def _alike(tensor: "Tensor", like: "Tensor") -> bool:
-    same_kind = tensor.is_floating_point() == like.is_floating_point() and not tensor.is_complex()
-    return same_kind and tensor.shape == like.shape
-
-
-def _shape(tensor: "Tensor") -> str:
-    sizes = "×".join(map(str, tensor.shape)) or "scalar"
-    return f"{sizes} {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def _converted(tensor: "Tensor | None", like: "Tensor") -> "Tensor":
-    import torch
-
-    if tensor is None:
-        return torch.zeros_like(like)
-    return tensor.detach().to(like.dtype, copy=True).contiguous()
 
 
 @contextmanager

@@ -66,9 +66,23 @@ class Request:
         str | None,
         typer.Option("--weights", help="In place of training: a weights file, or robustbench:NAME."),
     ] = None
+    weights_input: Annotated[
+        str | None,
+        typer.Option(
+            "--weights-input",
+            help="Pixels the weights' network sees: plain, normalised, imagenet, half, shifted, bytes, "
+            "per-image; then +bgr, +pool, +stride-2, +stride-2-pool. Training images tell unless given.",
+        ),
+    ] = None
     weights_plain: Annotated[
+        bool, typer.Option("--weights-plain", help="Short for --weights-input plain.")
+    ] = False
+    weights_entry: Annotated[
+        str | None, typer.Option("--weights-entry", help="Which of several sets of weights in the file.")
+    ] = None
+    weights_accept_low: Annotated[
         bool,
-        typer.Option("--weights-plain", help="The weights' network sees [0, 1] pixels, not normalised ones."),
+        typer.Option("--weights-accept-low", help="Take the weights whatever their accuracy in training."),
     ] = False
     network: Annotated[
         str | None,
@@ -175,6 +189,7 @@ class Request:
             gallery=self.gallery,
             keep_examples=self.keep_examples,
             trust_code=self.trust_code,
+            accept_low=self.weights_accept_low,
         )
 
     def _check(self) -> None:
@@ -201,7 +216,9 @@ class Request:
             "attack_set": self.attack_set,
             "schedule": self.schedule,
             "weights": self.weights,
+            "weights_input": self.weights_input,
             "weights_plain": self.weights_plain or None,
+            "weights_entry": self.weights_entry,
             "network": self.network,
             "diagnosis": False if self.no_diagnosis else None,
         }

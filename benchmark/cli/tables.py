@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from benchmark.report.table import Table
 
 _FORMATS = {"csv": "csv", "html": "html", "latex": "tex", "markdown": "md"}
-_THE_PAPERS = ("defense", "norm", "threat", "attacks", "curve", "kappa", "weights", "weights_plain", "plugin")
+_WEIGHTS = ("weights", "weights_input", "weights_plain", "weights_entry", "weights_accept_low")
+_THE_PAPERS = ("defense", "norm", "threat", "attacks", "curve", "kappa", *_WEIGHTS, "plugin")
 _FROM_CELLS = ("defense", "dataset", "norm", "threat", "attacks", "seeds", "curve", "kappa")
 
 

@@ -35,11 +35,16 @@ class ResNet18(nn.Module):
 
     Args:
         width: channels of the first stage; 64 is the published network.
+        stride: of the first convolution.
+        pool: whether 3×3 maximum pooling of stride 2 stands behind it.
     """
 
-    def __init__(self, channels: int, classes: int, width: int = 64) -> None:
+    def __init__(
+        self, channels: int, classes: int, width: int = 64, *, stride: int = 1, pool: bool = False
+    ) -> None:
         super().__init__()
-        self.conv1, self.bn1 = _conv3(channels, width), nn.BatchNorm2d(width)
+        self.conv1, self.bn1 = _conv3(channels, width, stride), nn.BatchNorm2d(width)
+        self.pool = pool
         blocks: list[nn.Module] = []
         inputs = width
         for stage in range(4):
@@ -52,5 +57,7 @@ class ResNet18(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
+        if self.pool:
+            x = functional.max_pool2d(x, 3, stride=2, padding=1)
         logits: Tensor = self.linear(self.blocks(x).mean((2, 3)))
         return logits

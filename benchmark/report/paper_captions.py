@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from attacks.registry import attack_presets
-from benchmark.plan import ZOO, weights_hash
 from benchmark.protocol import Settings, load_protocol
+from benchmark.report.given import given
 from benchmark.report.layout import Layout
 from benchmark.report.paper_cells import Block, PaperCell, minimum_norm
 from benchmark.report.published import SOURCES, printed_name, published
@@ -70,11 +70,9 @@ def _made(block: Block, cells: Sequence[PaperCell], norms: Sequence[str], threat
 
 def recipe(settings: Settings) -> str:
     """What was attacked, in a few words."""
-    if settings.weights.startswith(ZOO):
-        return f"weights: {settings.weights}"
+    if text := given(settings):
+        return text
     network = f"{settings.model.name} of width {settings.model.width}"
-    if settings.weights:
-        return f"{network}, weights: {settings.weights} (SHA-256 {weights_hash(settings.weights)[:12]}…)"
     return f"{network}, {count(settings.training.epochs, 'epoch')} (schedule {settings.schedule})"
 
 

@@ -73,6 +73,8 @@ class Line:
     error: str
     setting: str
     unlooked: str = ""
+    reading: str = ""
+    """How weights of others were run, and why so (``readings.Chosen.note``)."""
     missing: bool = False
     """No figure because a cell was never run, not because one failed."""
 
@@ -120,6 +122,7 @@ def _line(records: list[Record], flags: tuple[str, ...]) -> Line:
         error=failed[0].error.strip().splitlines()[-1] if failed else "",
         setting=records[0].family,
         unlooked=looked_at(records),
+        reading=str(records[0].environment.get("input", "")),
     )
 
 

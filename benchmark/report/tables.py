@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from attacks.registry import NORMS, SETS, attack_names, attack_presets
 from benchmark.diagnoses import EARLIER, SIGNS_ONLY
-from benchmark.plan import ZOO, weights_hash
 from benchmark.protocol import Settings
+from benchmark.report.given import given
 from benchmark.report.results import Line
 from benchmark.report.table import Cell, Column, Row, Table
 from benchmark.report.wording import NORM_SYMBOLS, budget, count
@@ -205,7 +205,7 @@ def _caption(threat: str, lines: list[Line], settings: Settings, label: str) -> 
         runs = f"{seeds[0]} to {runs}"
     if seeds[-1] > 1:
         runs += ", mean ± sample standard deviation over seeds"
-    text = f"Accuracy in % on {lines[0].images} test images of {label}, {runs}. {_models(settings)}."
+    text = f"Accuracy in % on {lines[0].images} test images of {label}, {runs}. {_models(settings, lines)}."
     if threat == "black":
         text += f" Adversarial images are crafted once on a Standard-AT {settings.surrogate.model}."
     text += f" Attacks of the set {settings.attack_set}."
@@ -213,14 +213,14 @@ def _caption(threat: str, lines: list[Line], settings: Settings, label: str) -> 
     return text + _flagged(lines)
 
 
-def _models(settings: Settings) -> str:
+def _models(settings: Settings, lines: list[Line]) -> str:
     """What was attacked, in a few words."""
-    if settings.weights.startswith(ZOO):
-        return f"Weights: {settings.weights}"
     network = f"{settings.model.name} of width {settings.model.width}"
-    if settings.weights:
-        return f"{network}, weights: {settings.weights} (SHA-256 {weights_hash(settings.weights)[:12]}…)"
-    return f"{network}, {count(settings.training.epochs, 'epoch')}"
+    if not (text := given(settings)):
+        return f"{network}, {count(settings.training.epochs, 'epoch')}"
+    text = text if text.startswith(network) else text[:1].upper() + text[1:]
+    readings = sorted({line.reading for line in lines if line.reading})
+    return "; input: ".join([text, *readings])
 
 
 def _judging(lines: list[Line], attack_set: str) -> str:

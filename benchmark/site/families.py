@@ -126,6 +126,8 @@ def _summary(card: Card | None) -> str:
         return ""
     spec = card["spec"]
     parts = [str(spec.get("model", ""))]
+    if "network" in spec:
+        parts[0] = f"a network of its own ({spec['network'][:12]})"
     if "width" in spec:
         parts[0] += f" of width {spec['width']}"
     if training := spec.get("training"):

@@ -11,6 +11,7 @@ from attacks.registry import PresetError
 from benchmark.atomic import canonical_json
 from benchmark.datasets import DATASETS, Located
 from benchmark.errors import BenchError
+from benchmark.inputs import RULE
 from benchmark.plan import ZOO, make_plan
 from benchmark.protocol import Protocol, load_protocol, schedules
 from benchmark.site.families import Card, Family
@@ -107,8 +108,18 @@ def _loading(tree: Tree, spec: dict[str, Any]) -> tuple[Tree, list[str], str]:
         options += ["--network", "CODE.py", "--trust-code"]
         note += f", CODE.py, which is run, the one with {spec['network']}"
     else:
-        options += ["--width", str(spec["width"]), *["--weights-plain"][: spec["plain"]]]
+        options += ["--width", str(spec["width"]), *_reading(spec)]
     return {**tree, "weights": "FILE"}, options, f"{note}."
+
+
+def _reading(spec: dict[str, Any]) -> list[str]:
+    """The options that say how given weights were to be run."""
+    plain = ["--weights-plain"] if spec.get("plain") else []
+    normalised = ["--weights-input", "normalised"] if spec.get("plain") is False else []
+    asked = spec.get("input", RULE)
+    named = [] if asked == RULE else ["--weights-input", asked]
+    entry = ["--weights-entry", spec["entry"]] if "entry" in spec else []
+    return [*plain, *normalised, *named, *entry]
 
 
 @cache

@@ -49,9 +49,10 @@ def listed_model(submission: Submission, weights: Path, *, plain: bool) -> "nn.M
     """
     import torch
 
+    from benchmark.matching import fit_weights
     from benchmark.models import build_model
     from benchmark.models.fold import folded
-    from benchmark.weights import fit_weights, read_weights
+    from benchmark.weights import read_weights
 
     tensors = read_weights(weights)
     _check_width(submission, sum(tensor.numel() for tensor in tensors.values()))

@@ -52,7 +52,7 @@ def protocol_of(entry: Entry, folder: Path | None = None, *, quick: bool = False
         tree["model"] = {"name": sent.architecture, "width": sent.width}
     if folder is not None:
         tree["weights"] = str(folder / sent.weights)
-        tree["weights_plain"] = sent.weights_plain
+        tree["weights_input"] = "plain" if sent.weights_plain else "normalised"
         tree["network"] = str(folder / MODEL_FILE) if sent.own else ""
     attacks = load_protocol(None, tree).settings[0].attacks[sent.norm]
     if sent.randomised:

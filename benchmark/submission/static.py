@@ -83,14 +83,14 @@ def _passes(submission: Submission, folder: Path) -> Check:
 
 
 def _weights(submission: Submission, folder: Path) -> Check:
-    from benchmark.weights import read_weights
+    from benchmark.weights import is_safetensors, read_weights
 
     path = folder / submission.weights
     if not path.is_file():
         return Check("weights", "skipped", "there is no weights file")
     with path.open("rb") as file:
-        start = file.read(2)
-    if start == b"PK" or start[:1] == b"\x80":
+        start = file.read(9)
+    if start.startswith((b"PK", b"\x80")) and not is_safetensors(start):
         return Check(
             "weights",
             "FAILED",
