@@ -76,6 +76,34 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     return Interval(low, 1.0 if successes == n else min(1.0, middle + half))
 
 
+def widened(figure: MeanStd, images: int) -> Interval:
+    """Ours, to hold a published figure against (``inside``). Percent, unlike the other intervals here.
+
+    The 95 % Wilson interval of the mean over our ``images``, widened on both sides by the sample standard
+    deviation over our training seeds. Of several seeds, ``images`` is the number that one of them has (the
+    fewest, where they differ), not their sum: the seeds are judged on the same images.
+
+    With several seeds it is about other images and, roughly, one more training: one standard deviation
+    holds about two of three. With one seed it is about other images alone. What the other side's figure
+    would do on other images or by another training is not in it.
+    """
+    interval = wilson(min(figure.mean / 100 * images, images), images)
+    spread = figure.std or 0.0
+    return Interval(max(0.0, 100 * interval.low - spread), min(100.0, 100 * interval.high + spread))
+
+
+def inside(published: float, ours: Interval) -> bool:
+    """Whether a published mean lies in our interval (``widened``), ends included; both in percent.
+
+    True entitles one to say that our images and seeds do not tell the two figures apart; not that they are
+    equal, and less so the fewer our images. False: our images and seeds alone do not explain the
+    difference; the published figure's own error, of images and trainings, may. A published standard
+    deviation does not count: papers rarely say over how many trainings it is, and with it a noisier figure
+    would be reproduced more easily.
+    """
+    return ours.low <= published <= ours.high
+
+
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """Two-sided p of the exact test of McNemar 1947: would a fair coin split the discordant images so?
 

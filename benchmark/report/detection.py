@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from benchmark.detection_records import Detection, Mask
 from benchmark.report.detection_names import known_attacks, position, system_names
-from benchmark.statistics import MeanStd, mean_std, wilson
+from benchmark.statistics import Interval, MeanStd, mean_std, widened
 
 NATURAL, OBLIVIOUS, WHITE, GREY = SETTINGS = ("natural", "oblivious", "white", "grey")
 
@@ -88,19 +88,10 @@ class DetectionLine:
         values = [value for value in found if value is not None]
         return mean_std(values) if values else None
 
-    def interval(self, name: str = "both") -> tuple[float, float] | None:
+    def interval(self, name: str = "both") -> Interval | None:
         """Of a share of the n images, in percent: see ``widened``."""
         figure = self.figure(name)
         return widened(figure, self.n) if figure and self.n else None
-
-
-def widened(figure: MeanStd, images: int) -> tuple[float, float]:
-    """Low and high in percent: the 95 % Wilson interval of a mean share over images, widened on both sides
-    by its standard deviation over seeds.
-    """
-    low, high = wilson(min(figure.mean / 100 * images, images), images)
-    spread = figure.std or 0.0
-    return max(0.0, 100 * low - spread), min(100.0, 100 * high + spread)
 
 
 def percent(mask: Mask, of: Mask) -> float | None:

@@ -4,11 +4,11 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 
-from benchmark.report.detection import FIGURES, NATURAL, DetectionLine, Outcome, widened
+from benchmark.report.detection import FIGURES, NATURAL, DetectionLine, Outcome
 from benchmark.report.detection_names import confidence
 from benchmark.report.detection_rates import DetectorLine, Reading
 from benchmark.report.detection_roc import RATES
-from benchmark.statistics import MeanStd
+from benchmark.statistics import Interval, MeanStd, widened
 
 _CELL = ("dataset", "system", "setting", "attack", "confidence", "beta")
 COLUMNS = (*_CELL, "seed", "seeds", "n", *FIGURES, "std", "low", "high", "status", "family")
@@ -98,7 +98,7 @@ def _mean(figure: MeanStd | None) -> str:
     return number(figure.mean if figure else None)
 
 
-def _interval(interval: tuple[float, float] | None) -> list[str]:
+def _interval(interval: Interval | None) -> list[str]:
     return [number(each) for each in interval or (None, None)]
 
 

@@ -18,11 +18,10 @@ from benchmark.report.detection import (
     percent,
     remarks,
     successful,
-    widened,
 )
 from benchmark.report.detection_names import detector_names, position
 from benchmark.report.detection_roc import RATES, Scores, at_rates, auroc
-from benchmark.statistics import MeanStd, mean_std
+from benchmark.statistics import Interval, MeanStd, mean_std, widened
 
 UNION = "union"  # stands in a detector's place for all of the system's detectors
 Validation = Mapping[str, Scores]
@@ -81,7 +80,7 @@ class DetectorLine:
         values = [value for value in picked if value is not None]
         return mean_std(values) if values else None
 
-    def false_positives(self) -> tuple[float, float] | None:
+    def false_positives(self) -> Interval | None:
         """Interval of ``fpr``."""
         figure = self.figure("fpr")
         return widened(figure, self.natural) if figure and self.natural else None

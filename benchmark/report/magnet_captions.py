@@ -10,16 +10,12 @@ from benchmark.report.layout import Layout
 from benchmark.report.magnet_cells import MagnetBlock, MagnetCell
 from benchmark.report.published import LU, SOURCES, curves, printed_name, published
 from benchmark.report.table import Note
+from benchmark.report.wording import JUDGED
 
 _PAPER = SOURCES["magnet"]
 _IMAGES = 1000
 _NATURAL = {"mnist": (99.42, 99.13, 98.63), "cifar10": (86.91, 83.33, 83.18)}  # printed: alone, and guarded
 _JSD_NATURAL = 97.75  # of the JSD variant on MNIST, printed by Lu et al.
-_JUDGED = (
-    "Difference: ours − published, in points; ≈ if the published figure lies in our interval (95 % Wilson "
-    "interval of our mean over the images, widened on both sides by our standard deviation over seeds), ≠ "
-    "if it does not."
-)
 
 
 def number(table: str) -> str:
@@ -45,7 +41,7 @@ def caption(shape: Layout, cells: Sequence[MagnetCell], blocks: Sequence[MagnetB
     if any(cell.published for cell in cells):
         parts.append("Published: the paper's figure.")
     if any(cell.difference is not None for cell in cells):
-        parts.append(_JUDGED)
+        parts.append(JUDGED)
     if any(cell.line is None for cell in cells):
         parts.append("Blank: not run.")
     return " ".join(parts)

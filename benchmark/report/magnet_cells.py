@@ -8,7 +8,7 @@ from benchmark.report.detection import OBLIVIOUS, DetectionLine
 from benchmark.report.layout import Axis, Layout
 from benchmark.report.magnet_oddities import oddities
 from benchmark.report.published import Published
-from benchmark.statistics import MeanStd
+from benchmark.statistics import Interval, MeanStd, inside
 
 OURS = {"cw-l2": "cw"}  # published name -> ours, where they differ
 
@@ -54,8 +54,8 @@ class MagnetCell:
         return self.line.figure("both") if self.line else None
 
     @property
-    def interval(self) -> tuple[float, float] | None:
-        """Of ours."""
+    def interval(self) -> Interval | None:
+        """Of ours, in percent: ``statistics.widened`` over the images that count."""
         return self.line.interval() if self.line else None
 
     @property
@@ -70,11 +70,10 @@ class MagnetCell:
 
     @property
     def inside(self) -> bool | None:
-        """Whether the published figure lies in our interval; None if they cannot be compared."""
+        """``statistics.inside``; None if the two figures cannot be compared."""
         if self.interval is None or self.published is None or self.obstacle:
             return None
-        low, high = self.interval
-        return low <= self.published.mean <= high
+        return inside(self.published.mean, self.interval)
 
     def lacking(self, seeds: int) -> list[int]:
         """Of the first ``seeds`` seeds, those that never ran or failed."""

@@ -10,16 +10,11 @@ from benchmark.report.paper_cells import Block, PaperCell, minimum_norm
 from benchmark.report.published import SOURCES, printed_name, published
 from benchmark.report.table import Note
 from benchmark.report.tables import unlooked
-from benchmark.report.wording import NORM_SYMBOLS, budget, count
+from benchmark.report.wording import JUDGED, NORM_SYMBOLS, budget, count
 from defenses.registry import defense_presets
 
 _THREATS = {"white": "White box", "black": "Black box"}
 _PAPER = SOURCES["namid"]
-_JUDGED = (
-    "Difference: ours − published, in points; ≈ if the published mean (± its "
-    "standard deviation, where printed) meets our interval (95 % Wilson interval of our mean over the test "
-    "images, widened on both sides by our standard deviation over seeds), ≠ if it does not."
-)
 
 
 def title(shape: Layout, blocks: Sequence[Block]) -> str:
@@ -43,7 +38,7 @@ def caption(shape: Layout, cells: Sequence[PaperCell], blocks: Sequence[Block]) 
     if any(cell.published for cell in cells):
         parts.append("Published: the paper's figure.")
     if any(cell.difference is not None for cell in cells):
-        parts.append(_JUDGED)
+        parts.append(JUDGED)
     if any(cell.line is None for cell in cells):
         parts.append("Blank: not run.")
     return " ".join(filter(None, [*parts, *_flagged(cells)]))

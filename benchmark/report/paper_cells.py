@@ -10,7 +10,7 @@ from benchmark.report.layout import Axis, Layout
 from benchmark.report.published import Published, contradictions
 from benchmark.report.results import Line
 from benchmark.report.wording import budget
-from benchmark.statistics import MeanStd, wilson
+from benchmark.statistics import Interval, MeanStd, inside, widened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,7 @@ class PaperCell:
         counted: "any distance" where images at any distance count, else "within ε".
         ours: mean over seeds; None where nothing ran or a seed failed.
         line: all that is known of ours.
-        interval: low and high of ours: the Wilson interval over images,
-            widened on both sides by the standard deviation over seeds.
+        interval: of ours, in percent: ``statistics.widened`` over the test images.
         doubt: what the paper says elsewhere of its figure.
         obstacle: why the two figures cannot be compared.
     """
@@ -54,7 +53,7 @@ class PaperCell:
     counted: str
     ours: MeanStd | None
     line: Line | None
-    interval: tuple[float, float] | None
+    interval: Interval | None
     published: Published | None
     doubt: str = ""
     obstacle: str = ""
@@ -71,11 +70,10 @@ class PaperCell:
 
     @property
     def inside(self) -> bool | None:
-        """Whether the published mean ± its std, where printed, meets our interval; None if incomparable."""
+        """``statistics.inside``; None if the two figures cannot be compared."""
         if self.interval is None or self.published is None or self.obstacle:
             return None
-        spread, (low, high) = self.published.std or 0.0, self.interval
-        return self.published.mean - spread <= high and self.published.mean + spread >= low
+        return inside(self.published.mean, self.interval)
 
     def lacking(self, seeds: int) -> list[int]:
         """Of the first ``seeds`` seeds, those that never ran or failed."""
@@ -126,7 +124,7 @@ def _cell(
         counted=counted,
         ours=ours,
         line=line,
-        interval=_interval(ours, line.images) if ours and line else None,
+        interval=widened(ours, line.images) if ours and line else None,
         published=printed,
         doubt=doubts.get(printed, "") if printed else "",
         obstacle=_obstacle(block.settings, column) if printed else "",
@@ -141,12 +139,6 @@ def minimum_norm(attack: str) -> bool:
 def reading(settings: Settings, attack: str) -> str:
     """Which adversarial images count, as in every table of these settings' attack set."""
     return "any distance" if minimum_norm(attack) and settings.attack_set == "paper" else "within ε"
-
-
-def _interval(ours: MeanStd, images: int) -> tuple[float, float]:
-    low, high = wilson(min(ours.mean / 100 * images, images), images)
-    spread = ours.std or 0.0
-    return max(0.0, 100 * low - spread), min(100.0, 100 * high + spread)
 
 
 def _obstacle(settings: Settings, column: Axis) -> str:

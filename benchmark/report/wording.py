@@ -1,6 +1,13 @@
 """How quantities are written in captions and headings."""
 
 NORM_SYMBOLS = {"linf": "L∞", "l2": "L2"}
+JUDGED = (
+    "Difference: ours − published, in points; ≈ if the published mean lies in our interval (95 % Wilson "
+    "interval of our mean over our images, widened on both sides by our standard deviation over seeds, where "
+    "there are several), ≠ if it does not. ≈: our images and seeds do not tell the two apart. ≠: they alone "
+    "do not explain the difference; the published figure's own error is not counted."
+)
+"""What ≈ and ≠ beside a published figure mean: ``statistics.inside``."""
 
 
 def budget(eps: float) -> str:

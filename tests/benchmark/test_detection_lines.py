@@ -16,12 +16,11 @@ from benchmark.report.detection import (
     Outcome,
     detection_lines,
     outcome,
-    widened,
 )
 from benchmark.report.detection_checks import check_settings, check_unions
 from benchmark.report.detection_rates import UNION, DetectorLine, detector_lines
 from benchmark.report.detection_roc import RATES, at_rates, auroc, threshold_at
-from benchmark.statistics import MeanStd, wilson
+from benchmark.statistics import MeanStd, widened, wilson
 from tests.benchmark.detections import HALF, N, detection, flagging, natural
 
 

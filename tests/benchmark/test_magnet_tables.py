@@ -1,5 +1,6 @@
 """Tables 1 and 2 of Hsu et al. 2018: figures by hand, golden files of every renderer, the verb."""
 
+import csv
 import dataclasses
 import shlex
 import shutil
@@ -33,6 +34,7 @@ from benchmark.report.markdown import to_markdown
 from benchmark.report.published import curves, published
 from benchmark.report.render import to_html, to_latex, to_text
 from benchmark.report.table import Row, Table, signed
+from benchmark.statistics import MeanStd, inside, widened
 from tests.benchmark.detections import detection, flagging, natural, notes_of, read, texts
 from tests.benchmark.test_paper_tables import HOSTILE
 from tests.benchmark.test_paper_tables import _Tags as Tags
@@ -142,7 +144,7 @@ def test_notes_of_cells(stacked: Table) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "inside"),
+    ("share", "verdict"),
     [
         # Table 1 prints 17.9; Wilson of 155 of 1000: 13.39 to 17.88, of 156: 13.48 to 17.98
         (155, False),
@@ -152,11 +154,11 @@ def test_notes_of_cells(stacked: Table) -> None:
         (202, True),
     ],
 )
-def test_inside_by_hand(share: int, inside: bool) -> None:
+def test_inside_by_hand(share: int, verdict: bool) -> None:
     block = magnet_block("mnist", quarter("magnet", "ead-l1", 10, share))
     cells = cells_of(magnet_layout("magnet-1"), [block], beside=True)
     (cell,) = [cell for cell in cells if cell.line]
-    assert cell.inside is inside
+    assert cell.inside is verdict
     assert (cell.row, cell.column) == ("10", ("magnet", "ead-l1"))
 
 
@@ -478,3 +480,20 @@ def test_latex_compiles(stacked: Table, tmp_path: Path, columns: str) -> None:
     assert done.returncode == 0, said[-2000:]
     for fault in ("Overfull", "too large", "multiply defined", "Missing character"):
         assert fault not in said, said
+
+
+def test_the_committed_verdicts_are_those_of_the_definition() -> None:
+    """Of results/detectors-mnist, from the means and image counts that its table prints."""
+    path = Path(__file__).parents[2] / "results/detectors-mnist/tables/table-magnet-1-mnist.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        run = [row for row in csv.DictReader(file) if row["mean"]]
+    assert len(run) == 24
+    for row in run:
+        ours = widened(MeanStd(float(row["mean"]), None, 1), int(row["n"]))
+        assert row["inside"] == ("yes" if inside(float(row["published_mean"]), ours) else "no"), row
+    assert {(r["system"], r["attack"], int(r["kappa"])) for r in run if r["inside"] == "yes"} == {
+        *(("magnet", "cw", kappa) for kappa in (0, 10, 40)),
+        *(("mi-magnet", "cw", kappa) for kappa in (0, 40)),
+        *((system, "ead-en", 0) for system in ("magnet", "mi-magnet")),
+        *(("mi-magnet", attack, 20) for attack in ("ead-l1", "ead-en")),
+    }

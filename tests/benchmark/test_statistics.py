@@ -8,12 +8,15 @@ from scipy.stats import binomtest, t  # type: ignore[import-untyped]
 
 from benchmark import statistics
 from benchmark.statistics import (
+    MeanStd,
     Outcomes,
     Rank,
     bootstrap_difference,
+    inside,
     mcnemar_exact,
     mean_std,
     ranks,
+    widened,
     wilson,
 )
 
@@ -249,3 +252,29 @@ def test_five_hundred_rows_at_once() -> None:
     found = ranks(random_rows(rng, 500, images=1000))
     assert len(found) == 500
     assert min(found).first == 1
+
+
+@pytest.mark.parametrize(
+    ("figure", "images", "published", "verdict"),
+    [
+        # Wilson of 50 of 100: 40.3832 to 59.6168
+        (MeanStd(50.0, None, 1), 100, 40.39, True),
+        (MeanStd(50.0, None, 1), 100, 40.37, False),
+        (MeanStd(50.0, None, 1), 100, 59.61, True),
+        (MeanStd(50.0, None, 1), 100, 59.63, False),
+        (MeanStd(50.0, 2.0, 3), 100, 38.39, True),  # the seeds' spread once, on either side
+        (MeanStd(50.0, 2.0, 3), 100, 38.37, False),
+        (MeanStd(50.0, 2.0, 3), 100, 61.63, False),
+        (MeanStd(50.0, None, 1), 10_000, 49.0, False),  # more images, a narrower claim
+        (MeanStd(100.0, None, 1), 99, 96.27, True),  # 96.2647
+        (MeanStd(100.0, None, 1), 99, 96.26, False),
+        (MeanStd(100.0, None, 1), 99, 100.0, True),
+        (MeanStd(99.0, 5.0, 2), 1000, 100.0, True),  # never beyond 0 and 100
+    ],
+)
+def test_a_published_figure_inside_ours_by_hand(
+    figure: MeanStd, images: int, published: float, verdict: bool
+) -> None:
+    interval = widened(figure, images)
+    assert 0.0 <= interval.low <= figure.mean <= interval.high <= 100.0
+    assert inside(published, interval) is verdict
