@@ -19,7 +19,7 @@ from attacks.base import AttackError, frozen, predict
 from attacks.guarded import Probe
 from attacks.margins import margin
 from attacks.registry import build_attack
-from tests.support import Constant, Linear, images, small_model
+from tests.support import Constant, Linear, NaNWhereBright, images, small_model
 
 NEAR = AdaptiveDetection(confidence=0.0, steps=200, slack=0.02)
 """For systems whose boundary is known: nothing beyond it is wanted."""

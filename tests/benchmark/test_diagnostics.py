@@ -18,7 +18,7 @@ from benchmark import probing
 from benchmark.context import Context
 from benchmark.datasets import locate
 from benchmark.diagnoses import read_diagnosis
-from benchmark.diagnostics import FLAGS, Attacked, Measured, flags
+from benchmark.diagnostics import FLAGS, SATURATED, Attacked, Measured, flags
 from benchmark.errors import StoreError
 from benchmark.evaluation import Columns, Sample
 from benchmark.plan import make_plan
@@ -363,7 +363,7 @@ def test_a_diagnosis_can_be_declined_and_made_later(bench: Bench, tmp_path: Path
 
     said = bench(*tiny, "--out", out, "--no-diagnosis")
     assert said.status == 0, said.err
-    assert "diagnos" not in said.out.replace("Not diagnosed: Undefended.", "")
+    assert "diagnose" not in said.out.replace("Not diagnosed: Undefended.", "")
     assert "Not diagnosed: Undefended." in said.out
     assert flag_column() == {"not diagnosed"}
     assert not (out / "diagnoses").exists()

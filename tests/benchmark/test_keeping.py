@@ -88,14 +88,7 @@ def test_a_diagnosis_alone_trains_nothing(tmp_path: Path, tasks: list[Task]) -> 
 
 
 def test_a_more_thorough_diagnosis_counts_for_a_lesser_one(tmp_path: Path) -> None:
-    full, few = (
-        [
-            task
-            for task in planned({"attacks": {"strict": {"linf": attacks, "l2": []}}})
-            if task.kind == "diagnose"
-        ]
-        for attacks in (["aa"], [])
-    )
+    full, few = ([task for task in planned(attacks) if task.kind == "diagnose"] for attacks in (["aa"], []))
     assert not {task.id for task in full if task.spec["norm"] == "linf"} & {task.id for task in few}
     more, less = full[0], few[0]
     assert (more.spec["norm"], less.spec["norm"]) == ("linf", "linf")
@@ -109,8 +102,9 @@ def test_a_more_thorough_diagnosis_counts_for_a_lesser_one(tmp_path: Path) -> No
     assert not is_done(tmp_path, few[1])
 
 
-def planned(overrides: dict[str, Any]) -> list[Task]:
-    return make_plan(load_protocol(None, overrides), {"digits": locate("digits", Path("data"))})
+def planned(attacks: list[str]) -> list[Task]:
+    protocol = load_protocol(None, {"attacks": {"strict": {"linf": attacks, "l2": []}}})
+    return make_plan(protocol, {"digits": locate("digits", Path("data"))})
 
 
 def write_diagnosis(out: Path, task: Task, flags: Sequence[str] = (), **change: Any) -> None:

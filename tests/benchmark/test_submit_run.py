@@ -202,13 +202,10 @@ def test_only_the_whole_protocol_of_the_claimed_threat_model_is_verified() -> No
         assert standing(entry, others).status == "partial"
     assert standing(entry, [a_record(attack, 20, entry) for attack in FULL]).status == "partial"
     unknown = [dataclasses.replace(record, diagnosis=None) for record in whole]
-    assert (standing(entry, unknown).status, standing(entry, unknown).missing) == (
-        "partial",
-        ("a diagnosis",),
-    )
-    told = Diagnosis(
-        id="d", seed=0, spec={**whole[0].spec, "probe": {"images": 50}}, flags=("batch-dependent",)
-    )
+    assert standing(entry, unknown).status == "partial"
+    assert standing(entry, unknown).missing == ("a diagnosis",)
+    spec = {**whole[0].spec, "probe": {"images": 50}}
+    told = Diagnosis(id="d", seed=0, spec=spec, flags=("batch-dependent",))
     mixing = [dataclasses.replace(record, diagnosis=told) for record in whole]
     assert standing(entry, mixing).missing == ("outputs that do not depend on the batch",)
     weak = a_record("pgd-40", 50, entry)
