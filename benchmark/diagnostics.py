@@ -9,7 +9,7 @@ import math
 from typing import NamedTuple
 
 SATURATED = 24 * math.log(2.0)
-"""Above this margin z_y - log Σ_{k≠y} exp z_k, 1 - p_y is below float32's step under 1 and is rounded away."""
+"""Above this margin z_y - log Σ_{k≠y} exp z_k, 1 - p_y is below float32's step under 1: rounded away."""
 
 
 class Attacked(NamedTuple):

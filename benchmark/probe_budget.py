@@ -17,12 +17,13 @@ BACKWARD = 2.0
 SIGNS = {"images": 256, "passes": 5, "mixed": 16}
 """What every diagnosis has: on so many images so many passes and a gradient; ``mixed`` of them in three
 batches of other sizes."""
-_LEVELS: tuple[dict[str, Any], ...] = (
-    {"steps": 20, "rel_step_size": 0.1, "restarts": 2, "square_queries": 500},
-    {"steps": 10, "rel_step_size": 0.25, "restarts": 1, "square_queries": 100},
+_LEVELS: tuple[tuple[int, dict[str, Any]], ...] = (
+    (32, {"steps": 20, "rel_step_size": 0.1, "restarts": 2, "square_queries": 500}),
+    (16, {"steps": 10, "rel_step_size": 0.25, "restarts": 1, "square_queries": 100}),
 )
+"""The least images for which it is worth running, unless there are fewer, and the attacks' settings."""
 _BUDGETS = [0.5, 1.0, 2.0, 4.0]
-_MOST, _LEAST = 256, 16  # images that are attacked
+_MOST = 256  # images that are attacked
 
 
 class Passes(NamedTuple):
@@ -40,8 +41,8 @@ class Passes(NamedTuple):
 def probe_for(cells: Iterable["Task"]) -> dict[str, Any]:
     """The probe of a model whose cells under one norm are these; the same cells give the same probe.
 
-    Its attacks are the strongest level of which at least 16 images (or all, if there are fewer) can be
-    afforded, on as many images as can be, at most 256; where none can, there are no attacks.
+    Its attacks are of the first level that can be afforded on enough images (or all, if there are fewer),
+    on as many as can be, at most 256; where there is none, there are no attacks.
 
     Returns:
         ``version``, ``images``, ``passes`` and ``mixed``; ``attacks``: None or ``images``, ``steps``,
@@ -55,10 +56,10 @@ def probe_for(cells: Iterable["Task"]) -> dict[str, Any]:
 
 
 def _attacks(budget: float, available: int) -> dict[str, Any] | None:
-    for level in _LEVELS:
+    for least, level in _LEVELS:
         attacks = {"images": 1, **level, "budgets": _BUDGETS}
         images = min(available, int(budget / attacks_passes(attacks).total))
-        if images >= min(_LEAST, available):
+        if images >= min(least, available):
             return {**attacks, "images": images}
     return None
 

@@ -19,7 +19,7 @@ from attacks.base import AttackError, frozen, predict
 from attacks.guarded import Probe
 from attacks.margins import margin
 from attacks.registry import build_attack
-from tests.support import Constant, Linear, images, small_model
+from tests.support import Constant, Linear, NaNWhereBright, images, small_model
 
 NEAR = AdaptiveDetection(confidence=0.0, steps=200, slack=0.02)
 """For systems whose boundary is known: nothing beyond it is wanted."""
@@ -493,17 +493,33 @@ class Broken(Bare):
 
     def excess(self, x: Tensor) -> Tensor:
         score = x.flatten(1).sum(1, keepdim=True)
-        if self.what == "gradient":
-            return 1.0 + (0.0 * score).sqrt()
         return score * (math.nan if self.what == "excess" else 1.0)
 
 
-@pytest.mark.parametrize("what", ["logits", "excess", "gradient"])
+@pytest.mark.parametrize("what", ["logits", "excess"])
 def test_what_is_not_finite_is_no_result(what: str) -> None:
     """NaN compares false: such a score would pass for unflagged."""
     system, x = Broken(what), images(2)
     with pytest.raises(AttackError, match=f"{what} is not finite"):
         QUICK.run(system, x, classes(system, x))
+
+
+class Kinked(Bare):
+    """Bright images have no gradient that is finite."""
+
+    def surfaces(self, x: Tensor, target: Tensor) -> list[Tensor]:
+        return super().surfaces(NaNWhereBright.apply(x), target)
+
+
+def test_a_broken_gradient_moves_its_own_sample_only() -> None:
+    model, x = Linear((1, 8, 8)), 0.3 * images(6)
+    x[3:] = x[3:] + 0.7
+    y = classes(Bare(model), x)
+    plain, found = QUICK.run(Bare(model), x, y), QUICK.run(Kinked(model), x, y)
+    assert plain.success.any()
+    assert torch.equal(found.success[:3], plain.success[:3])
+    assert torch.allclose(found.x_adv[:3], plain.x_adv[:3], atol=1e-4)
+    assert not found.success[3:].any()
 
 
 @pytest.mark.parametrize(

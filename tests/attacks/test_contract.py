@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from attacks import geometry
 from attacks.base import Attack, AttackError, predict
+from attacks.pgd import PGD
 from attacks.registry import SETS, attack_presets
-from tests.support import Cheats, Constant, Linear, Small, images, small_model
+from tests.support import Cheats, Constant, Linear, NaNWhereBright, Small, images, small_model
 
 EPS = {"linf": 0.05, "l2": 0.5}
 PRESETS = attack_presets("paper") | attack_presets("strict")
@@ -29,6 +30,39 @@ def build(name: str, norm: str, eps: float | None = None) -> Attack:
     if name in ("cw", "ead-en", "ead-l1"):
         shorter["step_size"] = 0.1
     return dataclasses.replace(attack, **shorter)
+
+
+class Broken(nn.Module):
+    """Finite logits, and a gradient that is not, for some images."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(NaNWhereBright.apply(x))
+        return logits
+
+
+@every_attack
+def test_a_broken_gradient_moves_its_own_sample_only(name: str, norm: str) -> None:
+    """The attack ends, its images are images, and the other samples are what they are without it."""
+    model, x = small_model().eval(), 0.3 * images(6)
+    x[3:] = x[3:] + 0.7
+    y = labels(model, x)
+    found, alone = build(name, norm)(Broken(model), x, y), build(name, norm)(model, x[:3], y[:3])
+    assert torch.isfinite(found.x_adv).all()
+    assert torch.equal(found.prediction[:3], alone.prediction)
+    assert torch.allclose(found.x_adv[:3], alone.x_adv, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_what_has_no_gradient_stays_where_it_is(norm: geometry.Norm) -> None:
+    model, x = small_model().eval(), 0.7 + 0.3 * images(6)
+    y = labels(model, x)
+    attack = PGD(norm=norm, eps=EPS[norm], steps=3, random_start=False)
+    assert torch.equal(attack(Broken(model), x, y, goal="transfer").x_adv, x)
+    assert not torch.equal(attack(model, x, y, goal="transfer").x_adv, x)
 
 
 def labels(model: nn.Module, x: Tensor) -> Tensor:

@@ -1,21 +1,29 @@
 """Models that hide their gradients are flagged, honest ones are not."""
 
 import copy
+import csv
+import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from attacks.pgd import PGD
+from benchmark import probing
+from benchmark.context import Context
 from benchmark.datasets import locate
 from benchmark.diagnoses import read_diagnosis
-from benchmark.diagnostics import FLAGS, Attacked, Measured, flags
+from benchmark.diagnostics import FLAGS, SATURATED, Attacked, Measured, flags
 from benchmark.errors import StoreError
 from benchmark.evaluation import Columns, Sample
-from benchmark.probing import Piece, measure
+from benchmark.plan import make_plan
+from benchmark.probing import Batches, Piece, _sureness, measure
+from benchmark.protocol import load_protocol
 from tests.conftest import ROOT, Bench
 
 ATTACKS = {
@@ -168,6 +176,100 @@ def test_a_model_that_nothing_moves_is_flagged(sample: Sample) -> None:
     assert measured.attacked.huge == 1.0
 
 
+def test_logits_that_are_scaled_up_saturate(honest: dict[str, nn.Module], sample: Sample) -> None:
+    raised, measured = flagged(Wrapped(honest["natural"], after=lambda z: 30 * z), sample)
+    assert "saturated" in raised
+    assert measured.saturated > 0.5
+    assert measured.zero_gradients == 0.0  # the model's own gradient is there
+
+
+def test_the_threshold_of_saturation_is_where_float32_rounds_it_away() -> None:
+    margins = torch.tensor([SATURATED - 3.0, SATURATED + 1.0])
+    logits = torch.stack([margins, torch.zeros(2)], 1)
+    y = torch.zeros(2, dtype=torch.int64)
+    assert ((1.0 - logits.softmax(1)[:, 0]) > 0).tolist() == [True, False]
+    assert (_sureness(logits, y) > SATURATED).tolist() == [False, True]
+
+
+class Mixes(nn.Module):
+    """Batch norm without running statistics in front of a model."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1, affine=False, track_running_stats=False)
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(0.5 + 0.25 * self.norm(x))
+        return logits
+
+
+def test_a_model_that_mixes_its_batch_is_flagged(honest: dict[str, nn.Module], sample: Sample) -> None:
+    """By signs alone, too; a randomised model that does not is not."""
+    spec = {**SPEC, "probe": {**PROBE, "attacks": None}}
+    mixing = measure(Mixes(honest["natural"]).eval(), sample, spec, at_once)
+    assert "batch-dependent" in flags(mixing)
+    assert mixing.attacked is None
+    random = measure(Wrapped(honest["natural"], before=jitter).eval(), sample, spec, at_once)
+    assert "randomised" in flags(random)
+    assert "batch-dependent" not in flags(random)
+
+
+def in_parts(size: int) -> Batches:
+    def batches(name: str, n: int, piece: Piece) -> Columns:
+        parts = [piece(slice(k, k + size), lambda *told: None) for k in range(0, n, size)]
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+    return batches
+
+
+@pytest.mark.parametrize("kind", ["natural", "adversarial"])
+def test_what_is_seen_does_not_depend_on_the_batch_size(
+    kind: str, honest: dict[str, nn.Module], sample: Sample
+) -> None:
+    model = honest[kind].eval()
+    whole, parts = (measure(model, sample, SPEC, batches) for batches in (at_once, in_parts(7)))
+    assert whole.attacked
+    assert parts.attacked
+    assert parts.attacked.margins == pytest.approx(whole.attacked.margins, rel=1e-4)
+    assert parts.attacked._replace(margins=whole.attacked.margins) == whole.attacked
+    assert parts._replace(attacked=whole.attacked) == whole
+
+
+@pytest.mark.parametrize(("batch_size", "most"), [(8, 8), (0, 20)])
+def test_no_more_images_at_once_than_asked_for_or_fit(
+    batch_size: int, most: int, honest: dict[str, nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--batch-size 8; and auto where memory runs out above 20 images. Only the batches compared have 16."""
+    sizes: list[int] = []
+
+    def room(x: Tensor) -> Tensor:
+        sizes.append(len(x))
+        if len(x) > 20:
+            raise torch.OutOfMemoryError("planted")
+        return x
+
+    tree = {"defenses": ["undefended"], "norms": ["linf"], "threats": ["white"], "n_examples": 30}
+    plan = make_plan(load_protocol(None, tree), {"digits": locate("digits", Path("data"))})
+    (task,) = [task for task in plan if task.kind == "diagnose"]
+    monkeypatch.setattr(probing, "load_model", lambda *_: Wrapped(honest["natural"].eval(), before=room))
+    attacks = {**task.spec["probe"]["attacks"], "steps": 2, "square_queries": 2}
+    task = dataclasses.replace(
+        task, spec={**task.spec, "probe": {**task.spec["probe"], "mixed": 16, "attacks": attacks}}
+    )
+    context = Context(out=tmp_path, device="cpu", batch_size=batch_size, threads=1)
+    told: list[tuple[float, float, str]] = []
+    probing.diagnose(task, context, lambda *progress: told.append(progress))
+    found = json.loads((tmp_path / task.path).read_text())
+    assert found["measured"]["attacked"]["images"] == 30
+    run = [size for size in sizes if size <= 20]
+    assert max(run) <= max(most, 16)
+    assert max(sizes) == (30 if batch_size == 0 else 16)
+    assert [path.name for path in (tmp_path / task.path).parent.iterdir()] == [task.path.name]
+    assert {unit for _, _, unit in told} == {"images (signs)", "images (attacks)"}
+    assert all(0 <= done <= total == 30 for done, total, _ in told)
+
+
 LEFT = Attacked(
     images=100, pgd=0.5, gradient=0.48, square=0.6, all=0.48, huge=0.0, margins=(-2.0, 0.0, 3.0, 9.0)
 )
@@ -248,3 +350,30 @@ def test_flags_reach_records_results_and_tables(
     assert "zero-gradients" in (tmp_path / "results.csv").read_text()
     (diagnosis,) = tmp_path.glob("diagnoses/digits/*.json")
     assert "zero-gradients" in read_diagnosis(diagnosis).flags
+
+
+def test_a_diagnosis_can_be_declined_and_made_later(bench: Bench, tmp_path: Path) -> None:
+    """The cells are the same records; without it, nothing is said to be unflagged."""
+    out = tmp_path / "results"
+    tiny = ["run", "--epochs", 1, "--train-limit", 100, "--width", 2, "--n-examples", 12, "--workers", 1]
+    tiny += ["--defense", "undefended", "--norm", "linf", "--threat", "white", "--attacks", "none"]
+
+    def flag_column() -> set[str]:
+        return {line["flags"] for line in csv.DictReader((out / "results.csv").read_text().splitlines())}
+
+    said = bench(*tiny, "--out", out, "--no-diagnosis")
+    assert said.status == 0, said.err
+    assert "diagnose" not in said.out.replace("Not diagnosed: Undefended.", "")
+    assert "Not diagnosed: Undefended." in said.out
+    assert flag_column() == {"not diagnosed"}
+    assert not (out / "diagnoses").exists()
+    cells = {path: path.read_bytes() for path in out.rglob("*.parquet")}
+    assert len(cells) == 1
+    said = bench(*tiny, "--out", out)
+    assert said.status == 0, said.err
+    assert "0 of 1 cells to do, 1 tasks" in said.out
+    assert "waiting for: digits linf diagnose undefended (signs only), seed 0" in said.out
+    assert "Signs only, no attack looked for hidden gradients: Undefended." in said.out
+    assert flag_column() == {"signs only"}
+    assert {path: path.read_bytes() for path in out.rglob("*.parquet")} == cells
+    assert "nothing to do" in bench(*tiny, "--out", out).out

@@ -1,16 +1,21 @@
 """Records, checkpoints and atomic files: whole or refused, never half."""
 
 import errno
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from benchmark import checkpoints
 from benchmark.atomic import canonical_json, short_hash, write_atomic
 from benchmark.datasets import locate
+from benchmark.diagnoses import Diagnoses
 from benchmark.errors import StoreError
 from benchmark.plan import Task, make_plan
 from benchmark.protocol import load_protocol
@@ -54,6 +59,82 @@ def test_record_round_trip_and_readings(tmp_path: Path, tasks: list[Task]) -> No
     assert record.robust_at(4.0).tolist() == [False, True, False, False, False]
     assert find_records(tmp_path) == [path]
     assert is_done(tmp_path, task)
+
+
+def test_a_record_of_before_with_flags_in_it_is_read(tmp_path: Path, tasks: list[Task]) -> None:
+    path = tmp_path / "old.parquet"
+    write_record(path, cell_of(tasks, "ddn"), ROWS, environment={}, seconds=0.0)
+    now, table = read_record(path), pq.read_table(path)
+    story = json.loads(table.schema.metadata[b"bench"])
+    assert "flags" not in story
+    older = {b"bench": json.dumps(story | {"flags": ["randomised"]}).encode()}
+    pq.write_table(table.replace_schema_metadata(older), path, write_page_checksum=True)
+    then = read_record(path)
+    assert (then.id, then.spec, then.diagnosis) == (now.id, now.spec, None)
+
+
+def test_a_diagnosis_alone_trains_nothing(tmp_path: Path, tasks: list[Task]) -> None:
+    """Cells are done and their checkpoints gone: nothing to do. With the checkpoint there: the diagnosis."""
+    for task in tasks:
+        if task.kind == "evaluate":
+            write_record(tmp_path / task.path, task, ROWS, environment={}, seconds=0)
+    assert open_tasks(tmp_path, tasks) == []
+    diagnosis = next(task for task in tasks if task.kind == "diagnose")
+    model = tmp_path / diagnosis.parents["model"].path
+    for path in (model, model.with_suffix(".json")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    assert diagnosis in open_tasks(tmp_path, tasks)
+
+
+def test_a_more_thorough_diagnosis_counts_for_a_lesser_one(tmp_path: Path) -> None:
+    full, few = ([task for task in planned(attacks) if task.kind == "diagnose"] for attacks in (["aa"], []))
+    assert not {task.id for task in full if task.spec["norm"] == "linf"} & {task.id for task in few}
+    more, less = full[0], few[0]
+    assert (more.spec["norm"], less.spec["norm"]) == ("linf", "linf")
+    write_diagnosis(tmp_path, less)
+    assert is_done(tmp_path, less)
+    assert not is_done(tmp_path, more)
+    write_diagnosis(tmp_path, more)
+    (tmp_path / less.path).unlink()
+    assert is_done(tmp_path, more)
+    assert is_done(tmp_path, less)
+    assert not is_done(tmp_path, few[1])
+
+
+def planned(attacks: list[str]) -> list[Task]:
+    protocol = load_protocol(None, {"attacks": {"strict": {"linf": attacks, "l2": []}}})
+    return make_plan(protocol, {"digits": locate("digits", Path("data"))})
+
+
+def write_diagnosis(out: Path, task: Task, flags: Sequence[str] = (), **change: Any) -> None:
+    spec = task.spec | change
+    story = {"id": short_hash([spec, task.seed]), "seed": task.seed, "spec": spec, "flags": list(flags)}
+    path = (out / task.path).with_name(f"{task.path.stem.rpartition('-')[0]}-{story['id']}.json")
+    write_atomic(path, json.dumps(story).encode())
+
+
+def test_flags_are_found_by_model_norm_images_and_eps(tmp_path: Path, tasks: list[Task]) -> None:
+    """The nearest ε where there is none at a cell's own, the most thorough of equals, else nothing."""
+    linf, l2, *_ = [task for task in tasks if task.kind == "diagnose" and "undefended" in task.title]
+    eps = linf.spec["eps"]
+    write_diagnosis(tmp_path, linf, ["randomised"])
+    write_diagnosis(tmp_path, linf, ["saturated"], probe={**linf.spec["probe"], "attacks": None})
+    write_diagnosis(tmp_path, linf, ["zero-gradients"], eps=4 * eps)
+    write_diagnosis(tmp_path, l2, ["probabilities"])
+    found = Diagnoses([tmp_path])
+
+    def told(spec: dict[str, Any], **change: Any) -> tuple[str, ...] | None:
+        of = found.of(spec | change)
+        return of and of.flags
+
+    assert told(linf.spec) == ("randomised",)
+    assert told(linf.spec, eps=1.5 * eps) == ("randomised",)
+    assert told(linf.spec, eps=3 * eps) == ("zero-gradients",)
+    assert told(l2.spec) == ("probabilities",)
+    assert told(linf.spec, n_examples=7) is None
+    assert told(linf.spec, data="0" * 64) is None
+    assert told(linf.spec, parents={"model": "another"}) is None
 
 
 def test_failed_record_has_a_story_and_no_rows_and_is_tried_again(tmp_path: Path, tasks: list[Task]) -> None:

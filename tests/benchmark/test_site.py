@@ -411,6 +411,33 @@ def test_ranks_are_those_of_the_worst_case(tmp_path: Path) -> None:
     assert cells == ["1–2", "1–2", "3", "4"]
 
 
+@pytest.mark.parametrize("lone", [None, ["batch-dependent"]])
+def test_a_row_not_diagnosed_or_batch_dependent_has_no_rank(tmp_path: Path, lone: list[str] | None) -> None:
+    store = simple_store(tmp_path / "store", {"good": (20, 12), "weak": (18, 3)})
+    model = store.model("lone", 0)
+    for attack, stood in (("none", 20), ("zap", 19), ("buzz", 19)):
+        kind = "natural" if attack == "none" else "budget"
+        store.cell(model, "lone", attack, stood, kind=kind, flags=lone)
+    build([tmp_path / "store"], tmp_path / "site")
+    told = "not diagnosed" if lone is None else "outputs depend on the batch"
+    data = board_data(tmp_path / "site")
+    assert {row["label"]: bool(row["rank"]) for row in data["rows"]} == {
+        "good": True,
+        "weak": True,
+        "lone": False,
+    }
+    board, page = (
+        Page(next((tmp_path / "site" / kind).glob(pattern))).words
+        for kind, pattern in (("boards", "*.html"), ("defenses", "lone*.html"))
+    )
+    assert f"not ranked: {told}" in page
+    assert ("lone (not diagnosed)" in board) == (lone is None)
+    assert ("Signs of hidden gradients: not diagnosed." in page) == (lone is None)
+    file = next((tmp_path / "site" / "downloads").glob("*.csv"))
+    unlooked = {line["defense"]: line["unlooked"] for line in csv.DictReader(file.read_text().splitlines())}
+    assert unlooked == {"good": "", "weak": "", "lone": "not diagnosed" if lone is None else ""}
+
+
 def test_partial_rows_stand_below_without_a_rank(odd: Path) -> None:
     (file,) = (odd / "boards").glob("*.html")
     data = board_data(odd)

@@ -1,5 +1,6 @@
 """From a template to a row of the leaderboard, for a listed network and for one that comes as code."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from benchmark.atomic import file_hash
 from benchmark.datasets import locate
+from benchmark.diagnoses import Diagnosis
 from benchmark.records import Record, find_records, read_record
 from benchmark.submission.entries import Entry, find_entries
 from benchmark.submission.manifest import read_manifest
@@ -180,6 +182,7 @@ def a_record(attack: str, n: int, entry: Entry, **change: object) -> Record:
         environment={},
         seconds=0.0,
         rows=rows,
+        diagnosis=Diagnosis(id="d", seed=0, spec={**spec, "probe": {"images": n}}, flags=()),
     )
 
 
@@ -198,6 +201,13 @@ def test_only_the_whole_protocol_of_the_claimed_threat_model_is_verified() -> No
         others = [a_record(attack, 50, entry, **change) for attack in FULL]
         assert standing(entry, others).status == "partial"
     assert standing(entry, [a_record(attack, 20, entry) for attack in FULL]).status == "partial"
+    unknown = [dataclasses.replace(record, diagnosis=None) for record in whole]
+    assert standing(entry, unknown).status == "partial"
+    assert standing(entry, unknown).missing == ("a diagnosis",)
+    spec = {**whole[0].spec, "probe": {"images": 50}}
+    told = Diagnosis(id="d", seed=0, spec=spec, flags=("batch-dependent",))
+    mixing = [dataclasses.replace(record, diagnosis=told) for record in whole]
+    assert standing(entry, mixing).missing == ("outputs that do not depend on the batch",)
     weak = a_record("pgd-40", 50, entry)
     weak.spec["parameters"] = {**weak.spec["parameters"], "steps": 1}
     assert standing(entry, [weak if r.spec["attack"] == "pgd-40" else r for r in whole]).missing == (
