@@ -99,7 +99,7 @@ def trained(network: nn.Module, x: Tensor, y: Tensor, test: tuple[Tensor, Tensor
             group["lr"] = 0.01 * (1 - epoch / epochs)
         for rows in torch.randperm(len(x), generator=generator).split(64):
             optimizer.zero_grad()
-            functional.cross_entropy(network(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
+            functional.cross_entropy(network(x[rows]), y[rows]).backward()
             optimizer.step()
     network.eval().requires_grad_(False)
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -204,7 +204,7 @@ def planned(world: World, file: Path, options: Mapping[str, Any]) -> Task:
 
 
 def where(out: Path, options: Mapping[str, Any]) -> Context:
-    more = {"accept_low": True} if options.get("accept_low") else {}
+    more: dict[str, Any] = {"accept_low": True} if options.get("accept_low") else {}
     return Context(out=out, device="cpu", batch_size=0, threads=1, **more)
 
 
@@ -273,6 +273,11 @@ LOADS: dict[str, tuple[Given, str, str]] = {
         Given(lambda w: prefixed(ours(w.state()), "model.")),
         "normalised",
         "normalised",
+    ),
+    "pixels of two kinds, as asked": (
+        Given(lambda w: w.state("either"), {**MAGNET, "weights_input": "plain"}),
+        "either",
+        "plain",
     ),
     "mean and std, (1,)": (Given(lambda w: {**front((1,)), **w.state()}), "normalised", "file"),
     "mean and std, (1, 1, 1)": (Given(lambda w: {**front((1, 1, 1)), **w.state()}), "normalised", "file"),
@@ -775,7 +780,17 @@ def test_the_caption_is_of_what_was_evaluated(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     (tmp_path / "linear.py").write_text(NETWORK)
     save_file({"1.weight": torch.randn(10, 64), "1.bias": torch.zeros(10)}, tmp_path / "w.safetensors")
-    common = ["run", "--defense", "standard", "--norm", "linf", "--threat", "white", "--attacks", "none"]
+    common: list[object] = [
+        "run",
+        "--defense",
+        "standard",
+        "--norm",
+        "linf",
+        "--threat",
+        "white",
+        "--attacks",
+        "none",
+    ]
     common += ["--n-examples", 6, "--workers", 1, "--out", tmp_path / "r"]
     code = ["--network", tmp_path / "linear.py", "--trust-code"]
     said = bench(*common, "--weights", tmp_path / "w.safetensors", *code)
