@@ -349,9 +349,7 @@ def _weights_input(tree: Tree) -> str:
     """``weights_plain`` is short for the input "plain"."""
     given: str = tree["weights_input"]
     if tree["weights_plain"] and given not in ("", "plain"):
-        raise BenchError(
-            f"--weights-plain is short for --weights-input plain, got {given} too: leave one out"
-        )
+        raise BenchError(f"--weights-plain is --weights-input plain, got {given} too: leave one out")
     return "plain" if tree["weights_plain"] else given
 
 

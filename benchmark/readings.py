@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from benchmark.datasets import DatasetInfo
@@ -51,12 +52,20 @@ class _Seen:
     reading: Reading
     right: NDArray[np.bool_]
     predictions: NDArray[np.int64]
+    labels: NDArray[np.int64]
     distance: float
     """Of the first batch norm's stored statistics from those of the images; infinite where there is none."""
 
     @property
     def accuracy(self) -> float:
         return float(self.right.mean())
+
+    @property
+    def sorted(self) -> float:
+        """Accuracy with the outputs in the order that makes it highest."""
+        counts = _confusion(self.labels, self.predictions)
+        rows, columns = linear_sum_assignment(-counts)
+        return float(counts[rows, columns].sum() / len(self.labels))
 
     def says(self) -> str:
         return f"{100 * self.accuracy:.1f} % ({self.reading.name})"
@@ -91,11 +100,12 @@ class Trial:
         """
         seen = self._all()
         best = max(seen, key=lambda each: each.accuracy)  # the first of equals
+        if not self.accept_low:
+            self._check_classes(seen, best)
+            self._check_size(best)
         taken = self._asked(seen, best) if self.asked else self._winner(seen, best)
         if not self.accept_low:
-            self._check_classes(seen, taken)
             self._check_floor(taken, best)
-            self._check_size(taken)
         return Chosen(taken.reading, self.state(taken.reading), self._note(taken, seen))
 
     def _readings(self) -> list[Reading]:
@@ -114,12 +124,12 @@ class Trial:
         """Every plausible reading; of many those that are best on a few images, on all."""
         found = self._readings()
         if len(found) > _KEPT + 2:
-            first = {reading: self._seen(reading, _SCREEN).accuracy for reading in found}
+            first = {reading: self._seen(reading, _SCREEN).sorted for reading in found}
             ranked = sorted(found, key=lambda reading: -first[reading])[:_KEPT]
             found = [reading for reading in found if reading in ranked or reading == self.asked]
         seen = [self._seen(reading) for reading in found]
         if self.info.channels == 3:
-            leaders = sorted(seen, key=lambda each: -each.accuracy)[:2]
+            leaders = sorted(seen, key=lambda each: -each.sorted)[:2]
             more = [replace(each.reading, bgr=True) for each in leaders if not each.reading.bgr]
             seen += [self._seen(reading) for reading in more if reading != self.asked]
         return seen
@@ -138,6 +148,7 @@ class Trial:
             reading=reading,
             right=np.asarray(predictions == y),
             predictions=predictions,
+            labels=y,
             distance=probe.distance(),
         )
 
@@ -174,8 +185,9 @@ class Trial:
         taken = next(each for each in seen if each.reading == self.asked)
         if best.accuracy - taken.accuracy > _FAR and _clearly(best, taken) and not self.accept_low:
             raise BenchError(
-                f"{self.where}: --weights-input {taken.reading.name} is right on {100 * taken.accuracy:.1f} % "
-                f"of {len(self.y)} training images, {best.reading.name} on {100 * best.accuracy:.1f} %: "
+                f"{self.where}: --weights-input {taken.reading.name} is right on "
+                f"{100 * taken.accuracy:.1f} % of {len(self.y)} training images, "
+                f"{best.reading.name} on {100 * best.accuracy:.1f} %: "
                 f"say --weights-input {best.reading.name}, or add --weights-accept-low"
             )
         return taken
@@ -189,7 +201,6 @@ class Trial:
         if _CLOSER * known[0].distance < known[1].distance < np.inf:
             return known[0]
         if best.accuracy < self._floor() and not self.accept_low:
-            self._check_classes(seen, best)
             self._check_floor(best, best)
         named = ", ".join(each.says() for each in known[:4])
         raise BenchError(
@@ -218,11 +229,13 @@ class Trial:
             "its code with --network, or add --weights-accept-low with --weights-input"
         )
 
-    def _check_classes(self, seen: Sequence[_Seen], taken: _Seen) -> None:
+    def _check_classes(self, seen: Sequence[_Seen], best: _Seen) -> None:
         """Raise BenchError where another order of the classes explains what is wrong."""
-        for each in [taken, *seen]:
+        for each in sorted(seen, key=lambda one: -one.sorted):
             order = _order(each.predictions, self.y, self.info.classes)
             if order is None:
+                continue
+            if not _clearly(replace(each, right=np.array(order)[self.y] == each.predictions), best):
                 continue
             moved = [f"{true} is its output {out}" for true, out in enumerate(order) if true != out]
             named = ", ".join(moved[:10]) + (", …" if len(moved) > 10 else "")
@@ -233,10 +246,14 @@ class Trial:
                 "sort the rows of its last layer"
             )
 
-    def _check_size(self, taken: _Seen) -> None:
+    def _check_size(self, best: _Seen) -> None:
         """Raise BenchError where enlarged images are what the network was trained on."""
-        larger = self._seen(taken.reading, _SCREEN, scale=2)
-        small = replace(taken, right=taken.right[:_SCREEN])
+        if self.model == "magnet-cnn":
+            return  # its layers are of one size
+        stems = sorted({each.stem for each in self._readings()})
+        tried = [self._seen(replace(best.reading, stem=stem), _SCREEN, scale=2) for stem in stems]
+        larger = max(tried, key=lambda each: each.accuracy)
+        small = replace(best, right=best.right[:_SCREEN])
         if larger.accuracy - small.accuracy > _FAR and _clearly(larger, small):
             size = self.info.size
             raise BenchError(
@@ -263,10 +280,7 @@ def _clearly(ahead: _Seen, behind: _Seen) -> bool:
 
 def _order(predictions: NDArray[np.int64], y: NDArray[np.int64], classes: int) -> list[int] | None:
     """class -> output, where that is not the identity: found on every other image, judged on the rest."""
-    from scipy.optimize import linear_sum_assignment
-
-    counts = np.zeros((classes, classes))
-    np.add.at(counts, (y[::2], predictions[::2]), 1)
+    counts = _confusion(y[::2], predictions[::2], classes)
     counts += 0.5 * np.eye(classes)  # where nothing tells, as it is
     order = linear_sum_assignment(-counts)[1]
     p, t = predictions[1::2], y[1::2]
@@ -279,6 +293,14 @@ def _order(predictions: NDArray[np.int64], y: NDArray[np.int64], classes: int) -
     ):
         return None
     return [int(each) for each in order]
+
+
+def _confusion(y: NDArray[np.int64], predictions: NDArray[np.int64], classes: int = 0) -> NDArray[np.float64]:
+    """(class, output) -> images."""
+    classes = classes or int(max(y.max(), predictions.max())) + 1
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (y, predictions), 1)
+    return counts
 
 
 def _enlarged(x: Tensor, scale: int) -> Tensor:

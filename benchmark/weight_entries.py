@@ -108,7 +108,8 @@ def _named(sets: "dict[str, State]", entry: str, where: str) -> str:
 def _only(sets: "dict[str, State]", where: str) -> str:
     if len(sets) > 1:
         raise BenchError(
-            f"{where} holds {len(sets)} sets of weights, {_several(sets)}: say with --weights-entry NAME which"
+            f"{where} holds {len(sets)} sets of weights, {_several(sets)}: say which with "
+            "--weights-entry NAME"
         )
     return next(iter(sets))
 

@@ -192,9 +192,8 @@ def _check_archive(path: Path) -> None:
 def _harmless() -> list[Any]:
     """Numbers of NumPy, paths and namespaces, which stand beside weights and run nothing when read."""
     multiarray = importlib.import_module("numpy._core.multiarray")
-    kinds = [*np.sctypeDict.values(), np.str_, np.bytes_]
-    types = {type(np.dtype(kind)) for kind in kinds if kind is not np.object_}
-    numbers: list[Any] = [np.dtype, np.ndarray, codecs.encode, *sorted(types, key=str)]
+    types = {type(np.dtype(sign)) for sign in "?bhilqBHILQefdSU"}
+    numbers: list[Any] = [np.dtype, np.ndarray, codecs.encode, *types]
     for function in (multiarray.scalar, multiarray._reconstruct):
         numbers += [(function, f"{home}.multiarray.{function.__name__}") for home in _NUMPY]
     paths = [(PurePosixPath, f"{home}.{name}") for home in _PATHLIB for name in _PATHS]

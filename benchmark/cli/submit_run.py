@@ -64,6 +64,7 @@ def run(
         workers=workers,
         trust_code=trust_code,
         keep_examples=keep_examples,
+        weights_accept_low=True,  # its claims are what it is held against
     )
     with unpacked(path) as folder:
         if is_attack(folder):

@@ -11,9 +11,10 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path, PosixPath
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,12 +26,14 @@ from torch.nn import functional
 
 from attacks.base import AttackError
 from attacks.pgd import PGD
+from benchmark import plan
 from benchmark.checkpoints import read_card
 from benchmark.context import Context
 from benchmark.datasets import DATASETS, Located, locate
 from benchmark.datasets.digits import DIGITS
 from benchmark.errors import BenchError
 from benchmark.loading import import_weights, load_model
+from benchmark.models.magnet import MagNetCNN
 from benchmark.plan import Planner, Task, weights_hash
 from benchmark.protocol import load_protocol
 from tests.conftest import Bench
@@ -96,7 +99,7 @@ def trained(network: nn.Module, x: Tensor, y: Tensor, test: tuple[Tensor, Tensor
             group["lr"] = 0.01 * (1 - epoch / epochs)
         for rows in torch.randperm(len(x), generator=generator).split(64):
             optimizer.zero_grad()
-            functional.cross_entropy(network(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
+            functional.cross_entropy(network(x[rows]), y[rows]).backward()
             optimizer.step()
     network.eval().requires_grad_(False)
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -126,7 +129,7 @@ def world() -> World:
     splits = data.load()
     x, test_x = (torch.from_numpy(part.copy()).float() / 255 for part in (splits.train_x, splits.test_x))
     y, test_y = (torch.from_numpy(part.copy()) for part in (splits.train_y, splits.test_y))
-    nets = {}
+    nets: dict[str, Net] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for name, scaled in SCALED.items():
@@ -135,6 +138,8 @@ def world() -> World:
         nets["pool"] = trained(Theirs(pool=True), scaled(x), y, (scaled(test_x), test_y))
         scaled = SCALED["normalised"]
         nets["stride"] = trained(Theirs(stride=2), scaled(x), y, (scaled(test_x), test_y))
+        magnet, both = MagNetCNN(1, 10, 8, 8), torch.cat([x, scaled(x)])
+        nets["either"] = trained(magnet, both, torch.cat([y, y]), (test_x, test_y))
         large, large_test = (
             functional.interpolate(scaled(part), scale_factor=2, mode="bilinear") for part in (x, test_x)
         )
@@ -177,7 +182,7 @@ class Given(NamedTuple):
     """A row of the tables: how to make the file, and the options given with it."""
 
     make: Callable[[World], Any]
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any] = MappingProxyType({})
     ending: str = ".pt"
 
 
@@ -190,7 +195,7 @@ def write(content: Any, path: Path) -> None:
         torch.save(content, path)
 
 
-def planned(world: World, file: Path, options: dict[str, Any]) -> Task:
+def planned(world: World, file: Path, options: Mapping[str, Any]) -> Task:
     asked = {key: value for key, value in options.items() if key != "accept_low"}
     tree = {"datasets": ["digits"], "defenses": ["standard"], "model": {"width": WIDTH}, "weights": str(file)}
     weights_hash.cache_clear()
@@ -198,12 +203,12 @@ def planned(world: World, file: Path, options: dict[str, Any]) -> Task:
     return Planner(settings, world.data).train("standard", "linf", 0)
 
 
-def where(out: Path, options: dict[str, Any]) -> Context:
-    more = {"accept_low": True} if options.get("accept_low") else {}
+def where(out: Path, options: Mapping[str, Any]) -> Context:
+    more: dict[str, Any] = {"accept_low": True} if options.get("accept_low") else {}
     return Context(out=out, device="cpu", batch_size=0, threads=1, **more)
 
 
-def taken_in(world: World, file: Path, out: Path, options: dict[str, Any]) -> tuple[Task, float]:
+def taken_in(world: World, file: Path, out: Path, options: Mapping[str, Any]) -> tuple[Task, float]:
     """Into a store and out of it: the share of right test images of the model that would be attacked."""
     task, context = planned(world, file, options), where(out, options)
     import_weights(task, context, lambda *_: None)
@@ -217,6 +222,9 @@ def file_of(given: Given, world: World, folder: Path) -> Path:
     file = folder / f"weights{given.ending}"
     write(given.make(world), file)
     return file
+
+
+MAGNET = {"model": {"name": "magnet-cnn", "width": 8}}
 
 
 class Ema(NamedTuple):
@@ -265,6 +273,11 @@ LOADS: dict[str, tuple[Given, str, str]] = {
         Given(lambda w: prefixed(ours(w.state()), "model.")),
         "normalised",
         "normalised",
+    ),
+    "pixels of two kinds, as asked": (
+        Given(lambda w: w.state("either"), {**MAGNET, "weights_input": "plain"}),
+        "either",
+        "plain",
     ),
     "mean and std, (1,)": (Given(lambda w: {**front((1,)), **w.state()}), "normalised", "file"),
     "mean and std, (1, 1, 1)": (Given(lambda w: {**front((1, 1, 1)), **w.state()}), "normalised", "file"),
@@ -458,6 +471,10 @@ REFUSED: dict[str, tuple[Given, str]] = {
         Given(lambda w: w.state("plain"), {"weights_input": "half"}),
         "say --weights-input plain, or add --weights-accept-low",
     ),
+    "pixels of two kinds": (
+        Given(lambda w: w.state("either"), MAGNET),
+        "512 training images do not tell how it is to be run: ",
+    ),
     "a pooling forgotten": (
         Given(lambda w: w.state("pool"), {"weights_input": "plain"}),
         "say --weights-input plain+pool",
@@ -546,7 +563,7 @@ REFUSED: dict[str, tuple[Given, str]] = {
     ),
     "a layer missing": (
         Given(lambda w: {n: t for n, t in w.state().items() if not n.startswith("layer4.1.")}),
-        "12 missing" if False else "missing (blocks.7.conv1.weight",
+        "missing (blocks.7.conv1.weight",
     ),
     "a layer too many": (
         Given(lambda w: {**w.state(), "projector.weight": torch.ones(3, 3)}),
@@ -714,7 +731,7 @@ def coloured(world: World) -> tuple[Tensor, Tensor, Net]:
     """Digits whose hue is their class, and a network that saw their channels in the order BGR."""
     splits = world.data.load()
     x, y = torch.from_numpy(splits.train_x.copy()).float() / 255, torch.from_numpy(splits.train_y.copy())
-    hue = y.float()[:, None, None, None] / 9
+    hue = (y * 7 % 10).float()[:, None, None, None] / 9
     x = torch.cat([x * hue, 0.4 * x, x * (1 - hue)], 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -755,11 +772,25 @@ def build(*, classes, channels, size):
 """
 
 
-def test_the_caption_is_of_what_was_evaluated(bench: Bench, world: World, tmp_path: Path) -> None:
+def test_the_caption_is_of_what_was_evaluated(
+    bench: Bench, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A two-layer network of a stranger is no ResNet-18, and weights say how they are run."""
+    monkeypatch.setattr(plan, "PROBE", {**plan.PROBE, "images": 2, "steps": 2, "square_queries": 2})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     (tmp_path / "linear.py").write_text(NETWORK)
     save_file({"1.weight": torch.randn(10, 64), "1.bias": torch.zeros(10)}, tmp_path / "w.safetensors")
-    common = ["run", "--defense", "standard", "--norm", "linf", "--threat", "white", "--attacks", "none"]
+    common: list[object] = [
+        "run",
+        "--defense",
+        "standard",
+        "--norm",
+        "linf",
+        "--threat",
+        "white",
+        "--attacks",
+        "none",
+    ]
     common += ["--n-examples", 6, "--workers", 1, "--out", tmp_path / "r"]
     code = ["--network", tmp_path / "linear.py", "--trust-code"]
     said = bench(*common, "--weights", tmp_path / "w.safetensors", *code)

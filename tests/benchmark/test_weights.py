@@ -166,8 +166,8 @@ def test_several_sets_of_weights_are_named_and_one_is_asked_for(tmp_path: Path) 
     other = {"x": torch.zeros(1, 1)}
     torch.save({"net": other, "state_dict": {"model": TENSORS}, "model": other}, path)
     assert line_of(lambda: read_weights(path)) == (
-        f"{path} holds 2 sets of weights, net (1 tensors), state_dict.model (2 tensors): say with "
-        "--weights-entry NAME which"
+        f"{path} holds 2 sets of weights, net (1 tensors), state_dict.model (2 tensors): say which with "
+        "--weights-entry NAME"
     )
     assert_equal(read_weights(path, "state_dict.model"), TENSORS)
     assert_equal(read_weights(path, "net"), other)
