@@ -55,12 +55,12 @@ def verify(
 
 
 def locate_labelled(label: str, folder: Path) -> "Located":
-    """The data set that results call ``label``: of that name, or the one in Parquet files in ``folder``."""
+    """The data set that results call ``label``: of that name, or whose files in ``folder`` have it."""
     from benchmark.datasets import DATASETS, locate
     from benchmark.errors import BenchError
 
-    if label in DATASETS:
-        return locate(label, folder)
+    if label in DATASETS and (located := locate(label, folder)).label == label:
+        return located
     for name in DATASETS:
         with suppress(BenchError):
             located = locate(name, folder)

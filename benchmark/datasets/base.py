@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,20 +54,49 @@ class DatasetInfo:
         return {"linf": self.eps_linf, "l2": self.eps_l2}[norm]
 
 
+class Reading(NamedTuple):
+    """Decoded files, and what to say of them."""
+
+    splits: Splits
+    official: bool = False
+    """The files are the published ones. False where that is not known; the content's hash may still tell."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Files that hold a data set.
+
+    Args:
+        files: every file that is read.
+        read: () -> what they hold, checked; slow, done once and cached.
+        decides: what else changes the result, such as a library's version.
+        notes: what to say of the choice of files.
+    """
+
+    files: tuple[Path, ...]
+    read: Callable[[], Reading]
+    decides: str = ""
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """Facts and reader of a data set.
 
     Args:
-        fingerprint: (folder) -> JSON value that changes when the files do, cheap; None where there
-            are no such files in the folder.
-        read: (folder) -> the splits; slow, done once and cached.
+        classes: names of the classes in the order of their numbers.
+        find: (folder) -> the files, in any layout they come in; None where there are none in the folder.
+        content: SHA-256 of the published images (:meth:`Splits.content_hash`), where it is known.
+        own_folder: how the published archive calls its folder.
         download: fetches the official files into the folder; None where nothing needs fetching.
     """
 
     info: DatasetInfo
-    fingerprint: Callable[[Path], Any]
-    read: Callable[[Path], Splits]
+    classes: tuple[str, ...]
+    find: Callable[[Path], Source | None]
+    content: str = ""
+    own_folder: str = ""
     download: Callable[[Path], None] | None = None
 
 

@@ -5,12 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.datasets.base import Dataset, DatasetInfo, Splits
+from benchmark.datasets.base import Dataset, DatasetInfo, Reading, Source, Splits
 
 _TEST_IMAGES = 360
 
 
-def read(folder: Path) -> Splits:
+def find(folder: Path) -> Source:
+    """The images come with scikit-learn: ``folder`` is not looked into."""
+    return Source(files=(), read=_read, decides=f"scikit-learn {version('scikit-learn')}")
+
+
+def _read() -> Reading:
     """All 1797 images in a fixed shuffle, the last 360 for testing."""
     from sklearn.datasets import load_digits
 
@@ -18,7 +23,8 @@ def read(folder: Path) -> Splits:
     order = np.random.default_rng(0).permutation(len(digits.target))
     x = np.rint(digits.images[order] * (255 / 16)).astype(np.uint8)[:, None]
     y = digits.target[order].astype(np.int64)
-    return Splits(x[:-_TEST_IMAGES], y[:-_TEST_IMAGES], x[-_TEST_IMAGES:], y[-_TEST_IMAGES:])
+    splits = Splits(x[:-_TEST_IMAGES], y[:-_TEST_IMAGES], x[-_TEST_IMAGES:], y[-_TEST_IMAGES:])
+    return Reading(splits, official=True)
 
 
 DIGITS = Dataset(
@@ -36,6 +42,6 @@ DIGITS = Dataset(
         eps_l2=0.75,
         get="embedded in scikit-learn",
     ),
-    fingerprint=lambda folder: {"scikit-learn": version("scikit-learn")},
-    read=read,
+    classes=tuple("0123456789"),
+    find=find,
 )

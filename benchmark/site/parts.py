@@ -90,6 +90,6 @@ def _but_eps(record: Record) -> str:
 
 
 def base(label: str) -> str:
-    """The data set that a label is of; a folder of Parquet files may have any name."""
+    """The data set that a label is of; a folder of images may have any name."""
     near = [name for name in DATASETS if name in label.casefold()]
     return label if label in DATASETS else (near or [label])[0]

@@ -60,7 +60,7 @@ def recipes(family: Family, cards: dict[str, Card], config_name: str) -> list[Re
 
 def _recipe(part: Part, cards: dict[str, Card], config_name: str) -> Recipe:
     label = part.spec["dataset"]
-    note = "" if label in DATASETS else f"--data-dir is a folder of Parquet files that is called {label}."
+    note = "" if label in DATASETS else f"--data-dir is a folder of images that is called {label}."
     try:
         tree, options, how = _making(part, cards)
         tree, exact = _checked(part, cards, tree)

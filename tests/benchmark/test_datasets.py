@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import io
+import pickle
 import struct
 import threading
 import zipfile
@@ -190,19 +191,13 @@ def test_mnist_files_packed_or_not(tmp_path: Path) -> None:
     assert locate("mnist", tmp_path).hash == packed.hash
 
 
-def test_cifar10_by_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pickle
-
-    from torchvision import datasets
-
-    monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
-    monkeypatch.setattr(datasets.CIFAR10, "_load_meta", lambda self: None)
+def test_cifar10_in_its_batches(tmp_path: Path) -> None:
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     rows = np.random.default_rng(0).integers(0, 256, (6, 3072), dtype=np.uint8)
     for index, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
         content = {"data": rows[index : index + 1], "labels": [index]}
-        (folder / name).write_bytes(pickle.dumps(content))
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
     splits = locate("cifar10", tmp_path).load()
     assert np.array_equal(splits.train_x.reshape(5, -1), rows[:5])
     assert splits.train_y.tolist() == [0, 1, 2, 3, 4]
@@ -224,6 +219,7 @@ def test_subset_is_nested_and_fixed() -> None:
 def test_real_mnist_is_bit_exact(shared_data: Path) -> None:
     data = locate("mnist", shared_data / "mnist")
     splits = data.load()
+    assert (data.label, data.hash) == ("mnist", DATASETS["mnist"].content)
     assert splits.train_x.shape == (60000, 1, 28, 28)
     assert splits.train_x.mean() / 255 == pytest.approx(0.1307, abs=1e-4)
     assert splits.test_y[:5].tolist() == [7, 2, 1, 0, 4]
