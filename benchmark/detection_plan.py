@@ -34,7 +34,7 @@ def make_detection_plan(protocol: Protocol, data: dict[str, Located]) -> list[Ta
     """Every system of detectors on natural images, under each attack at each κ, and attacked knowingly.
 
     Raises:
-        BenchError: a data set for which a system has no recipe.
+        BenchError: a data set for which a system has no recipe; a classifier whose epoch is selected.
     """
     tasks: dict[str, Task] = {}
     for settings in protocol.settings:
@@ -50,6 +50,7 @@ class _DetectionPlanner:
     """The tasks of one data set and seed."""
 
     def __init__(self, settings: Settings, data: Located, norm: str, seed: int) -> None:
+        _check_selection(settings)
         self.detection, self.data, self.seed = settings.detection, data, seed
         self.dataset = settings.dataset
         self.planner = Planner(_guarded(settings, self.detection), data)
@@ -190,6 +191,15 @@ class _DetectionPlanner:
         training = self.detection.training
         kept = {"train_limit": training.train_limit, "holdout": training.holdout}
         return {**kept, "selection": "last", "augment": "none"}
+
+
+def _check_selection(settings: Settings) -> None:
+    """A classifier whose epoch was chosen on the images that set thresholds would make these too strict."""
+    if settings.detection.training.selection == "best" and not settings.weights:
+        raise BenchError(
+            'selection "best" would choose the classifier of detectors on the held-out images that set their '
+            'thresholds: set detection.training.selection to "last"'
+        )
 
 
 def _guarded(settings: Settings, detection: Detection) -> Settings:

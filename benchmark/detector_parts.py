@@ -39,11 +39,11 @@ def fit_part(task: Task, context: Context, advance: Advance) -> None:
     def evaluate(module: nn.Module) -> dict[str, float]:
         return {} if held is None else part.figures(module, held.x, held.y)
 
+    stream = (task.spec["network"]["part"], task.seed)
     fit = Fit(
         epochs=recipe["epochs"],
-        batches=lambda epoch: shuffled(
-            data.indices, recipe["batch_size"], key_of(task.spec["network"]["part"], task.seed, epoch)
-        ),
+        stream=stream,
+        batches=lambda epoch: shuffled(data.indices, recipe["batch_size"], key_of(*stream, epoch)),
         learning_rate=_SCHEDULES[recipe["schedule"]](recipe["lr"]),
         clip_norm=0.0,
         partial=(context.out / task.path).with_suffix(".partial"),

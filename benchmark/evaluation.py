@@ -3,9 +3,9 @@
 import io
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from benchmark.records import DISTANCES, write_record
 _AUTO_BATCH = {"cpu": 128, "cuda": 1024}
 KEEP_EVERY = 30.0  # seconds between two states kept for resuming
 Columns = dict[str, NDArray[Any]]
+Found = TypeVar("Found")
 
 
 class Sample(NamedTuple):
@@ -228,7 +229,7 @@ def in_batches(
 ) -> Columns:
     """``work`` on rows 0 … n-1, a batch at a time; what is done is kept in ``partial`` now and then.
 
-    A column may have fewer rows than a batch has. An automatic batch size is halved where memory runs out.
+    A column may have fewer rows than a batch has. Batches are those of `pieces`.
 
     Returns:
         The columns of all batches, joined.
@@ -236,28 +237,40 @@ def in_batches(
     Raises:
         StoreError: ``partial`` is damaged.
     """
-    size = context.batch_size or _AUTO_BATCH[torch.device(context.device).type]
     done, start = _resume(partial)
     kept = time.monotonic()
     advance(start, n, "images")
+    for rows, part in pieces(n, context, work, start):
+        done = {name: np.concatenate([done[name], part[name]]) for name in part} if done else part
+        advance(rows.stop, n, "images")
+        if time.monotonic() - kept > KEEP_EVERY and rows.stop < n:
+            buffer = io.BytesIO()
+            np.savez(buffer, **done)  # type: ignore[arg-type]
+            write_atomic(partial, buffer.getvalue())
+            kept = time.monotonic()
+    return done
+
+
+def pieces(
+    n: int, context: Context, work: Callable[[slice], Found], start: int = 0
+) -> Iterator[tuple[slice, Found]]:
+    """``work`` on rows ``start`` … n-1, a batch at a time, each with what it gave.
+
+    Of the context's batch size; an automatic one is halved where memory runs out.
+    """
+    size = context.batch_size or _AUTO_BATCH[torch.device(context.device).type]
     while start < n:
+        rows = slice(start, min(start + size, n))
         try:
-            part = work(slice(start, start + size))
+            found = work(rows)
         except torch.OutOfMemoryError:
             if context.batch_size or size == 1:
                 raise
             size //= 2
             torch.cuda.empty_cache()
             continue
-        done = {name: np.concatenate([done[name], part[name]]) for name in part} if done else part
-        start = min(start + size, n)
-        advance(start, n, "images")
-        if time.monotonic() - kept > KEEP_EVERY and start < n:
-            buffer = io.BytesIO()
-            np.savez(buffer, **done)  # type: ignore[arg-type]
-            write_atomic(partial, buffer.getvalue())
-            kept = time.monotonic()
-    return done
+        yield rows, found
+        start = rows.stop
 
 
 def _resume(partial: Path) -> tuple[Columns, int]:

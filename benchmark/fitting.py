@@ -1,7 +1,8 @@
 """The one training loop: epochs, optimizer steps, guards, learning curve, and resuming to the bit.
 
-All randomness comes from (seed, epoch, sample), so the state between two steps is just weights, optimizer
-buffers, averages and how far it is; it is kept beside the checkpoint while training lasts.
+All randomness comes from (seed, epoch, sample) or, where a network draws its own, from (seed, epoch, step),
+so the state between two steps is just weights, optimizer buffers, averages and how far it is; it is kept
+beside the checkpoint while training lasts.
 """
 
 import json
@@ -21,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from benchmark.atomic import write_atomic
 from benchmark.context import Advance
 from benchmark.errors import BenchError
+from benchmark.randomness import keyed
 
 _KEEP_EVERY = 30.0  # seconds between two states kept for resuming
 History = list[dict[str, float]]
@@ -46,6 +48,8 @@ class Fit:
     """How to fit: everything but the loss.
 
     Args:
+        stream: names the training, seed included; with epoch and step it seeds the global generators, from
+            which networks with dropout draw.
         batches: (epoch) -> batches of sample indices, int64.
         learning_rate: (fraction of training done, in [0, 1)) -> learning rate; a parameter group of the
             optimizer with an "lr_scale" takes that share of it.
@@ -59,6 +63,7 @@ class Fit:
     """
 
     epochs: int
+    stream: tuple[object, ...]
     batches: Callable[[int], list[Tensor]]
     learning_rate: Callable[[float], float]
     clip_norm: float
@@ -81,8 +86,8 @@ class Fit:
             loss: (epoch, sample indices) -> named terms; their sum is minimised; none = no step.
 
         Returns:
-            What is kept, and per epoch: mean of each term, largest gradient norm, learning rate,
-            figures of ``evaluate``, seconds and images per second of the steps.
+            What is kept, and per epoch: mean of each term over the batches that had it, largest gradient
+            norm, learning rate, figures of ``evaluate``, seconds and images per second of the steps.
 
         Raises:
             TrainingError: a loss term, a gradient or a buffer is not finite; no step was made with it.
@@ -98,7 +103,8 @@ class Fit:
                 for group in optimizer.param_groups:
                     share = group.get("lr_scale", 1.0)
                     group["lr"] = share * self._lr(state.epoch, state.step, len(batches))
-                self._step(state, loss(state.epoch, batches[state.step]))
+                with keyed(state.device, *self.stream, "step", state.epoch, state.step):
+                    self._step(state, loss(state.epoch, batches[state.step]))
                 state.step += 1
                 self.advance(state.epoch + state.step / len(batches), self.epochs, "epochs")
                 if self.keeps and time.monotonic() - kept > _KEEP_EVERY:
@@ -129,6 +135,7 @@ class Fit:
             state.average.update_parameters(state.module)
         for name, value in zip(terms, values, strict=False):
             state.sums[name] = state.sums.get(name, 0.0) + float(value)
+            state.counts[name] = state.counts.get(name, 0) + 1
         state.largest = max(state.largest, float(values[-1]))
 
     def _lr(self, epoch: int, step: int, steps: int) -> float:
@@ -137,8 +144,11 @@ class Fit:
     def _end_epoch(self, state: "_State", batches: list[Tensor]) -> None:
         if not all(bool(torch.isfinite(t).all()) for t in state.module.state_dict().values()):
             raise TrainingError(_diverged(state, {"a weight or buffer": torch.tensor(float("nan"))}))
-        entry = {name: total / len(batches) for name, total in state.sums.items()}
-        figures = self.evaluate(state.result) if self.evaluate is not None else {}
+        entry = {name: total / state.counts[name] for name, total in state.sums.items()}
+        figures: dict[str, float] = {}
+        if self.evaluate is not None:
+            with keyed(state.device, *self.stream, "evaluate", state.epoch):
+                figures = self.evaluate(state.result)
         images, seconds = sum(map(len, batches)), max(state.seconds, 1e-9)
         state.close_epoch(
             {
@@ -172,6 +182,7 @@ class _State:
     step: int = 0
     seconds: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     largest: float = 0.0
     best: Tensors = field(default_factory=dict)
     best_epoch: int = 0
@@ -182,13 +193,18 @@ class _State:
         return len(self.history)
 
     @property
+    def device(self) -> torch.device:
+        """Where it trains."""
+        return next(self.module.parameters()).device
+
+    @property
     def result(self) -> nn.Module:
         """The module whose weights would be kept now."""
         return self.module if self.average is None else self.average.module
 
     def close_epoch(self, entry: dict[str, float], select: str) -> None:
         self.history.append(entry)
-        self.step, self.seconds, self.sums, self.largest = 0, 0.0, {}, 0.0
+        self.step, self.seconds, self.sums, self.counts, self.largest = 0, 0.0, {}, {}, 0.0
         if select and (not self.best or entry[select] >= self.history[self.best_epoch - 1][select]):
             self.best = {name: tensor.detach().clone() for name, tensor in self.result.state_dict().items()}
             self.best_epoch = self.epoch
@@ -220,13 +236,17 @@ class _State:
             raise BenchError(
                 f"{path} is damaged ({error}); delete it and run the same command again"
             ) from error
+        if missing := [name for name in _STORY if name not in story]:
+            raise BenchError(
+                f"{path} is of an older version of bench (it lacks {', '.join(missing)}): delete it and run "
+                "the same command again"
+            )
         for name in _STORY:
             setattr(self, name, story[name])
         self.module.load_state_dict(_under("module", tensors))
         if self.average is not None:
             self.average.load_state_dict(_under("average", tensors))
-        device = next(self.module.parameters()).device
-        self.best = {name: tensor.to(device) for name, tensor in _under("best", tensors).items()}
+        self.best = {name: tensor.to(self.device) for name, tensor in _under("best", tensors).items()}
         buffers: dict[int, Tensors] = {}
         for name, tensor in _under("optimizer", tensors).items():
             index, _, buffer = name.partition(".")
@@ -234,7 +254,7 @@ class _State:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": buffers})
 
 
-_STORY = ("history", "step", "seconds", "sums", "largest", "best_epoch")
+_STORY = ("history", "step", "seconds", "sums", "counts", "largest", "best_epoch")
 
 
 def _prefixed(prefix: str, tensors: Tensors) -> Tensors:

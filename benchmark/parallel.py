@@ -2,7 +2,9 @@
 
 Every process computes the network on its share of a batch; the logits are gathered, so that each computes
 the same loss of the whole batch, whatever the loss compares. The gradient is then that of one process up to
-rounding: shares add up by DistributedDataParallel, batch norm takes its statistics over all shares.
+rounding: shares add up by DistributedDataParallel, batch norm takes its statistics over all shares. What a
+loss draws from the global generators is the same in all processes; what a network draws (dropout) is each
+process's own, so such a training depends on the number of processes.
 """
 
 import multiprocessing
@@ -17,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from benchmark.randomness import keyed
 
 
 @dataclass(frozen=True)
@@ -102,12 +106,23 @@ class _Shared(nn.Module):
             if type(module) is nn.BatchNorm2d:
                 module.__class__ = _SyncedBatchNorm  # same weights, same folding; only training differs
         self.ranks = ranks
+        self._seed, self._calls = 0, 0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # its successor is not in torch 2.11
             self.network = DistributedDataParallel(model, broadcast_buffers=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.ranks.gather(self.network(x[self.ranks.share(len(x))]), len(x))
+        share = self.ranks.share(len(x))
+        with keyed(x.device, *self._stream(share, len(x))):
+            part = self.network(x[share])
+        return self.ranks.gather(part, len(x))
+
+    def _stream(self, share: slice, n: int) -> tuple[object, ...]:
+        """Of one forward pass in a step that seeded the generators, and of this process's rows of ``n``."""
+        seed = torch.initial_seed()
+        self._calls = self._calls + 1 if seed == self._seed else 0
+        self._seed = seed
+        return "share", seed, self._calls, share.start, n
 
 
 class _SyncedBatchNorm(nn.BatchNorm2d):

@@ -13,18 +13,18 @@ from attacks.losses import log_odds
 from attacks.noise import key_of
 from benchmark.checkpoints import save_tensors
 from benchmark.context import Advance, Context, environment
+from benchmark.evaluation import pieces
 from benchmark.fitting import Fit, Fitted, one_cycle, shuffled, stepped
 from benchmark.loading import load_estimators, load_model, new_estimators
 from benchmark.models import build_model
 from benchmark.models.fold import folded
 from benchmark.parallel import Ranks, joined
 from benchmark.plan import Task
+from benchmark.randomness import keyed
 from benchmark.training_data import Batch, TrainingData
 from defenses import base as contract
 from defenses.base import Defense, InnerAttack, InnerLoss, craft
 from defenses.registry import build_defense
-
-_EVALUATED_AT_ONCE = 512
 
 
 def train(task: Task, context: Context, advance: Advance) -> None:
@@ -73,8 +73,8 @@ def _train(task: Task, context: Context, advance: Advance, ranks: Ranks) -> None
     fit = dataclasses.replace(
         _fit(task, context, advance, recipe, data, recipe["lr_schedule"]),
         epochs=natural + recipe["epochs"],
-        evaluate=None if held is None or not ranks.leads else lambda m: accuracies(m, held, attack),
-        select=_selected(recipe, attack),
+        evaluate=None if held is None or not ranks.leads else lambda m: accuracies(m, held, attack, context),
+        select=_selected(recipe, attack) if ranks.leads else "",
         ema=recipe["ema"],
         keeps=ranks.leads,
     )
@@ -93,16 +93,23 @@ def attacked(attack: InnerAttack, defense: Defense, model: nn.Module, batch: Bat
     return craft(attack, victim, batch.x, batch.noise, loss)
 
 
-def accuracies(model: nn.Module, held: Batch, attack: InnerAttack | None) -> dict[str, float]:
+def accuracies(
+    model: nn.Module, held: Batch, attack: InnerAttack | None, context: Context
+) -> dict[str, float]:
     """Accuracy in percent on held-out images, natural and under the inner attack on the log-odds."""
     victim = folded(model).requires_grad_(False)
     right = {"natural": 0.0, "pgd": 0.0} if attack is not None else {"natural": 0.0}
-    for start in range(0, len(held), _EVALUATED_AT_ONCE):
-        batch = held.part(slice(start, start + _EVALUATED_AT_ONCE))
-        right["natural"] += _right(victim, batch.x, batch.y)
+
+    def count(rows: slice) -> dict[str, float]:
+        batch = held.part(rows)
+        found = {"natural": _right(victim, batch.x, batch.y)}
         if attack is not None:
             x_adv = craft(attack, victim, batch.x, batch.noise, against(batch.y))
-            right["pgd"] += _right(victim, x_adv, batch.y)
+            found["pgd"] = _right(victim, x_adv, batch.y)
+        return found
+
+    for _, found in pieces(len(held), context, count):
+        right = {name: right[name] + found[name] for name in right}
     return {f"held_out_{name}": 100.0 * count / len(held) for name, count in right.items()}
 
 
@@ -206,6 +213,7 @@ def _fit(
         lr = stepped(recipe["lr"], recipe["milestones"])
     return Fit(
         epochs=recipe["epochs"],
+        stream=(task.kind, task.seed),
         batches=lambda epoch: shuffled(
             data.indices, recipe["batch_size"], key_of(task.kind, task.seed, epoch)
         ),
@@ -217,9 +225,8 @@ def _fit(
 
 
 def seeded(seed: int, build: Callable[[], nn.Module]) -> Any:
-    """``build()`` with the global generator seeded for it and restored afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key_of("weights", seed))
+    """``build()``, on the CPU, with the global generators seeded for it and restored afterwards."""
+    with keyed(torch.device("cpu"), "weights", seed):
         return build()
 
 

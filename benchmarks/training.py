@@ -188,6 +188,7 @@ def training_turn(work: Workload, name: str, steps: int) -> float:
 
     fit = Fit(
         epochs=1,
+        stream=("benchmark",),
         batches=batches,
         learning_rate=lambda done: 0.0,
         clip_norm=work.recipe.clip_norm,

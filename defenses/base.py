@@ -67,6 +67,11 @@ class InnerAttack:
 class Batch:
     """One training batch; the model's outputs are computed when first asked for.
 
+    A defense that uses both outputs asks for the natural ones first, as the code of TRADES (Zhang et al.
+    2019) does. Each pass moves batch norm's running statistics, and those are what the evaluated network
+    has: with both passes they are of natural and adversarial images, the last pass weighing more (at
+    momentum 0.1 the adversarial images 1 to 0.9). In the other order natural images would.
+
     Attributes:
         x, y: natural images (N, C, H, W) and labels (N,).
         x_adv: what the inner attack made of x; x itself for a defense that is not adversarial.

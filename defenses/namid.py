@@ -59,8 +59,9 @@ class NAMID(Defense):
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         if not isinstance(batch.estimators, MIEstimators):
             raise ValueError("NAMID needs the estimators E_n and E_a: its preset must require them")
+        natural = batch.logits  # before the base asks for others: see Batch
         terms = self.base.terms(batch)
-        chosen = select(batch.logits, batch.adversarial_logits, batch.y)
+        chosen = select(natural, batch.adversarial_logits, batch.y)
         if int(chosen.sum()) < 2:
             return {**terms, "mi": batch.logits.new_zeros(())}
         return {**terms, "mi": self.alpha * self._mi(batch, batch.estimators, chosen)}

@@ -37,6 +37,8 @@ class DefensePreset:
     """What its estimators are trained with where the protocol says otherwise."""
     code: str = ""
     """Hash of a plugin's file; built-in defenses have none."""
+    revision: int = 1
+    """Of a built-in defense: raised when the same hyperparameters come to train another network."""
 
     def identity(self) -> dict[str, Any]:
         """What enters the task id; a base defense is spelled out too."""
@@ -44,7 +46,8 @@ class DefensePreset:
         if isinstance(parameters.get("base"), str):
             parameters["base"] = defense_presets()[parameters["base"]].identity()
         code = {"code": self.code} if self.code else {}
-        return {"defense": self.defense, **code, **parameters}
+        revision = {"revision": self.revision} if self.revision > 1 else {}
+        return {"defense": self.defense, **code, **revision, **parameters}
 
 
 def build_defense(identity: dict[str, Any]) -> "Defense":
@@ -52,7 +55,7 @@ def build_defense(identity: dict[str, Any]) -> "Defense":
     arguments = {
         key: build_defense(value) if isinstance(value, dict) and "defense" in value else value
         for key, value in identity.items()
-        if key not in ("defense", "code")
+        if key not in ("defense", "code", "revision")
     }
     module, _, name = str(identity["defense"]).partition(":")
     defense: Defense = getattr(importlib.import_module(module), name)(**arguments)
@@ -97,7 +100,10 @@ def _installed() -> dict[str, DefensePreset]:
 def _from_table(name: str, entry: dict[str, Any]) -> DefensePreset:
     shown = {key: entry.pop(key) for key in ("label", "group", "adversarial", "source", "defense")}
     requires, estimators = tuple(entry.pop("requires")), entry.pop("estimators", {})
-    return DefensePreset(name=name, requires=requires, estimators=estimators, parameters=entry, **shown)
+    revision = entry.pop("revision", 1)
+    return DefensePreset(
+        name=name, requires=requires, estimators=estimators, revision=revision, parameters=entry, **shown
+    )
 
 
 def _from_class(name: str, defense: "type[Defense]") -> DefensePreset:

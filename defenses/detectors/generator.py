@@ -79,8 +79,9 @@ class ConditionalGenerator(Part):
         critic_lr: learning rate of D and Q as a share of the others'.
 
     Differs from the paper: the adversarial terms are the non-saturating ones, without the log-ratio's second
-    half, as in the public ports; D and Q see the class, and D and G also images G(E(x), y'') of a class that
-    is not x's: without these two G learns to ignore the class. All networks step at once.
+    half, as in the public ports; D and Q see the class, and D and G also images G(E(x), y'') of a class y''
+    drawn uniformly, x's own in 1 of K cases: without these two G learns to ignore the class. All networks
+    step at once.
     """
 
     betas: ClassVar[tuple[float, float]] = (0.5, 0.9)

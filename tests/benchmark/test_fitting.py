@@ -55,6 +55,7 @@ def fit_to(
 
     fit = Fit(
         epochs=6,
+        stream=("test", 0),
         batches=lambda epoch: shuffled(torch.arange(40), 16, epoch),
         learning_rate=one_cycle(0.05),
         clip_norm=1.0,
@@ -96,6 +97,7 @@ def test_the_average_follows_the_weights(tmp_path: Path) -> None:
     nn.init.zeros_(module.weight)
     fit = Fit(
         epochs=1,
+        stream=("test", 0),
         batches=lambda epoch: [torch.arange(2)] * 4,
         learning_rate=lambda done: 0.1,
         clip_norm=0.0,
@@ -136,6 +138,7 @@ def test_a_step_with_a_gradient_that_is_no_number_is_not_made(tmp_path: Path) ->
     before = module.weight.detach().clone()
     fit = Fit(
         epochs=1,
+        stream=("test", 0),
         batches=lambda epoch: [torch.arange(2)],
         learning_rate=lambda done: 0.1,
         clip_norm=1.0,

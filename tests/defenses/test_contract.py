@@ -214,7 +214,7 @@ def test_preset_writes_out_every_hyperparameter(preset: DefensePreset, defense: 
     fields = {each.name: getattr(defense, each.name) for each in dataclasses.fields(defense)}
     assert set(preset.parameters) == set(fields)
     for name, value in preset.identity().items():
-        if name not in ("defense", "code"):
+        if name not in ("defense", "code", "revision"):
             built = fields[name]
             assert built == (build_defense(value) if isinstance(built, Defense) else value)
 
