@@ -16,6 +16,7 @@ from attacks import geometry
 from attacks.base import Counted, Goal, Outcome, predict
 from attacks.registry import build_attack
 from benchmark.atomic import write_atomic
+from benchmark.batching import automatic
 from benchmark.checkpoints import load_tensors, read_card, save_tensors
 from benchmark.context import Advance, Context, environment
 from benchmark.datasets.base import subset
@@ -27,7 +28,6 @@ from benchmark.loading import load_model
 from benchmark.plan import Task
 from benchmark.records import DISTANCES, write_record
 
-_AUTO_BATCH = {"cpu": 128, "cuda": 1024}
 KEEP_EVERY = 30.0  # seconds between two states kept for resuming
 Columns = dict[str, NDArray[Any]]
 
@@ -115,7 +115,7 @@ def still_fools(
     model: nn.Module, piece: Sample, x_adv: NDArray[np.float32], batch_size: int = 0
 ) -> NDArray[np.bool_]:
     """Which of these images the model misclassifies: (K,)."""
-    size = batch_size or _AUTO_BATCH[piece.x.device.type]
+    size = batch_size or automatic(piece.x.device)
     wrong = [np.zeros(0, np.bool_)]
     for start in range(0, len(x_adv), size):
         images = torch.from_numpy(x_adv[start : start + size]).to(piece.x)
@@ -238,7 +238,7 @@ def in_batches(
     Raises:
         StoreError: ``partial`` is damaged.
     """
-    size = context.batch_size or _AUTO_BATCH[torch.device(context.device).type]
+    size = context.batch_size or automatic(context.device)
     done, start = _resume(partial)
     kept = time.monotonic()
     advance(start, n, "images")
