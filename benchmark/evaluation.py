@@ -3,9 +3,9 @@
 import io
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from attacks import geometry
 from attacks.base import Counted, Goal, Outcome, predict
 from attacks.registry import build_attack
 from benchmark.atomic import write_atomic
+from benchmark.batching import automatic, pieces
 from benchmark.checkpoints import load_tensors, read_card, save_tensors
 from benchmark.context import Advance, Context
 from benchmark.datasets.base import subset
@@ -26,10 +27,8 @@ from benchmark.loading import load_model, record_environment
 from benchmark.plan import Task
 from benchmark.records import DISTANCES, write_record
 
-_AUTO_BATCH = {"cpu": 128, "cuda": 1024}
 KEEP_EVERY = 30.0  # seconds between two states kept for resuming
 Columns = dict[str, NDArray[Any]]
-Found = TypeVar("Found")
 
 
 class Sample(NamedTuple):
@@ -114,7 +113,7 @@ def still_fools(
     model: nn.Module, piece: Sample, x_adv: NDArray[np.float32], batch_size: int = 0
 ) -> NDArray[np.bool_]:
     """Which of these images the model misclassifies: (K,)."""
-    size = batch_size or _AUTO_BATCH[piece.x.device.type]
+    size = batch_size or automatic(piece.x.device)
     wrong = [np.zeros(0, np.bool_)]
     for start in range(0, len(x_adv), size):
         images = torch.from_numpy(x_adv[start : start + size]).to(piece.x)
@@ -249,28 +248,6 @@ def in_batches(
             write_atomic(partial, buffer.getvalue())
             kept = time.monotonic()
     return done
-
-
-def pieces(
-    n: int, context: Context, work: Callable[[slice], Found], start: int = 0
-) -> Iterator[tuple[slice, Found]]:
-    """``work`` on rows ``start`` … n-1, a batch at a time, each with what it gave.
-
-    Of the context's batch size; an automatic one is halved where memory runs out.
-    """
-    size = context.batch_size or _AUTO_BATCH[torch.device(context.device).type]
-    while start < n:
-        rows = slice(start, min(start + size, n))
-        try:
-            found = work(rows)
-        except torch.OutOfMemoryError:
-            if context.batch_size or size == 1:
-                raise
-            size //= 2
-            torch.cuda.empty_cache()
-            continue
-        yield rows, found
-        start = rows.stop
 
 
 def _resume(partial: Path) -> tuple[Columns, int]:

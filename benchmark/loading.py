@@ -57,8 +57,10 @@ def new_estimators(task: Task) -> Estimators:
         info.classes,
         units=recipe["units"],
         scores=recipe["scores"],
+        temperature=recipe["temperature"],
         bound=recipe["bound"],
         objective=recipe["objective"],
+        floor=recipe["floor"],
     )
 
 

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import torch
 
+from benchmark.batching import Batches
 from benchmark.checkpoints import load_tensors
 from benchmark.context import Advance, Context
 from benchmark.evaluation import image_name, test_sample
@@ -23,17 +24,18 @@ def measure_mi(task: Task, context: Context, advance: Advance) -> None:
     sample = test_sample(task, context)
     x_adv = load_tensors(context.out / task.parents["crafted"].path)[image_name(task.spec["rule"])]
     x_adv = x_adv.to(sample.x)
+    batches = Batches(context)
     columns: dict[str, list[torch.Tensor]] = {}
     with torch.no_grad():
         for rows in _blocks(len(sample.y)):
             x, moved = sample.x[rows], x_adv[rows]
-            h, h_adv = model(x), model(moved)
+            h, h_adv = batches.apply(model, x), batches.apply(model, moved)
             found = {
                 "sample": sample.ids[rows],
                 "label": sample.y[rows],
                 "clean_prediction": h.argmax(1),
                 "adversarial_prediction": h_adv.argmax(1),
-                **module.measure(x, moved, h, h_adv),
+                **module.measure(x, moved, h, h_adv, batches.apply),
             }
             for name, values in found.items():
                 columns.setdefault(name, []).append(values)

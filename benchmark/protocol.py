@@ -83,15 +83,19 @@ class Estimators:
     attack_steps: int
     units: int
     scores: str
+    temperature: float
     bound: str
     objective: str
+    floor: bool
+    selection: str
     clip_norm: float
 
     def __post_init__(self) -> None:
         _at_least(1, epochs=self.epochs, units=self.units, attack_steps=self.attack_steps)
         _at_least(2, batch_size=self.batch_size)
         _at_least(0, clip_norm=self.clip_norm)
-        _positive(lr=self.lr)
+        _positive(lr=self.lr, **{"estimators.temperature": self.temperature})
+        _one_of("estimators.selection", self.selection, ("last", "best"))
         _one_of("estimators.scores", self.scores, ("cosine", "dot"))
         _one_of("estimators.bound", self.bound, ("dv", "jsd", "infonce"))
         _one_of("estimators.objective", self.objective, OBJECTIVES)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from attacks.losses import log_odds
 from attacks.noise import key_of
+from benchmark.batching import Batches, pieces
 from benchmark.checkpoints import save_tensors
 from benchmark.context import Advance, Context, environment
-from benchmark.evaluation import pieces
 from benchmark.fitting import Fit, Fitted, one_cycle, shuffled, stepped
 from benchmark.loading import load_estimators, load_model, new_estimators
 from benchmark.models import build_model
@@ -146,24 +146,49 @@ def train_estimators(task: Task, context: Context, advance: Advance) -> None:
         return terms
 
     held = data.held_out()
-    known = None if held is None else (held.x, *seen(held))
-
-    def evaluate(module: nn.Module) -> dict[str, float]:
-        return held_out_estimates(module, *known) if known is not None else {}
-
+    known = None if held is None else Known.of(held, seen, Batches(context))
+    fit = dataclasses.replace(
+        _fit(task, context, advance, recipe, data, "steps"),
+        evaluate=None if known is None else known.figures,
+        select="held_out_objective" if known is not None and recipe["selection"] == "best" else "",
+    )
     optimizer = torch.optim.Adam(module.parameters())
-    fit = dataclasses.replace(_fit(task, context, advance, recipe, data, "steps"), evaluate=evaluate)
     fitted = fit.run(module, optimizer, loss)
     _finish(task, context, fitted, fit.partial, started)
 
 
-@torch.no_grad()
-def held_out_estimates(module: Any, x: Tensor, x_adv: Tensor, h: Tensor, h_adv: Tensor) -> dict[str, float]:
-    """Mean of every estimate on held-out images, in nats."""
-    module.eval()
-    estimates = module.measure(x, x_adv, h, h_adv)
-    module.train()
-    return {f"held_out_{name}": float(values.mean()) for name, values in estimates.items()}
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """Held-out images, what the frozen model's attack makes of them, and its outputs for both."""
+
+    x: Tensor
+    x_adv: Tensor
+    y: Tensor
+    h: Tensor
+    h_adv: Tensor
+    batches: Batches
+
+    @classmethod
+    def of(
+        cls, held: Batch, seen: Callable[[Batch], tuple[Tensor, Tensor, Tensor]], batches: Batches
+    ) -> "Known":
+        """What ``seen`` says (x̃, h(x), h(x̃)) of batches of them, all kept."""
+        x_adv, h, h_adv = batches.over(len(held), lambda rows: seen(held.part(rows)))
+        return cls(held.x, x_adv, held.y, h, h_adv, batches)
+
+    @torch.no_grad()
+    def figures(self, module: Any) -> dict[str, float]:
+        """Mean of every estimate, in nats, all images being each other's marginal; and the objective.
+
+        "held_out_objective" is what the training maximises, of these images.
+        """
+        module.eval()
+        estimates = module.measure(self.x, self.x_adv, self.h, self.h_adv, self.batches.apply)
+        terms = module.loss(estimates, self.y, self.h, self.h_adv)
+        module.train()
+        figures = {name: float(values.mean()) for name, values in estimates.items()}
+        figures["objective"] = -float(torch.stack(list(terms.values())).sum())
+        return {f"held_out_{name}": value for name, value in figures.items()}
 
 
 def inner_attack(spec: dict[str, Any]) -> InnerAttack:

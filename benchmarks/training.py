@@ -367,8 +367,10 @@ def _built(channels: int, classes: int, objective: Any, device: str) -> Any:
         classes,
         units=recipe.units,
         scores=recipe.scores,
+        temperature=recipe.temperature,
         bound=recipe.bound,
         objective=objective,
+        floor=recipe.floor,
     )
     return seeded(1, build).eval().requires_grad_(False).to(device)
 

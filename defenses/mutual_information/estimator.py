@@ -5,6 +5,7 @@ trained by equations 4 or 5 of Zhou et al. 2022, https://arxiv.org/abs/2207.1220
 their code, https://github.com/dwDavidxd/MIAT.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,6 +16,10 @@ from defenses.mutual_information.bounds import Bound, lower_bound
 
 Objective = Literal["eq-5", "eq-4", "author", "standard"]
 Scores = Literal["cosine", "dot"]
+Apply = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+"""(network, its input) -> its output: how a network is applied, for example a batch at a time."""
+
+_SHORTEST = 1e-6  # a vector below this length is not stretched to 1: its direction is rounding
 
 _FOOLED_APART = 5.0
 _SURVIVED = 0.5
@@ -24,12 +29,34 @@ _SURVIVED_LESS_ADVERSARIAL = 0.1
 
 
 def build_estimators(
-    channels: int, classes: int, *, units: int, scores: Scores, bound: Bound, objective: Objective
+    channels: int,
+    classes: int,
+    *,
+    units: int,
+    scores: Scores,
+    temperature: float,
+    bound: Bound,
+    objective: Objective,
+    floor: bool,
 ) -> "MIEstimators | StandardMI":
     """Freshly initialised estimators for an objective; draws from torch's global generator."""
     if objective == "standard":
-        return StandardMI(channels, classes, units, scores, bound)
-    return MIEstimators(channels, classes, units, scores, bound, objective)
+        return StandardMI(channels, classes, units, scores, bound, temperature=temperature)
+    return MIEstimators(
+        channels, classes, units, scores, bound, objective, temperature=temperature, floor=floor
+    )
+
+
+def directly(network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """The plain `Apply`: everything at once."""
+    return network(inputs)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors (..., U) at length 1, in at least float32; one shorter than 1e-6 stays below length 1."""
+    vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    largest = vectors.detach().abs().amax(-1, keepdim=True)  # whose square may be above any float
+    return functional.normalize(vectors / largest.clamp(min=1), dim=-1, eps=_SHORTEST)
 
 
 class _Projection(nn.Module):
@@ -63,19 +90,31 @@ class Estimator(nn.Module):
     Args:
         channels, classes: of the images and of the logits.
         units: width U of the space in which both are compared; 2048 in the paper.
-        scores: "dot" is the papers' inner product of the two vectors, each of length about √U behind
-            LayerNorm; "cosine" divides it by U.
+        scores: "cosine" is the cosine of the two vectors over ``temperature``, whatever the weights are:
+            within ±1 / temperature, and so a Donsker–Varadhan estimate within ±2 / temperature.
+            "dot" is the papers' inner product of what LayerNorm, with gain and bias, gives: unbounded.
         bound: which lower bound of the scores is the estimate; "jsd" is not in nats.
+        temperature: τ of "cosine"; "dot" has none.
 
     Differs from the paper: "cosine" is the default. A difference of Donsker–Varadhan terms, which
-    equation 5 maximises, grows with the scale of the scores: with "dot" it reaches hundreds of nats
-    and L_mi drowns L_adv.
+    equation 5 maximises, grows with the scale of the scores: with "dot" it reaches thousands of nats, on
+    images that were not trained on the estimates fall to minus hundreds, and L_mi drowns L_adv.
     """
 
-    def __init__(self, channels: int, classes: int, units: int, scores: Scores, bound: Bound = "dv") -> None:
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        units: int,
+        scores: Scores,
+        bound: Bound = "dv",
+        *,
+        temperature: float,
+    ) -> None:
         super().__init__()
         self.bound: Bound = bound
-        self.divisor = units if scores == "cosine" else 1
+        self.scores: Scores = scores
+        self.divisor = temperature if scores == "cosine" else 1.0
         self.local = nn.Sequential(
             nn.Conv2d(channels, 64, 4, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(64),
@@ -87,37 +126,54 @@ class Estimator(nn.Module):
         )
         self.overall = _Projection(classes, units)
 
-    def forward(self, inputs: Tensor, *logits: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, inputs: Tensor, *logits: Tensor, apply: Apply = directly) -> tuple[Tensor, ...]:
         """The estimate for each of several outputs against the same inputs.
 
         Args:
             inputs: (N, C, H, W), images or noise; N at least 2.
             logits: each (N, K).
+            apply: how the networks are applied. In evaluation mode they see each sample alone, so this
+                changes no value.
 
         Returns:
             One (N,) per element of ``logits``; the samples of the batch are the marginal.
         """
-        local = self.local(inputs)  # (N, L, U)
-        return tuple(self._estimate(local, output) for output in logits)
+        local = apply(self.of_input, inputs)
+        return tuple(
+            lower_bound(apply(self.of_output, output), local, self.bound, divisor=self.divisor)
+            for output in logits
+        )
 
-    def _estimate(self, local: Tensor, logits: Tensor) -> Tensor:
-        overall = self.overall(logits[:, :, None, None])[:, 0]  # (N, U)
-        return lower_bound(overall, local, self.bound, divisor=self.divisor)
+    def of_input(self, inputs: Tensor) -> Tensor:
+        """The vectors of inputs (N, C, H, W) at every location, (N, L, U)."""
+        return self._compared(self.local(inputs))
+
+    def of_output(self, logits: Tensor) -> Tensor:
+        """The vectors of outputs (N, K), (N, U)."""
+        return self._compared(self.overall(logits[:, :, None, None])[:, 0])
+
+    def _compared(self, vectors: Tensor) -> Tensor:
+        return unit(vectors) if self.scores == "cosine" else vectors
 
 
 class MIEstimators(nn.Module):
     """E_n for the natural pattern (fed with x) and E_a for the adversarial one (fed with n = x̃ - x).
 
     Args:
-        channels, classes, units, scores, bound: as of `Estimator`.
+        channels, classes, units, scores, bound, temperature: as of `Estimator`.
         objective: the training loss.
             "eq-4" maximises E_n(x; h(x)) and E_a(n; h(x̃)) over the whole batch.
             "eq-5" maximises E_n(x; h(x)) - E_n(x; h(x̃)) and E_a(n; h(x̃)) - E_a(n; h(x)) over the
             samples of equation 6.
             "author" is the loss of the authors' code, see `_natural_term` and `_adversarial_term`.
+        floor: of "eq-5": a subtracted mean below 0 counts as 0. False: as the paper prints it.
 
     The marginal is the whole batch throughout, as in the authors' code: of a few selected samples it
     would be too small to say much.
+
+    Differs from the paper: ``floor``. No mutual information is below 0, so that a lower bound below 0 says
+    no more than 0 does. Without a floor most of what equation 5 gains lies there: the subtracted estimate
+    falls as far as the scores allow and takes the other, which shares its weights, along.
 
     Differs from the authors' code: there the softmax before the predicted class runs over the batch, and
     the bound keeps j = i in the marginal with a score of 0.
@@ -131,11 +187,15 @@ class MIEstimators(nn.Module):
         scores: Scores,
         bound: Bound = "dv",
         objective: Literal["eq-5", "eq-4", "author"] = "eq-5",
+        *,
+        temperature: float,
+        floor: bool,
     ) -> None:
         super().__init__()
         self.objective = objective
-        self.natural = Estimator(channels, classes, units, scores, bound)
-        self.adversarial = Estimator(channels, classes, units, scores, bound)
+        self.floor = floor
+        self.natural = Estimator(channels, classes, units, scores, bound, temperature=temperature)
+        self.adversarial = Estimator(channels, classes, units, scores, bound, temperature=temperature)
 
     def terms(self, x: Tensor, x_adv: Tensor, y: Tensor, h: Tensor, h_adv: Tensor) -> dict[str, Tensor]:
         """The training loss as scalar terms "natural" and "adversarial", to be minimised.
@@ -148,35 +208,53 @@ class MIEstimators(nn.Module):
         Returns:
             No terms at all where the objective uses fewer than two samples.
         """
-        chosen = select(h, h_adv, y)
-        if len(x) < 2 or (self.objective == "eq-5" and int(chosen.sum()) < 2):
+        if len(x) < 2 or (self.objective == "eq-5" and int(select(h, h_adv, y).sum()) < 2):
             return {}
         if self.objective == "eq-4":
             (natural,) = self.natural(x, h)
             (adversarial,) = self.adversarial(x_adv - x, h_adv)
-            return {"natural": -natural.mean(), "adversarial": -adversarial.mean()}
-        natural, natural_adv = self.natural(x, h, h_adv)
-        adversarial, adversarial_adv = self.adversarial(x_adv - x, h, h_adv)
+            return self.loss({"natural_of_x": natural, "adversarial_of_x_adv": adversarial}, y, h, h_adv)
+        return self.loss(self.measure(x, x_adv, h, h_adv), y, h, h_adv)
+
+    def loss(self, estimates: dict[str, Tensor], y: Tensor, h: Tensor, h_adv: Tensor) -> dict[str, Tensor]:
+        """The terms of `terms` from estimates that `measure` gave.
+
+        Where equation 6 selects fewer than two samples, "eq-5" is taken over all of them, so that there is
+        always a figure to compare epochs by.
+        """
+        natural, adversarial_adv = estimates["natural_of_x"], estimates["adversarial_of_x_adv"]
+        if self.objective == "eq-4":
+            return {"natural": -natural.mean(), "adversarial": -adversarial_adv.mean()}
+        natural_adv, adversarial = estimates["natural_of_x_adv"], estimates["adversarial_of_x"]
+        fooled, survived = select(h, h_adv, y), (h.argmax(1) == y) & (h_adv.argmax(1) == y)
         if self.objective == "eq-5":
+            chosen = fooled if int(fooled.sum()) >= 2 else torch.ones_like(fooled)
             return {
-                "natural": (natural_adv - natural)[chosen].mean(),
-                "adversarial": (adversarial - adversarial_adv)[chosen].mean(),
+                "natural": self._subtracted(natural_adv[chosen]) - natural[chosen].mean(),
+                "adversarial": self._subtracted(adversarial[chosen]) - adversarial_adv[chosen].mean(),
             }
-        fooled, survived = chosen, (h.argmax(1) == y) & (h_adv.argmax(1) == y)
         return {
             "natural": _natural_term(natural, natural_adv, fooled, survived),
             "adversarial": _adversarial_term(adversarial, adversarial_adv, fooled, survived),
         }
 
-    def measure(self, x: Tensor, x_adv: Tensor, h: Tensor, h_adv: Tensor) -> dict[str, Tensor]:
+    def _subtracted(self, estimates: Tensor) -> Tensor:
+        return estimates.mean().clamp(min=0) if self.floor else estimates.mean()
+
+    def measure(
+        self, x: Tensor, x_adv: Tensor, h: Tensor, h_adv: Tensor, apply: Apply = directly
+    ) -> dict[str, Tensor]:
         """Estimates per sample, each (N,): every sample of the batch counts and is the others' marginal.
+
+        Args:
+            apply: as of `Estimator.forward`.
 
         Returns:
             natural_of_x: E_n(x; h(x)); natural_of_x_adv: E_n(x; h(x̃));
             adversarial_of_x: E_a(n; h(x)); adversarial_of_x_adv: E_a(n; h(x̃)).
         """
-        natural, natural_adv = self.natural(x, h, h_adv)
-        adversarial, adversarial_adv = self.adversarial(x_adv - x, h, h_adv)
+        natural, natural_adv = self.natural(x, h, h_adv, apply=apply)
+        adversarial, adversarial_adv = self.adversarial(x_adv - x, h, h_adv, apply=apply)
         return {
             "natural_of_x": natural,
             "natural_of_x_adv": natural_adv,
@@ -188,25 +266,43 @@ class MIEstimators(nn.Module):
 class StandardMI(nn.Module):
     """One estimator Ê of the information between an image and the output for it, as WMIM needs it."""
 
-    def __init__(self, channels: int, classes: int, units: int, scores: Scores, bound: Bound = "dv") -> None:
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        units: int,
+        scores: Scores,
+        bound: Bound = "dv",
+        *,
+        temperature: float,
+    ) -> None:
         super().__init__()
-        self.standard = Estimator(channels, classes, units, scores, bound)
+        self.standard = Estimator(channels, classes, units, scores, bound, temperature=temperature)
 
     def terms(self, x: Tensor, x_adv: Tensor, y: Tensor, h: Tensor, h_adv: Tensor) -> dict[str, Tensor]:
         """As of `MIEstimators`: "standard" maximises Ê(x̃; h(x̃)) over the whole batch."""
         if len(x) < 2:
             return {}
         (estimate,) = self.standard(x_adv, h_adv)
-        return {"standard": -estimate.mean()}
+        return self.loss({"standard_of_x_adv": estimate}, y, h, h_adv)
 
-    def measure(self, x: Tensor, x_adv: Tensor, h: Tensor, h_adv: Tensor) -> dict[str, Tensor]:
+    def loss(self, estimates: dict[str, Tensor], y: Tensor, h: Tensor, h_adv: Tensor) -> dict[str, Tensor]:
+        """The terms of `terms` from estimates that `measure` gave."""
+        return {"standard": -estimates["standard_of_x_adv"].mean()}
+
+    def measure(
+        self, x: Tensor, x_adv: Tensor, h: Tensor, h_adv: Tensor, apply: Apply = directly
+    ) -> dict[str, Tensor]:
         """Estimates per sample, each (N,), the whole batch being the marginal.
+
+        Args:
+            apply: as of `Estimator.forward`.
 
         Returns:
             standard_of_x: Ê(x; h(x)); standard_of_x_adv: Ê(x̃; h(x̃)); standard_across: Ê(x; h(x̃)).
         """
-        of_x, across = self.standard(x, h, h_adv)
-        (of_x_adv,) = self.standard(x_adv, h_adv)
+        of_x, across = self.standard(x, h, h_adv, apply=apply)
+        (of_x_adv,) = self.standard(x_adv, h_adv, apply=apply)
         return {"standard_of_x": of_x, "standard_of_x_adv": of_x_adv, "standard_across": across}
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark import evaluation
+from benchmark import batching, evaluation
 from benchmark.context import Context
 from benchmark.errors import StoreError
 from benchmark.evaluation import Columns, in_batches
@@ -49,7 +49,7 @@ def test_damaged_state_is_named(tmp_path: Path) -> None:
 def test_automatic_batches_shrink_where_memory_runs_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(evaluation._AUTO_BATCH, "cpu", 8)
+    monkeypatch.setitem(batching.AUTO_BATCH, "cpu", 8)
     calls: list[slice] = []
     work = worker(calls)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.noise import Noise
-from benchmark import evaluation, fitting, training
+from benchmark import batching, fitting, training
 from benchmark.augmentation import crop, crop_flip
 from benchmark.checkpoints import load_tensors, read_card
 from benchmark.context import Context
@@ -208,7 +208,7 @@ def test_nothing_held_out_means_no_curve_and_all_images(tmp_path: Path) -> None:
 def test_the_curve_ends_with_what_the_saved_model_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, defense: str, norm: str
 ) -> None:
-    monkeypatch.setitem(evaluation._AUTO_BATCH, "cpu", 32)
+    monkeypatch.setitem(batching.AUTO_BATCH, "cpu", 32)
     task = training_of(defense, norm=norm, holdout=0.5, train_limit=200, epochs=5)
     weights, card = run(task, tmp_path)
     history = card["history"]
