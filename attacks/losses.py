@@ -57,7 +57,8 @@ def saturates(logits: Tensor, y: Tensor) -> Tensor:
     """Where the cross-entropy's float32 gradient has lost the true class, or all: (N,) bool.
 
     There z_y - logsumexp over k ≠ y of z_k exceeds 24·log 2 (16.6): softmax(z)_y rounds to 1, and
-    the gradient by z_y, softmax(z)_y - 1, to 0. From about 104 on all components are 0.
+    the gradient by z_y, softmax(z)_y - 1, to 0. From about 104 on all components are 0. Where several
+    rivals are alike, the sum of their shares may be rounded away up to log(K - 1) sooner.
     """
     true = y[:, None]
     others = logits.scatter(1, true, -torch.inf)

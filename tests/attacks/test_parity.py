@@ -16,6 +16,7 @@ from attacks.base import Outcome, predict
 from attacks.cw import CW
 from attacks.foolbox import DDN
 from attacks.geometry import Norm
+from attacks.losses import saturates
 from attacks.margins import margin
 from attacks.pgd import PGD
 from tests.attacks.parity.problem import RECORDED, Problem, fingerprint, problem
@@ -143,12 +144,19 @@ def test_ddn_comes_as_near_as_adv_lib(ddn: Outcome, digits: Problem, recorded: d
     assert entry["settings"] == {"steps": 100, "γ": 0.05, "init_norm": 1.0, "levels": None}
     assert fooled(ddn, digits).all()
     assert broken(entry).all()
-    assert_as_near(ddn.distance, torch.tensor(entry["distance"]), worst=1.03, mean=0.01)
+    plain = DDN(steps=100, loss="ce")(*digits)
+    assert_as_near(plain.distance, torch.tensor(entry["distance"]), worst=1.03, mean=0.01)
+    # On every third image the cross-entropy has lost the true class; there the log-odds come nearer.
+    assert 20 <= int(saturates(digits.model(digits.x), digits.y).sum()) <= 50
+    assert (ddn.distance / torch.tensor(entry["distance"])).max() <= 1.03
+    assert ddn.distance.mean() < 0.99 * torch.tensor(entry["distance"]).mean()
 
 
-def test_ddn_is_that_of_foolbox_called_directly(ddn: Outcome, digits: Problem) -> None:
+def test_ddn_is_that_of_foolbox_called_directly(digits: Problem) -> None:
     """The adapter loses nothing: the images that we keep are foolbox's own, at every ε."""
     import foolbox
+
+    ddn = DDN(steps=100, gamma=0.05, initial_norm=1.0, loss="ce")(*digits)
 
     found = foolbox_images(foolbox.attacks.DDNAttack(init_epsilon=1.0, steps=100, gamma=0.05), digits, None)
     assert (predict(digits.model, found) != digits.y).all()

@@ -1,0 +1,90 @@
+"""What a sample comes to depends on the sample: in one batch, cut anywhere, one by one, shuffled."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, predict
+from attacks.registry import attack_presets
+from tests.support import images, small_model
+
+PRESETS = attack_presets("paper") | attack_presets("strict")
+CASES = [(name, norm) for name, preset in PRESETS.items() for norm in preset.norms]
+MOST = {"steps": 8, "restarts": 2, "search_steps": 2, "square_queries": 60}
+SAMPLES = 8
+ROUNDING = 1e-3  # another batch rounds otherwise, which steps and searches amplify
+
+
+class Dense(nn.Module):
+    """Fully connected; ``levels`` rounds the image first, after which it has no gradient at all."""
+
+    def __init__(self, levels: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(2)
+        self.first = nn.Parameter(torch.randn(64, 32, generator=generator) / 8)
+        self.second = nn.Parameter(torch.randn(32, 5, generator=generator) / 4)
+        self.levels = levels
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.levels:
+            x = (self.levels * x).round() / self.levels
+        logits: Tensor = ((x.flatten(1) - 0.5) @ self.first).relu() @ self.second
+        return logits
+
+
+MODELS = {"convolutional": lambda: small_model(), "connected": Dense, "no gradient": lambda: Dense(levels=12)}
+EPS = {
+    "convolutional": {"linf": 0.012, "l2": 0.06},
+    "connected": {"linf": 0.03, "l2": 0.2},
+    "no gradient": {"linf": 0.06, "l2": 0.4},
+}
+
+
+def build(name: str, norm: str, eps: float) -> Attack:
+    attack = PRESETS[name].build(norm, eps)
+    fewer = {
+        field: min(most, getattr(attack, field)) for field, most in MOST.items() if hasattr(attack, field)
+    }
+    return dataclasses.replace(attack, **fewer)
+
+
+def cuts(n: int) -> Iterator[list[Tensor]]:
+    """Batches of the same samples: halves, a few cuts elsewhere, one by one, another order."""
+    everything = torch.arange(n)
+    yield [everything[: n // 2], everything[n // 2 :]]
+    yield [everything[:3], everything[3:]]
+    yield list(everything.split(1))
+    yield [everything.flip(0)]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_neighbours_order_and_cuts_change_nothing(name: str, norm: str, kind: str) -> None:
+    model = MODELS[kind]().eval()
+    x, ids = images(SAMPLES, seed=11), 100 + torch.arange(SAMPLES)
+    x[1] = x[0]  # two samples may be one and the same image
+    y, attack = predict(model, x), build(name, norm, EPS[kind][norm])
+    whole = attack(model, x, y, ids=ids, seed=3)
+    for batches in cuts(SAMPLES):
+        for rows in batches:
+            part = attack(model, x[rows], y[rows], ids=ids[rows], seed=3)
+            assert torch.equal(part.prediction, whole.prediction[rows])
+            assert torch.allclose(part.x_adv, whole.x_adv[rows], atol=ROUNDING)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_square_alone_decides_on_the_way(norm: str) -> None:
+    """So that the test above sees samples leave: only Square breaks what has no gradient, and not at once."""
+    model = MODELS["no gradient"]().eval()
+    x = images(SAMPLES, seed=11)
+    y, attack = predict(model, x), build("aa", norm, EPS["no gradient"][norm])
+
+    def left(queries: int) -> int:
+        shorter = dataclasses.replace(attack, square_queries=queries)
+        return int((shorter(model, x, y, seed=3).prediction == y).sum())
+
+    assert left(1) > left(15) > left(60)
+    assert left(60) > 0

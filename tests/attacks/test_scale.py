@@ -1,0 +1,85 @@
+"""Multiplying the logits by a constant changes no class, so it may not change what an attack leaves."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack
+from attacks.registry import attack_presets
+from tests.attacks.parity.problem import Problem, problem
+
+EPS = {"budget": {"linf": 0.1, "l2": 0.53}, "wasserstein": {"linf": 0.06, "l2": 0.06}}
+STRICT = attack_presets("strict")
+CASES = [(name, norm) for name, preset in STRICT.items() if preset.kind in EPS for norm in preset.norms]
+MOST = {"restarts": 2, "square_queries": 20}
+FEWER = {"AutoAttack": 10}  # steps
+SCALES = (3.0, 10.0, 30.0, 100.0, 1000.0)
+by_cross_entropy = pytest.mark.parametrize(
+    ("name", "norm"), [(name, norm) for name, norm in CASES if "loss" in STRICT[name].parameters]
+)
+
+
+class Scaled(nn.Module):
+    def __init__(self, inner: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.inner, self.scale = inner, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.scale * self.inner(x)
+        return logits
+
+
+@pytest.fixture(scope="module")
+def digits() -> Problem:
+    """A hundred images and a model that is sure of a third of them beyond float32."""
+    return problem()
+
+
+def build(name: str, norm: str) -> Attack:
+    attack = STRICT[name].build(norm, EPS[STRICT[name].kind][norm])
+    fewer = {
+        field: min(most, getattr(attack, field)) for field, most in MOST.items() if hasattr(attack, field)
+    }
+    if (steps := FEWER.get(type(attack).__name__)) is not None:
+        fewer["steps"] = steps
+    return dataclasses.replace(attack, **fewer)
+
+
+def left(attack: Attack, on: Problem, scale: float) -> Tensor:
+    """The samples that the attack does not break."""
+    return attack(Scaled(on.model, scale), on.x, on.y).prediction == on.y
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_the_scale_of_the_logits_changes_at_most_four_percent(name: str, norm: str, digits: Problem) -> None:
+    attack = build(name, norm)
+    unscaled = int(left(attack, digits, 1.0).sum())
+    assert unscaled < len(digits.y)
+    scales = SCALES if "aa" not in name else SCALES[-3:]
+    for scale in scales:
+        assert abs(int(left(attack, digits, scale).sum()) - unscaled) <= 0.04 * len(digits.y), scale
+
+
+@by_cross_entropy
+def test_an_unconfident_model_falls_as_it_does_to_the_cross_entropy(
+    name: str, norm: str, digits: Problem
+) -> None:
+    attack = build(name, norm)
+    if getattr(attack, "loss", "") != "log-odds":
+        return
+    plain = dataclasses.replace(attack, loss="ce")
+    ours, theirs = left(attack, digits, 0.2), left(plain, digits, 0.2)
+    assert theirs.any()
+    assert not theirs.all()
+    assert torch.equal(ours, theirs)
+
+
+def test_ddn_stays_as_near(digits: Problem) -> None:
+    attack = dataclasses.replace(STRICT["ddn"].build("l2", 0.0), steps=100)
+    unscaled = attack(*digits).distance.mean()
+    for scale in (10.0, 1000.0):
+        outcome = attack(Scaled(digits.model, scale), digits.x, digits.y)
+        assert (outcome.prediction != digits.y).all()
+        assert outcome.distance.mean() <= 1.02 * unscaled
