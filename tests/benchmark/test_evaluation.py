@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmark import batching, evaluation
+from benchmark.batching import Batches
 from benchmark.context import Context
 from benchmark.errors import StoreError
 from benchmark.evaluation import Columns, in_batches
@@ -62,3 +63,44 @@ def test_automatic_batches_shrink_where_memory_runs_out(
     assert {rows.stop - rows.start for rows in calls} == {2}
     with pytest.raises(torch.OutOfMemoryError):
         run(tmp_path, hungry, batch_size=4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 10, 50])
+def test_batches_are_joined_in_order(tmp_path: Path, batch_size: int) -> None:
+    sizes: list[int] = []
+
+    def double(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(x))
+        return 2 * x
+
+    x = torch.arange(20.0).reshape(10, 2)
+    assert torch.equal(Batches(context(tmp_path, batch_size)).apply(double, x), 2 * x)
+    assert max(sizes) == min(batch_size, 10)
+    assert sum(sizes) == 10
+
+
+def test_a_network_s_batches_shrink_where_memory_runs_out_and_stay_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(batching.AUTO_BATCH, "cpu", 8)
+    failures: list[int] = []
+
+    def hungry(x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 2:
+            failures.append(len(x))
+            raise torch.OutOfMemoryError("planted")
+        return 2 * x
+
+    x = torch.arange(10.0)
+    batches = Batches(context(tmp_path, 0))
+    for _ in range(2):
+        assert torch.equal(batches.apply(hungry, x), 2 * x)
+    assert failures == [8, 4]
+    with pytest.raises(torch.OutOfMemoryError):
+        Batches(context(tmp_path, 4)).apply(hungry, x)
+
+    def starving(x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("planted")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Batches(context(tmp_path, 0)).apply(starving, x)

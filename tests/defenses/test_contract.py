@@ -75,7 +75,16 @@ def _estimators(preset: DefensePreset) -> MIEstimators | StandardMI | None:
     objective = preset.estimators.get("objective", "eq-5")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        built = build_estimators(1, CLASSES, units=8, scores="cosine", bound="dv", objective=objective)
+        built = build_estimators(
+            1,
+            CLASSES,
+            units=8,
+            scores="cosine",
+            temperature=0.2,
+            bound="dv",
+            objective=objective,
+            floor=True,
+        )
     return built.eval().requires_grad_(False)
 
 

@@ -1,14 +1,22 @@
 """What the estimators learn, and their objectives against values computed by hand."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from defenses.mutual_information.bounds import Bound, lower_bound
+from defenses.mutual_information.bounds import (
+    Bound,
+    donsker_varadhan,
+    info_nce,
+    jensen_shannon,
+    lower_bound,
+)
 from defenses.mutual_information.estimator import (
+    Apply,
     Estimator,
     MIEstimators,
     Objective,
@@ -17,21 +25,41 @@ from defenses.mutual_information.estimator import (
     _adversarial_term,
     _natural_term,
     build_estimators,
+    directly,
     select,
+    unit,
 )
 from tests.support import images
 
 BOUNDS: tuple[Bound, ...] = ("dv", "jsd", "infonce")
+TEMPERATURE = 0.25
 
 
 def _build(
-    objective: Objective, bound: Bound = "dv", scores: Scores = "dot", classes: int = 2, units: int = 8
+    objective: Objective,
+    bound: Bound = "dv",
+    scores: Scores = "dot",
+    classes: int = 2,
+    units: int = 8,
+    floor: bool = False,
 ) -> MIEstimators | StandardMI:
     """The same weights every time, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        built = build_estimators(1, classes, units=units, scores=scores, bound=bound, objective=objective)
+        built = build_estimators(
+            1,
+            classes,
+            units=units,
+            scores=scores,
+            temperature=TEMPERATURE,
+            bound=bound,
+            objective=objective,
+            floor=floor,
+        )
     return built.eval()
+
+
+BY_SCORES = {"dv": donsker_varadhan, "jsd": jensen_shannon, "infonce": info_nce}
 
 
 def _outputs(*shape: int) -> Tensor:
@@ -42,8 +70,8 @@ def _outputs(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize(("scores", "divisor"), [("dot", 1.0), ("cosine", 8.0)])
-def test_estimates_are_the_bound_of_the_two_networks(bound: Bound, scores: Scores, divisor: float) -> None:
+@pytest.mark.parametrize("scores", ["dot", "cosine"])
+def test_estimates_are_the_bound_of_the_two_networks(bound: Bound, scores: Scores) -> None:
     module = _build("standard", bound, scores, classes=3)
     assert isinstance(module, StandardMI)
     x, (h, h_adv) = images(5), _outputs(2, 5, 3)
@@ -51,7 +79,12 @@ def test_estimates_are_the_bound_of_the_two_networks(bound: Bound, scores: Score
     assert local.shape == (5, 4, 8)
     for values, output in zip(module.standard(x, h, h_adv), (h, h_adv), strict=True):
         overall = module.standard.overall(output[:, :, None, None])[:, 0]
-        assert torch.equal(values, lower_bound(overall, local, bound, divisor=divisor))
+        if scores == "dot":
+            assert torch.equal(values, lower_bound(overall, local, bound))
+        else:
+            cosines = functional.cosine_similarity(overall[:, None, None], local[None], dim=-1)
+            expected = BY_SCORES[bound](cosines / TEMPERATURE)
+            assert torch.allclose(values, expected, atol=1e-5)
 
 
 def test_local_features_are_computed_once_for_several_outputs() -> None:
@@ -64,11 +97,11 @@ def test_local_features_are_computed_once_for_several_outputs() -> None:
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize(("scores", "error"), [("cosine", 0.002), ("dot", 0.2)])
+@pytest.mark.parametrize(("scores", "error"), [("cosine", 0.02), ("dot", 0.2)])
 def test_bfloat16_networks_stay_near_float32(bound: Bound, scores: Scores, error: float) -> None:
-    """Vectors of length 8: a score is at most 1 ("cosine") or 64 ("dot").
+    """A score is at most 4 ("cosine") or, of vectors of length 8, 64 ("dot").
 
-    bfloat16 rounds by up to 2⁻⁹ of a number, 0.13 of 64.
+    bfloat16 rounds by up to 2⁻⁹ of a number, 0.008 of 4, 0.13 of 64.
     """
     module = _build("standard", bound, scores, classes=10, units=64)
     x, h = images(64), 3 * _outputs(64, 10)
@@ -79,6 +112,87 @@ def test_bfloat16_networks_stay_near_float32(bound: Bound, scores: Scores, error
     assert (values - expected).abs().max() < error
     values.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
+
+
+WILD: dict[str, Callable[[str, Tensor], Tensor]] = {
+    "as drawn": lambda _, w: w,
+    "huge": lambda _, w: 1e2 * torch.randn(w.shape),
+    "huge gain and bias": lambda name, w: 1e30 * torch.randn(w.shape) if ".norm." in name else w,
+    "tiny": lambda _, w: 1e-9 * torch.randn(w.shape),
+    "zero": lambda _, w: torch.zeros_like(w),
+    "all alike": lambda _, w: torch.full_like(w, 10.0),
+}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("weights", WILD)
+@pytest.mark.parametrize("training", [False, True])
+def test_scores_are_cosines_over_the_temperature_whatever_the_weights(
+    weights: str, precision: str, training: bool
+) -> None:
+    """So a Donsker–Varadhan estimate is at most 2 / τ. Features before LayerNorm are up to 1e18 here."""
+    module = _build("standard", scores="cosine", classes=3, units=16).train(training)
+    assert isinstance(module, StandardMI)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(1)
+        for name, weight in module.named_parameters():
+            weight.copy_(WILD[weights](name, weight))
+    x, h = images(9), 1e4 * _outputs(9, 3)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        local, overall = module.standard.of_input(x), module.standard.of_output(h)
+        (values,) = module.standard(x, h)
+    scores = torch.einsum("iu,jlu->ijl", overall.double(), local.double()) / module.standard.divisor
+    assert local.dtype == overall.dtype == values.dtype == torch.float32
+    assert torch.isfinite(values).all()
+    assert scores.abs().max() <= (1 + 1e-6) / TEMPERATURE
+    assert values.abs().max() <= 2 * (1 + 1e-6) / TEMPERATURE
+    if weights not in ("zero", "tiny"):
+        assert (torch.linalg.vector_norm(local, dim=2) - 1).abs().max() < 1e-5
+
+
+def test_scores_reach_what_bounds_them() -> None:
+    """An output's vector against its own input's and against the opposite one."""
+    vectors = unit(_outputs(5, 16))
+    own = lower_bound(vectors, vectors[:, None], "infonce", divisor=0.1)
+    assert (own - math.log(5)).abs().max() < 0.05
+    assert torch.allclose((vectors @ -vectors.T).diagonal(), torch.tensor(-1.0))
+
+
+def test_unit_vectors_of_any_length() -> None:
+    directions = _outputs(4, 7).double()
+    expected = directions / directions.norm(dim=1, keepdim=True)
+    for length in (1e-3, 1.0, 1e10, 1e38):
+        vectors = unit((length / 8 * directions).float())
+        assert (vectors - expected).abs().max() < 1e-6
+    assert torch.equal(unit(torch.zeros(2, 3)), torch.zeros(2, 3))
+    assert unit(torch.ones(1, 4, dtype=torch.bfloat16)).tolist() == [[0.5] * 4]
+    assert torch.autograd.gradcheck(unit, (3 * directions).requires_grad_())
+    assert torch.autograd.gradcheck(unit, (1e-2 * directions).requires_grad_(), eps=1e-9, atol=1e-3)
+
+
+@pytest.mark.parametrize("scores", ["dot", "cosine"])
+@pytest.mark.parametrize("objective", ["eq-5", "standard"])
+@pytest.mark.parametrize("size", [1, 2, 5, 9, 20])
+def test_measures_do_not_depend_on_how_many_go_through_a_network_at_once(
+    objective: Objective, scores: Scores, size: int
+) -> None:
+    module = _build(objective, scores=scores, classes=3)
+    x, x_adv, (h, h_adv) = images(9), images(9, seed=2), _outputs(2, 9, 3)
+    largest = 0
+
+    def split(network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        nonlocal largest
+        pieces = inputs.split(size)
+        largest = max(largest, *map(len, pieces))
+        return torch.cat([network(piece) for piece in pieces])
+
+    with torch.no_grad():
+        whole = module.measure(x, x_adv, h, h_adv)
+        parts = module.measure(x, x_adv, h, h_adv, split)
+    assert largest == min(size, 9)
+    assert list(parts) == list(whole)
+    for name, values in whole.items():
+        assert torch.allclose(parts[name], values, atol=1e-4), name
 
 
 def test_gradients_reach_every_weight_and_the_outputs() -> None:
@@ -96,7 +210,7 @@ def _learned(bound: Bound, scores: Scores, dependent: bool) -> float:
     """The mean estimate of balanced, fresh images of 4 classes, which show their class or do not."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = Estimator(1, 4, 16, scores, bound)
+        module = Estimator(1, 4, 16, scores, bound, temperature=TEMPERATURE)
     generator = torch.Generator().manual_seed(0)
 
     def draw() -> tuple[Tensor, Tensor]:
@@ -164,7 +278,7 @@ class Prepared:
         self.name, self.estimates = name, estimates
         self.samples: list[int] = []
 
-    def __call__(self, inputs: Tensor, *logits: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, inputs: Tensor, *logits: Tensor, apply: Apply = directly) -> tuple[Tensor, ...]:
         return tuple(self._look_up(inputs, -output[:, 2].long()) for output in logits)
 
     def _look_up(self, inputs: Tensor, tags: Tensor) -> Tensor:
@@ -176,10 +290,13 @@ class Prepared:
 
 
 def _prepared(
-    objective: Objective, estimates: dict[tuple[str, str, str], list[float]] | None = None
+    objective: Objective,
+    estimates: dict[tuple[str, str, str], list[float]] | None = None,
+    *,
+    floor: bool = False,
 ) -> MIEstimators | StandardMI:
     """Estimators that give ESTIMATES, or the given ones."""
-    module = _build(objective, classes=3)
+    module = _build(objective, classes=3, floor=floor)
     for name, child in module.named_children():
         child.forward = Prepared(name, estimates or ESTIMATES)
     return module
@@ -200,6 +317,35 @@ def _cosine(a: tuple[float, float], b: tuple[float, float]) -> float:
 def test_equation_5_by_hand() -> None:
     expected = {"natural": ((2 - 1) + (0.5 - 2)) / 2, "adversarial": ((0.5 - 4) + (1.5 - 3)) / 2}
     assert _terms("eq-5") == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("lift", "expected"), [(0.0, (2.5 / 2, 2.0 / 2)), (-1.25, (0.0, 0.0)), (-3.0, (0.0, 0.0))]
+)
+def test_the_floor_of_equation_5_by_hand(lift: float, expected: tuple[float, float]) -> None:
+    """The subtracted means, 1.25 and 1 as given, count as 0 below 0; a single estimate below 0 does not."""
+    lifted = {
+        key: [v + lift if key[1:] in (("x", "h_adv"), ("x_adv - x", "h")) else v for v in values]
+        for key, values in ESTIMATES.items()
+    }
+    terms = _prepared("eq-5", lifted, floor=True).terms(X, X_ADV, Y, H, H_ADV)
+    assert terms["natural"].item() == pytest.approx(expected[0] - (1 + 2) / 2)
+    assert terms["adversarial"].item() == pytest.approx(expected[1] - (4 + 3) / 2)
+    plain = _prepared("eq-5", lifted).terms(X, X_ADV, Y, H, H_ADV)
+    assert plain["natural"].item() == pytest.approx(1.25 + lift - (1 + 2) / 2)
+
+
+def test_a_held_out_loss_is_that_of_the_batch_and_always_there() -> None:
+    """Of measured estimates; where equation 6 selects nobody, "eq-5" takes all."""
+    for objective in ("eq-5", "eq-4", "author", "standard"):
+        module = _prepared(objective)
+        measured = module.measure(X, X_ADV, H, H_ADV)
+        assert module.loss(measured, Y, H, H_ADV) == module.terms(X, X_ADV, Y, H, H_ADV)
+        assert module.loss(measured, NOBODY_RIGHT, H, H_ADV)
+    module = _prepared("eq-5")
+    terms = module.loss(module.measure(X, X_ADV, H, H_ADV), NOBODY_RIGHT, H, H_ADV)
+    assert terms["natural"].item() == pytest.approx((12.5 - 19) / 5)
+    assert terms["adversarial"].item() == pytest.approx((15.5 - 16) / 5, abs=1e-6)
 
 
 def test_equation_4_by_hand() -> None:
@@ -323,7 +469,8 @@ def test_build_gives_what_was_asked_for() -> None:
         assert isinstance(module, MIEstimators)
         assert module.objective == objective
         for child in (module.natural, module.adversarial):
-            assert (child.bound, child.divisor) == ("jsd", 8)
+            assert (child.bound, child.scores, child.divisor) == ("jsd", "cosine", TEMPERATURE)
     standard = _build("standard", "infonce", "dot")
     assert isinstance(standard, StandardMI)
-    assert (standard.standard.bound, standard.standard.divisor) == ("infonce", 1)
+    assert (standard.standard.bound, standard.standard.scores) == ("infonce", "dot")
+    assert standard.standard.divisor == 1
