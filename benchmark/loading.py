@@ -18,6 +18,7 @@ from benchmark.matching import Matched, match
 from benchmark.models import STEMS, build_model
 from benchmark.models.fold import folded
 from benchmark.plan import OWN, ZOO, Task
+from benchmark.randomness import keyed
 from benchmark.readings import IMAGES, Trial
 from benchmark.weights import fingerprint, read_tensors, read_weights
 from benchmark.zoo import load_robustbench
@@ -36,15 +37,17 @@ def load_model(task: Task, context: Context) -> nn.Module:
     """
     if task.spec["model"] == OWN:
         return _confined(task, context, context.out / task.path)
-    model = _architecture(task, context, stem_of(task, context))
-    model.load_state_dict(load_tensors(context.out / task.path), strict=True)
-    model = folded(model).requires_grad_(False)
+    with keyed(torch.device("cpu"), "replaced"):  # first weights are drawn, and replaced at once
+        model = _architecture(task, context, stem_of(task, context))
+        model.load_state_dict(load_tensors(context.out / task.path), strict=True)
+        model = folded(model).requires_grad_(False)
     return model.to(context.device).to(memory_format=torch.channels_last)
 
 
 def load_estimators(task: Task, context: Context) -> Estimators:
     """The trained estimators of an "estimators" task, frozen, in evaluation mode."""
-    module = new_estimators(task)
+    with keyed(torch.device("cpu"), "replaced"):
+        module = new_estimators(task)
     module.load_state_dict(load_tensors(context.out / task.path), strict=True)
     return module.eval().requires_grad_(False).to(context.device)
 

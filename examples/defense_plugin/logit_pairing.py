@@ -30,7 +30,8 @@ class LogitPairing(Defense):
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """The two terms; their sum is minimised. The inner attack is the contract's: cross-entropy."""
+        natural, adversarial = batch.logits, batch.adversarial_logits  # in this order: see Batch
         return {
-            "adversarial": functional.cross_entropy(batch.adversarial_logits, batch.y),
-            "pairing": self.weight * functional.mse_loss(batch.adversarial_logits, batch.logits),
+            "adversarial": functional.cross_entropy(adversarial, batch.y),
+            "pairing": self.weight * functional.mse_loss(adversarial, natural),
         }

@@ -126,3 +126,20 @@ def test_mutual_information_is_not_measured_of_detectors(bench: Bench, tmp_path:
     said = bench("estimate-mi", "--defense", "magnet", "--out", tmp_path)
     assert said.status == 2
     assert "magnet is a detector" in said.err
+
+
+def test_a_classifier_s_epoch_is_not_selected_on_images_that_set_thresholds(tmp_path: Path) -> None:
+    best = {"training": {"selection": "best"}}
+    message = r'selection "best".*thresholds: set detection.training.selection to "last"'
+    for changes in (best, {"detection": best}):
+        with pytest.raises(BenchError, match=message):
+            _plan({**BOTH, **changes})
+    last = {"detection": {"training": {"selection": "last"}}}
+    assert _ids(_plan({**BOTH, **best, **last}), "train") == _ids(_plan(BOTH), "train")
+    make_whole_plan(
+        load_protocol(None, {"defenses": ["standard"], **best}), {"digits": locate("digits", Path("data"))}
+    )  # defenses alone may
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"hashed only")
+    given = {"defenses": ["magnet"], "datasets": ["digits"], "weights": str(weights), **best}
+    assert not _ids(_plan(given), "train")  # nothing is selected where nothing is trained

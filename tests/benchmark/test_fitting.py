@@ -180,3 +180,54 @@ def test_batches_cover_everything_once_and_drop_a_lonely_sample() -> None:
     assert [len(batch) for batch in batches] == [16, 16]
     assert torch.cat(shuffled(torch.arange(40), 16, 0)).sort().values.tolist() == list(range(40))
     assert not torch.equal(batches[0], shuffled(torch.arange(33), 16, 1)[0])
+
+
+def test_a_term_s_mean_is_over_the_batches_that_had_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four batches: one without any term, two with "rare"; killed before the last, its means are the same."""
+    rare, always = {1: 3.0, 3: 5.0}, {0: 1.0, 1: 2.0, 3: 6.0}
+
+    def fitted(folder: Path, kill_at: int = 9) -> dict[str, float]:
+        folder.mkdir(exist_ok=True)
+        module = nn.Linear(1, 1, bias=False)
+
+        def loss(epoch: int, indices: Tensor) -> dict[str, Tensor]:
+            step = int(indices[0])
+            if step == kill_at:
+                raise KilledError
+            zero = 0.0 * module.weight.sum()
+            terms = {"always": always, "rare": rare}
+            return {name: zero + values[step] for name, values in terms.items() if step in values}
+
+        fit = Fit(
+            epochs=1,
+            stream=("test", 0),
+            batches=lambda epoch: [torch.tensor([step, step]) for step in range(4)],
+            learning_rate=lambda done: 0.1,
+            clip_norm=0.0,
+            partial=folder / "model.partial",
+            advance=lambda *progress: None,
+        )
+        return fit.run(module, torch.optim.SGD(module.parameters()), loss).history[0]
+
+    monkeypatch.setattr(fitting, "_KEEP_EVERY", 0.0)
+    with pytest.raises(KilledError):
+        fitted(tmp_path / "broken", kill_at=3)
+    for folder in ("whole", "broken"):
+        history = fitted(tmp_path / folder)
+        assert history["always"] == pytest.approx(3.0)
+        assert history["rare"] == pytest.approx(4.0)
+
+
+def test_a_partial_state_of_an_older_version_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot tell how many batches had a term."""
+    monkeypatch.setattr(fitting, "_KEEP_EVERY", 0.0)
+    with monkeypatch.context() as older:
+        older.setattr(fitting, "_STORY", ("history", "step", "seconds", "sums", "largest", "best_epoch"))
+        with pytest.raises(KilledError):
+            fit_to(tmp_path, "sgd", kill_at=(2, 1))
+    with pytest.raises(BenchError, match=r"model\.partial is of an older version.*counts.*delete it"):
+        fit_to(tmp_path, "sgd")

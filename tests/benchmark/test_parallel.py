@@ -1,18 +1,23 @@
 """Two processes on the CPU (gloo) train the model that one process trains."""
 
 import dataclasses
+import itertools
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from benchmark.checkpoints import load_tensors, read_card
 from benchmark.context import Context
 from benchmark.datasets import locate
-from benchmark.parallel import Ranks
+from benchmark.parallel import Ranks, joined
 from benchmark.plan import Task, make_plan
 from benchmark.protocol import load_protocol
-from benchmark.training import train
+from benchmark.randomness import keyed
+from benchmark.training import _train, train, train_estimators
+from defenses.registry import defense_presets
 
 
 def test_shares_cover_a_batch_once() -> None:
@@ -57,3 +62,137 @@ def test_two_processes_equal_one(tmp_path: Path, defense: str) -> None:
             difference = (weights[0][name] - weights[1][name]).abs().max()
             assert difference <= 1e-4 * max(1.0, float(weights[0][name].abs().max())), name
     assert torch.equal(weights[0]["1.bn1.num_batches_tracked"], weights[1]["1.bn1.num_batches_tracked"])
+
+
+KINDS = ("undefended", "standard", "wmim", "namid", "trades", "namid-t", "mart", "namid-m")
+TINY = {"epochs": 2, "batch_size": 16, "train_limit": 60, "holdout": 0.2, "attack_steps": 1, "lr": 0.01}
+
+
+def ignore(*progress: object) -> None:
+    """Who is told how it goes, and does not care."""
+
+
+def every_combination() -> list[Task]:
+    """All kinds of defenses × selections, each with an average or without, and all they need."""
+    tasks: dict[str, Task] = {}
+    for selection, ema in (("last", 0.5), ("best", 0.0), ("best", 0.5)):
+        overrides = {
+            "defenses": list(KINDS),
+            "norms": ["l2"],
+            "threats": ["white"],
+            "model": {"width": 1},
+            "training": {**TINY, "selection": selection, "ema": ema},
+            "estimators": {"epochs": 1, "batch_size": 16, "attack_steps": 1, "units": 4},
+            "attacks": {"strict": {"linf": [], "l2": ["none"]}},
+        }
+        plan = make_plan(load_protocol(None, overrides), {"digits": locate("digits", Path("data"))})
+        tasks |= {task.id: task for task in plan if task.kind in ("train", "estimators")}
+    return list(tasks.values())
+
+
+def follow_all(ranks: Ranks, tasks: list[Task], context: Context) -> None:
+    """A follower of several trainings, one after the other."""
+    torch.set_num_threads(1)
+    for task in tasks:
+        _train(task, context, ignore, ranks)
+
+
+def test_every_kind_of_defense_with_every_selection_on_one_process_and_on_two(tmp_path: Path) -> None:
+    """One pair of processes makes all trainings; estimators, which need one process, are made before."""
+    kinds = {type_of(name) for name in KINDS}
+    assert kinds == {type_of(name) for name, preset in defense_presets().items() if preset.group != "plugins"}
+    tasks = every_combination()
+    trained = [task for task in tasks if task.kind == "train"]
+    assert len(trained) == 3 * len(KINDS)
+    one = Context(out=tmp_path / "one", device="cpu", batch_size=0, threads=1)
+    two = dataclasses.replace(one, out=tmp_path / "two", processes=2)
+    for task in tasks:
+        (train if task.kind == "train" else train_estimators)(task, one, ignore)
+    shutil.copytree(one.out, two.out)
+    with joined(2, "cpu", follow_all, trained, two) as ranks:
+        for task in trained:
+            (two.out / task.path).unlink()
+            _train(task, two, ignore, ranks)
+    for task, context in itertools.product(trained, (one, two)):
+        card, weights = read_card(context.out / task.path), load_tensors(context.out / task.path)
+        figure = "held_out_natural" if "norm" not in task.spec else "held_out_pgd"
+        curve = [entry[figure] for entry in card["history"]]
+        best = max(epoch for epoch, value in enumerate(curve, 1) if value == max(curve))
+        assert len(curve) == 2
+        assert card["epoch"] == (best if task.spec["training"]["selection"] == "best" else 2), task.title
+        assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+        alone = read_card(one.out / task.path)["history"][0]
+        assert card["history"][0].keys() == alone.keys()
+        for name in alone.keys() & {"adversarial", "natural", "boosted", "kl"}:
+            assert card["history"][0][name] == pytest.approx(alone[name], rel=1e-3, abs=1e-3), task.title
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def type_of(name: str) -> tuple[str, object]:
+    """Class of a defense, and of the one inside it."""
+    preset = defense_presets()[name]
+    return preset.defense, preset.parameters.get("base")
+
+
+def test_the_best_epoch_over_two_processes(tmp_path: Path) -> None:
+    """As `bench run --processes 2` does it, followers started by the training itself, with dropout; twice."""
+    overrides = {
+        "defenses": ["standard"],
+        "norms": ["l2"],
+        "threats": ["white"],
+        "model": {"name": "magnet-cnn", "width": 4},
+        "training": {**TINY, "selection": "best"},
+        "attacks": {"strict": {"linf": [], "l2": ["none"]}},
+    }
+    plan = make_plan(load_protocol(None, overrides), {"digits": locate("digits", Path("data"))})
+    task = next(task for task in plan if task.kind == "train")
+    before = torch.get_rng_state()
+    files = []
+    for number in ("first", "second"):
+        context = Context(out=tmp_path / number, device="cpu", batch_size=0, threads=1, processes=2)
+        with keyed(torch.device("cpu"), number):  # other work was done before
+            train(task, context, ignore)
+        files.append((context.out / task.path).read_bytes())
+    assert files[0] == files[1]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Masked(nn.Module):
+    """Dropout alone, in a network that can be distributed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        dropped: torch.Tensor = nn.functional.dropout(self.scale * x, 0.5, self.training)
+        return dropped
+
+
+def shown(ranks: Ranks) -> list[torch.Tensor]:
+    """Masks of two passes over 64 rows of 8, one over a single row, and what a loss then draws."""
+    network = ranks.wrap(Masked())
+    ones = torch.ones(64, 8)
+    found = []
+    for _ in range(2):  # the same step twice
+        with keyed(torch.device("cpu"), "step", 0):
+            passes = [network(ones), network(ones), network(ones[:1])]
+            found += [*(each.detach() for each in passes), torch.rand(8)]
+    return found
+
+
+def show_and_keep(ranks: Ranks, path: Path) -> None:
+    torch.save(shown(ranks), path)
+
+
+def test_processes_draw_their_own_masks_and_one_loss(tmp_path: Path) -> None:
+    with joined(2, "cpu", show_and_keep, tmp_path / "follower.pt") as ranks:
+        leader = shown(ranks)
+    follower = torch.load(tmp_path / "follower.pt")
+    assert all(torch.equal(a, b) for a, b in zip(leader, follower, strict=True))
+    first, second, _, drawn = leader[:4]
+    assert not torch.equal(first, second)
+    assert not torch.equal(first[:32], first[32:])
+    with keyed(torch.device("cpu"), "step", 0):
+        assert torch.equal(drawn, torch.rand(8))  # as if the network had drawn nothing
+    assert all(torch.equal(a, b) for a, b in zip(leader[:4], leader[4:], strict=True))

@@ -1,5 +1,6 @@
 """What holds for every named defense, whatever its loss is."""
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 
@@ -12,8 +13,11 @@ from attacks.base import frozen
 from attacks.geometry import Norm
 from attacks.noise import Noise
 from defenses.base import Batch, Defense, InnerAttack, craft
+from defenses.mart import MART
 from defenses.mutual_information.estimator import MIEstimators, StandardMI, build_estimators, select
+from defenses.namid import NAMID
 from defenses.registry import DefensePreset, build_defense, defense_presets
+from defenses.trades import TRADES
 from tests.support import images
 
 N, CLASSES = 24, 3
@@ -154,6 +158,27 @@ def test_terms_draw_no_global_random_numbers(defense: Defense, batch: Batch) -> 
     first = _sum(defense, batch)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert _sum(defense, _again(batch)).item() == first.item()
+
+
+def test_natural_images_go_first_where_both_are_used(
+    preset: DefensePreset, defense: Defense, batch: Batch
+) -> None:
+    """Batch norm's statistics are then those of a natural pass and an adversarial one after it."""
+    expected, seen = copy.deepcopy(batch.model), []
+    fresh = _again(batch)
+    handle = fresh.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    defense.terms(fresh)
+    handle.remove()
+    names = ["natural" if x is fresh.x else "adversarial" for x in seen]
+    if isinstance(defense, TRADES | MART | NAMID):
+        assert names == ["natural", "adversarial"]
+    assert names in (["natural"], ["adversarial"], ["natural", "adversarial"])
+    with torch.no_grad():
+        for name in names:
+            expected(fresh.x if name == "natural" else fresh.x_adv)
+    statistics = dict(fresh.model.named_buffers())
+    for name, value in expected.named_buffers():
+        assert torch.equal(statistics[name], value), name
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

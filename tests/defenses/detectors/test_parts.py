@@ -182,3 +182,22 @@ def _sided(ids: Tensor, y: Tensor) -> Tensor:
 def test_a_part_that_is_not_there_is_named() -> None:
     assert part_presets("tiny-imagenet") == {}
     assert isinstance(_network("mnist", "generator"), GeneratorNetwork)
+
+
+def test_the_class_of_a_swapped_image_is_uniform_and_may_be_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the docstring says: x's own class in one of K cases."""
+    asked: list[Tensor] = []
+    decode = GeneratorNetwork.decode
+
+    def recorded(self: GeneratorNetwork, codes: Tensor, classes: Tensor) -> Tensor:
+        asked.append(classes)
+        return decode(self, codes, classes)
+
+    monkeypatch.setattr(GeneratorNetwork, "decode", recorded)
+    images = _images("digits", 4000)
+    _generator().terms(_generator().build(1, 8, 10), images)
+    own, _, swapped = asked
+    assert torch.equal(own, images.y)
+    shares = swapped.bincount(minlength=10) / 4000
+    assert (shares - 0.1).abs().max() < 0.02
+    assert abs(float((swapped == images.y).float().mean()) - 0.1) < 0.02
