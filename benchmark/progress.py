@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from benchmark.estimates import Passes
+from benchmark.estimates import Passes, Seconds
 from benchmark.plan import Task
 
 
@@ -12,7 +12,8 @@ class Progress:
     """Tells which task of how many runs, its throughput, and the time left for all.
 
     Args:
-        work: task id -> estimated passes; the time left comes from what those done so far took.
+        work: task id -> passes, for attacks the middle of what they may be; the time left comes from what
+            those done so far took.
         live: draw bars; otherwise print one line per finished task.
     """
 
@@ -111,3 +112,9 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def between(seconds: Seconds) -> str:
+    """Both ends as a person says them, once where they are the same."""
+    low, high = duration(seconds.low), duration(seconds.high)
+    return low if low == high else f"{low} to {high}"
