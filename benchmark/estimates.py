@@ -1,17 +1,29 @@
-"""How much work a task is, before it runs: passes from its settings, seconds from a timed probe."""
+"""How much work a task is, before it runs: passes from its settings, seconds from a timed probe.
+
+What decides an attack's cost is how many samples withstand it, and nobody knows that before it ran. So its
+time is a range: from none of them to all.
+"""
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from attacks.registry import build_attack
+from benchmark.context import Context
 from benchmark.plan import OWN, ZOO, Task
-from benchmark.probe_budget import BACKWARD, SURVIVORS, probe_passes
+from benchmark.probe_budget import BACKWARD, probe_passes
 
+_HALF = 0.5  # the middle of what may withstand: for one number, as a progress bar needs it
 _PART = 0.3  # cost of a pass through an auto-encoder or generator, as a share of the classifier's
 _ADAPTIVE_LOOPS = ("targets", "search_steps", "steps")
 _PROBE_IMAGES, _PROBE_RUNS = 64, 5
+_FASTER = 1.5  # how much faster than the timed batch a run may turn out: other work beside it has ended
+_SLOWER = {"train": 2.5, "estimators": 2.5}
+_SLOWER_ATTACK = 4.0
+"""How much slower than the timed batch: weights' gradients, held-out images; an attack's own arithmetic (in
+results/digits AutoAttack takes twice, FWA four times as long per pass as PGD), small batches, other work."""
+_START = (1.0, 30.0)  # seconds until a worker process has loaded what it needs
 
 
 class Passes(NamedTuple):
@@ -28,19 +40,36 @@ class Passes(NamedTuple):
 
 
 class Speed(NamedTuple):
-    """Seconds per image, measured."""
+    """Seconds per image, the fastest of a few timed batches; ``unsteady``: slowest over fastest."""
 
     forward: float
     backward: float
+    unsteady: float = 1.0
+
+    def seconds(self, work: Passes) -> float:
+        """Of this work, at the fastest."""
+        return work.forwards * self.forward + work.backwards * self.backward
 
 
-def passes(task: Task) -> Passes:
-    """An estimate: training is exact, an attack is assumed to leave half of the samples standing."""
+class Seconds(NamedTuple):
+    """At least and at most."""
+
+    low: float
+    high: float
+
+
+def passes(task: Task, withstanding: float = _HALF) -> Passes:
+    """Of a training exact; of an attack by the share of the samples that withstands it.
+
+    Args:
+        withstanding: 0: every sample falls at once, or is misclassified anyway; 1: all are attacked to the
+            end, the most that the task can cost.
+    """
     spec = task.spec
     if task.kind in ("train", "estimators"):
         return _training_passes(task)
     if task.kind in ("part", "calibrate", "adapt", "detect"):
-        return _detector_passes(task)
+        return _detector_passes(task, withstanding)
     key = _model_key(task if task.kind == "load" else task.parents["model"])
     if task.kind == "load":
         return Passes(key, 0.0, 0.0)
@@ -49,12 +78,12 @@ def passes(task: Task) -> Passes:
     if "crafted" in task.parents:  # shown, not made
         return Passes(key, 2.0 * spec["n_examples"], 0.0)
     forwards, backwards = build_attack(spec["parameters"]).passes(task.data.info.classes)
-    share = 1.0 if spec.get("goal") == "transfer" else SURVIVORS
-    n = spec["n_examples"]
-    return Passes(key, n * (2 + share * forwards), n * share * backwards)
+    share = 1.0 if spec.get("goal") == "transfer" else withstanding
+    n = spec["n_examples"]  # the natural image, then the attack and a look at what it made
+    return Passes(key, n * (1 + share * (forwards + 1)), n * share * backwards)
 
 
-def _detector_passes(task: Task) -> Passes:
+def _detector_passes(task: Task, withstanding: float) -> Passes:
     """Rough: a part's pass is taken for a classifier's, an image's conditional images for K of its passes."""
     spec, info = task.spec, task.data.info
     if task.kind == "part":
@@ -68,8 +97,9 @@ def _detector_passes(task: Task) -> Passes:
     looks = 3.0 + (info.classes if generates else 0)
     if task.kind == "detect":
         return Passes(key, spec["n_examples"] * looks, 0.0)
-    steps = spec["n_examples"] * looks * math.prod(spec["parameters"][name] for name in _ADAPTIVE_LOOPS)
-    return Passes(key, steps, steps)
+    images = spec["n_examples"] * looks
+    steps = images * withstanding * math.prod(spec["parameters"][name] for name in _ADAPTIVE_LOOPS)
+    return Passes(key, images + steps, steps)
 
 
 def _model_key(task: Task) -> tuple[str, int, str]:
@@ -96,14 +126,25 @@ def _training_passes(task: Task) -> Passes:
     return Passes(_model_key(model), passes, passes)
 
 
-def measure(tasks: Iterable[Task], device: str) -> dict[tuple[str, int, str], Speed]:
-    """Time a batch of each model that the tasks use, freshly initialised."""
+def measure(tasks: Iterable[Task], context: Context) -> dict[tuple[str, int, str], Speed]:
+    """Time a batch of each model that the tasks use, freshly initialised, with a worker's threads."""
+    import torch
+
     speeds: dict[tuple[str, int, str], Speed] = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(context.threads or threads)
+    try:
+        _measure(tasks, context.device, speeds)
+    finally:
+        torch.set_num_threads(threads)
+    return speeds
+
+
+def _measure(tasks: Iterable[Task], device: str, speeds: dict[tuple[str, int, str], Speed]) -> None:
     for task in tasks:
         key = passes(task).model
         if key not in speeds:
             speeds[key] = _probe(key, task, device)
-    return speeds
 
 
 def _probe(key: tuple[str, int, str], task: Task, device: str) -> Speed:
@@ -128,22 +169,45 @@ def _probe(key: tuple[str, int, str], task: Task, device: str) -> Speed:
         z = x.clone().requires_grad_()
         torch.autograd.grad(model(z).sum(), z)
 
-    def seconds(run: Callable[[], None]) -> float:
-        best = float("inf")
+    def seconds(run: Callable[[], None]) -> Seconds:
+        run()  # the first one also allocates
+        taken = []
         for _ in range(_PROBE_RUNS):
             started = time.perf_counter()
             run()
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - started)
-        return best / _PROBE_IMAGES
+            taken.append((time.perf_counter() - started) / _PROBE_IMAGES)
+        return Seconds(min(taken), max(taken))
 
-    forwards = seconds(forward)
-    return Speed(forwards, max(seconds(both) - forwards, 0.0))
+    one, two = seconds(forward), seconds(both)
+    unsteady = max(one.high / one.low, two.high / two.low)
+    return Speed(one.low, max(two.low - one.low, 0.0), unsteady)
 
 
-def predicted_seconds(task: Task, speeds: dict[tuple[str, int, str], Speed]) -> float:
-    """Estimated seconds of one task alone on the probed device."""
-    work = passes(task)
-    speed = speeds[work.model]
-    return work.forwards * speed.forward + work.backwards * speed.backward
+def predicted_seconds(task: Task, speeds: Mapping[tuple[str, int, str], Speed]) -> Seconds:
+    """Of one task alone on the probed device; without the start of its process."""
+    least, most = passes(task, 0.0), passes(task, 1.0)
+    speed = speeds[least.model]
+    slower = _SLOWER.get(task.kind, _SLOWER_ATTACK) * speed.unsteady
+    return Seconds(speed.seconds(least) / _FASTER, speed.seconds(most) * slower)
+
+
+def predicted_total(seconds: Mapping[str, Seconds], tasks: Iterable[Task], workers: int) -> Seconds:
+    """Of all tasks (in an order in which they can run) and the workers' start.
+
+    At least: the work shared evenly, or the longest chain of tasks that need one another. At most: both
+    (Graham 1969, SIAM J. Appl. Math. 17:416-429: so long a list schedule may take).
+    """
+    chains = Seconds(*(_longest_chain(tasks, {k: v[end] for k, v in seconds.items()}) for end in (0, 1)))
+    shared = Seconds(*(sum(each[end] for each in seconds.values()) / workers for end in (0, 1)))
+    low = max(shared.low, chains.low)
+    return Seconds(low + _START[0], shared.high + chains.high * (1 - 1 / workers) + _START[1])
+
+
+def _longest_chain(tasks: Iterable[Task], seconds: Mapping[str, float]) -> float:
+    ends: dict[str, float] = {}
+    for task in tasks:
+        before = max((ends.get(parent.id, 0.0) for parent in task.parents.values()), default=0.0)
+        ends[task.id] = before + seconds[task.id]
+    return max(ends.values(), default=0.0)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from benchmark.estimates import Passes
+from benchmark.estimates import Passes, Seconds
 from benchmark.plan import Task
 
 
@@ -14,7 +14,8 @@ class Progress:
     Without bars a diagnosis is told of when it begins too: no cell is waited for any more.
 
     Args:
-        work: task id -> estimated passes; the time left comes from what those done so far took.
+        work: task id -> passes, for attacks the middle of what they may be; the time left comes from what
+            those done so far took.
         live: draw bars; otherwise print one line per finished task.
     """
 
@@ -115,3 +116,9 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def between(seconds: Seconds) -> str:
+    """Both ends as a person says them, once where they are the same."""
+    low, high = duration(seconds.low), duration(seconds.high)
+    return low if low == high else f"{low} to {high}"

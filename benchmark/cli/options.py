@@ -303,10 +303,11 @@ def split(values: list[str]) -> list[str]:
 
 
 def show_plan(work: "Work", request: Request) -> None:
-    """Print every open task with its estimated time, and the sum over all workers."""
+    """Print every open task with the least and the most time it may take, and all of them together."""
     from benchmark.engines.local import local_contexts
-    from benchmark.estimates import measure, predicted_seconds
-    from benchmark.progress import duration
+    from benchmark.estimates import measure, predicted_seconds, predicted_total
+    from benchmark.progress import between
+    from benchmark.report.wording import count
     from benchmark.running import choose_device
 
     device = choose_device(request.device)
@@ -314,12 +315,12 @@ def show_plan(work: "Work", request: Request) -> None:
     if not work.todo:
         return
     contexts = local_contexts(request.context(device), request.workers, work.chains)
-    speeds = measure(work.todo, contexts[0].device)
+    speeds = measure(work.todo, contexts[0])
     seconds = {task.id: predicted_seconds(task, speeds) for task in work.todo}
     for task in work.todo:
-        print(f"  {duration(seconds[task.id]):>12}  {task.title}")
-    total = duration(sum(seconds.values()) / len(contexts))
+        print(f"  {between(seconds[task.id]):>22}  {task.title}")
+    total = between(predicted_total(seconds, work.todo, len(contexts)))
     print(
-        f"{len(work.todo)} tasks, about {total} with {len(contexts)} workers on {device} "
-        "(from a timed batch, half of the samples assumed to survive)"
+        f"{len(work.todo)} tasks, {total} with {count(len(contexts), 'worker')} on {device} (from a timed "
+        "batch; the less withstands an attack, the less time it takes: from no image to all of them)"
     )

@@ -575,7 +575,7 @@ def test_held_out_images_go_through_the_model_in_batches_of_the_size_asked_for(
         return right(model, x, y)
 
     monkeypatch.setattr(training, "_right", counted)
-    monkeypatch.setitem(evaluation._AUTO_BATCH, "cpu", 40)
+    monkeypatch.setitem(batching.AUTO_BATCH, "cpu", 40)
     expected = {7: [7, 7, 7, 7, 7, 7, 7, 7, 2, 2], 0: [10, 10, 10, 10, 10, 10]}
     for batch_size, seen in expected.items():
         context = dataclasses.replace(where(tmp_path / str(batch_size)), batch_size=batch_size)
