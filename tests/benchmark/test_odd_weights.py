@@ -26,7 +26,6 @@ from torch.nn import functional
 
 from attacks.base import AttackError
 from attacks.pgd import PGD
-from benchmark import plan
 from benchmark.checkpoints import read_card
 from benchmark.context import Context
 from benchmark.datasets import DATASETS, Located, locate
@@ -776,7 +775,6 @@ def test_the_caption_is_of_what_was_evaluated(
     bench: Bench, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A two-layer network of a stranger is no ResNet-18, and weights say how they are run."""
-    monkeypatch.setattr(plan, "PROBE", {**plan.PROBE, "images": 2, "steps": 2, "square_queries": 2})
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     (tmp_path / "linear.py").write_text(NETWORK)
     save_file({"1.weight": torch.randn(10, 64), "1.bias": torch.zeros(10)}, tmp_path / "w.safetensors")
