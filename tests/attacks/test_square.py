@@ -68,13 +68,13 @@ def by_library(model: nn.Module, x: Tensor, y: Tensor, noise: Noise, norm: Norm,
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [8, 10, 28])
-@pytest.mark.parametrize(("norm", "factor"), [("linf", 1.0), ("linf", 0.02), ("l2", 1.0), ("l2", 0.01)])
+@pytest.mark.parametrize(("norm", "factor"), [("linf", 1.0), ("linf", 0.02), ("l2", 1.0), ("l2", 0.002)])
 def test_the_library_s_images_on_the_same_numbers(
     norm: Norm, factor: float, size: int, channels: int
 ) -> None:
     """Sample by sample, and a batch in which nobody falls."""
     model, x = network(channels, size), images(SAMPLES, channels, size)
-    y, eps = model(x).argmax(1), factor * {"linf": 0.12, "l2": 0.05 * size}[norm]
+    y, eps = model(x).argmax(1), factor * {"linf": 0.12, "l2": 0.2 * size}[norm]
     keys = torch.arange(SAMPLES) if norm == "l2" else torch.full((SAMPLES,), 7)
     batches = [torch.arange(SAMPLES)] if factor < 1 else list(torch.arange(SAMPLES).split(1))
     fallen = []
