@@ -30,7 +30,7 @@ def _declared(*, development: bool) -> set[str]:
 
 def _imported(folder: str) -> dict[str, Path]:
     """Top-level name -> a file that imports it, within functions too."""
-    names = {}
+    names: dict[str, Path] = {}
     for file in sorted((ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
