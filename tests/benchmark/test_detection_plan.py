@@ -141,5 +141,10 @@ def test_a_classifier_s_epoch_is_not_selected_on_images_that_set_thresholds(tmp_
     )  # defenses alone may
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"hashed only")
-    given: dict[str, object] = {"defenses": ["magnet"], "datasets": ["digits"], "weights": str(weights), **best}
+    given: dict[str, object] = {
+        "defenses": ["magnet"],
+        "datasets": ["digits"],
+        "weights": str(weights),
+        **best,
+    }
     assert not _ids(_plan(given), "train")  # nothing is selected where nothing is trained
