@@ -76,7 +76,7 @@ def test_seconds_follow_the_passes(tasks: list[Task]) -> None:
         low <= UNIT.seconds(passes(aa, 0.0)) < UNIT.seconds(passes(aa)) < UNIT.seconds(passes(aa, 1.0)) < high
     )
     unsteady = {passes(aa).model: UNIT._replace(unsteady=3.0)}
-    assert predicted_seconds(aa, unsteady) == (low, pytest.approx(3 * high))
+    assert predicted_seconds(aa, unsteady) == pytest.approx((low, 3 * high))
 
 
 def test_the_total_by_hand(tasks: list[Task]) -> None:
