@@ -135,8 +135,8 @@ def bootstrap_difference(
 
     Args:
         first, second: (seeds, images), the same images in the same order.
-        matched: row i of both is the same seed, trained alike but for the defense (same initial
-            weights and order of images), and is drawn for both or neither.
+        matched: row i of both is the same seed (the same initial weights and draws), and is drawn for
+            both or neither. Whether both were trained for as many epochs is for the caller to say.
     """
     if first.shape[1] != second.shape[1] or not first.size or not second.size:
         raise ValueError(f"not the same images, or none: {first.shape} and {second.shape}")

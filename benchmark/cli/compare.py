@@ -41,7 +41,8 @@ def compare(
     """Compare two defenses by the results that are there; trains and attacks nothing.
 
     Same images, attack and ε, per norm and threat: both accuracies, their difference with its interval,
-    McNemar's test per seed, and what may be claimed. --attack names the attacks, worst-case among them
+    McNemar's test per seed, how many epochs either side trained on natural and on adversarial images,
+    and what may be claimed. --attack names the attacks, worst-case among them
     (images that withstand all bounded ones); without it, all that both defenses have faced. With --seeds
     N the first N seeds alone, else every seed of the store.
     """
@@ -112,8 +113,10 @@ def _pairs(request: Request, protocol: "Protocol", first: str, second: str) -> "
     from benchmark.records import find_records, read_record
     from benchmark.report.compare import Where, pair_of
     from benchmark.report.publish import fitting
+    from benchmark.report.trained import trainings
 
     by_id = {record.id: record for record in map(read_record, find_records(request.out))}
+    epochs = trainings(request.out)
     pairs = []
     for settings in protocol.settings:
         data = locate(settings.dataset, request.data_dir, download=request.download)
@@ -121,7 +124,7 @@ def _pairs(request: Request, protocol: "Protocol", first: str, second: str) -> "
         for norm in protocol.norms:
             for threat in protocol.threats:
                 where = Where(dataset=data.label, norm=norm, eps=settings.eps[norm], threat=threat)
-                pair = pair_of(where, first, second, records, range(request.seeds or 0))
+                pair = pair_of(where, first, second, records, range(request.seeds or 0), epochs)
                 pairs.append((settings.dataset, pair))
     return pairs
 

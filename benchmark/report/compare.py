@@ -8,6 +8,7 @@ import numpy as np
 
 from attacks.registry import attack_names
 from benchmark.records import Record
+from benchmark.report.trained import Epochs, Trained, differ, sentence
 from benchmark.report.worst_case import BOUNDED
 from benchmark.report.worst_case import NAME as WORST_CASE
 from benchmark.statistics import (
@@ -47,12 +48,13 @@ class Where:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Of one defense in percent, with Wilson's interval around the mean."""
+    """Of one defense in percent, with Wilson's interval around the mean; and how it was trained."""
 
     defense: str
     per_seed: dict[int, float]
     summary: MeanStd
     interval: Interval
+    trained: Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,20 +82,41 @@ class Comparison:
 
     @property
     def claim(self) -> str:
-        """One sentence, without its full stop."""
+        """One sentence, without its full stop; it says so where the two were not trained for as long."""
         verdict = {1: "is better than", -1: "is worse than", 0: "is not shown to be better or worse than"}
         return (
             f"{self.first.defense} {verdict[side(self.difference)]} {self.second.defense}: difference "
             f"{points(self.difference.mean)} points, 95 % interval {span(self.difference)}"
+            + (f"; not trained alike: {self.trained}" if self.unlike else "")
         )
+
+    @property
+    def unlike(self) -> bool:
+        """Whether the two are known to have been trained for other numbers of epochs."""
+        return differ(self.first.trained, self.second.trained)
+
+    @property
+    def trained(self) -> str:
+        """The epochs that each side trained."""
+        return sentence((each.defense, each.trained) for each in (self.first, self.second))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """What a store holds of one defense under one threat model: attack -> seed -> record."""
+    """What a store holds of one defense under one threat model: attack -> seed -> record.
+
+    Attributes:
+        epochs: checkpoint id -> how it was trained, as far as known.
+    """
 
     defense: str
     records: dict[str, dict[int, Record]]
+    epochs: Mapping[str, Epochs]
+
+    def trained(self, attacks: Sequence[str], seeds: Iterable[int]) -> Trained:
+        """How the models with these seeds were trained that faced the attacks."""
+        faced = self.records[attacks[0]]
+        return {seed: self.epochs.get(faced[seed].spec["parents"].get("model", "")) for seed in seeds}
 
     def outcomes(self, attacks: Sequence[str]) -> Seeds:
         """Which images withstand every one of these attacks, for the seeds that faced them all."""
@@ -135,15 +158,26 @@ class Pair:
         )
 
 
-def pair_of(where: Where, first: str, second: str, records: Sequence[Record], seeds: Iterable[int]) -> Pair:
-    """The cells that did not fail, from records of one setting; of these seeds alone, if any is named."""
+def pair_of(
+    where: Where,
+    first: str,
+    second: str,
+    records: Sequence[Record],
+    seeds: Iterable[int],
+    epochs: Mapping[str, Epochs],
+) -> Pair:
+    """The cells that did not fail, from records of one setting; of these seeds alone, if any is named.
+
+    Args:
+        epochs: checkpoint id -> how it was trained (``trainings``).
+    """
     wanted = set(seeds)
     own = [
         record
         for record in records
         if record.status == "ok" and _place(record) == where and (not wanted or record.seed in wanted)
     ]
-    return Pair(where=where, first=_cells(first, own), second=_cells(second, own))
+    return Pair(where=where, first=_cells(first, own, epochs), second=_cells(second, own, epochs))
 
 
 def _place(record: Record) -> Where:
@@ -151,12 +185,12 @@ def _place(record: Record) -> Where:
     return Where(dataset=spec["dataset"], norm=spec["norm"], eps=spec["eps"], threat=spec["threat"])
 
 
-def _cells(defense: str, records: Iterable[Record]) -> Cells:
+def _cells(defense: str, records: Iterable[Record], epochs: Mapping[str, Epochs]) -> Cells:
     found: dict[str, dict[int, Record]] = {}
     for record in records:
         if record.spec["defense"] == defense:
             found.setdefault(record.spec["attack"], {})[record.seed] = record
-    return Cells(defense=defense, records=found)
+    return Cells(defense=defense, records=found, epochs=epochs)
 
 
 def compare(pair: Pair, attack: str, *, among: int = 1) -> Comparison:
@@ -178,8 +212,8 @@ def compare(pair: Pair, attack: str, *, among: int = 1) -> Comparison:
         attack=attack,
         union=attacks if attack == WORST_CASE else (),
         images=_stack(ours).shape[1],
-        first=_accuracy(pair.first.defense, ours),
-        second=_accuracy(pair.second.defense, theirs),
+        first=_accuracy(pair.first, attacks, ours),
+        second=_accuracy(pair.second, attacks, theirs),
         difference=difference,
         matched=matched,
         wide=wide,
@@ -197,15 +231,16 @@ def _check_images(records: Sequence[Record]) -> None:
         raise ValueError("a comparison needs the same images in the same order on both sides")
 
 
-def _accuracy(defense: str, seeds: Seeds) -> Accuracy:
+def _accuracy(cells: Cells, attacks: Sequence[str], seeds: Seeds) -> Accuracy:
     per_seed = {seed: 100 * float(kept.mean()) for seed, kept in seeds.items()}
     kept = _stack(seeds)
     interval = wilson(int(kept.sum()) / len(kept), kept.shape[1], LEVEL)
     return Accuracy(
-        defense=defense,
+        defense=cells.defense,
         per_seed=per_seed,
         summary=mean_std(list(per_seed.values())),
         interval=Interval(100 * interval.low, 100 * interval.high),
+        trained=cells.trained(attacks, seeds),
     )
 
 

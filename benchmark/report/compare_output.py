@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmark.report.compare import Accuracy, Comparison, points, side, span
 from benchmark.report.table import Cell, Column, Row, Table
+from benchmark.report.trained import UNKNOWN, column
 from benchmark.report.wording import NORM_SYMBOLS, budget, count
 from benchmark.report.worst_case import NAME as WORST_CASE
 
@@ -27,6 +28,7 @@ COLUMNS = (
     "first_per_seed",
     "second_per_seed",
     "mcnemar",
+    *(f"{side}_{kind}_epochs" for side in ("first", "second") for kind in ("natural", "adversarial")),
     "claim",
 )
 
@@ -50,7 +52,8 @@ def to_table(found: Comparison) -> Table:
         name="compare",
         title=f"{where.dataset}, {NORM_SYMBOLS[where.norm]} (ε = {budget(where.eps)}), {where.threat} box, "
         f"{attack.get(found.attack, found.attack)}",
-        caption=f"Accuracy in % and difference in points on {count(found.images, 'test image')}.",
+        caption=f"Accuracy in % and difference in points on {count(found.images, 'test image')}. "
+        f"Trained: {found.trained}.",
         measure="accuracy",
         columns=tuple(
             Column(group="", label=label)
@@ -96,6 +99,10 @@ def cautions(found: Sequence[Comparison]) -> list[str]:
         notes.append(f"A single seed ({names}) says nothing of how much another training would differ.")
     if few:
         notes.append("Two to four seeds show too little of the spread of training: intervals are too narrow.")
+    if any(UNKNOWN in each.trained for each in found):
+        notes.append(
+            "Epochs are unknown where no card of the training is in the store, as for given weights."
+        )
     if apart:
         notes.append("Where the seeds of the two differ, they are drawn apart, not as pairs.")
     if len(found) > 1:
@@ -132,6 +139,7 @@ def to_dict(found: Comparison) -> dict[str, Any]:
         "second": _accuracy_dict(found.second),
         "difference": found.difference._asdict(),
         "matched_seeds": found.matched,
+        "trained_alike": False if found.unlike else None if UNKNOWN in found.trained else True,
         "simultaneous": found.wide._asdict(),
         "mcnemar": {str(seed): test._asdict() for seed, test in found.tests.items()},
         "claim": found.claim,
@@ -146,11 +154,12 @@ def _accuracy_dict(accuracy: Accuracy) -> dict[str, Any]:
         "std": std,
         **accuracy.interval._asdict(),
         "per_seed": {str(seed): value for seed, value in accuracy.per_seed.items()},
+        "epochs": {str(s): each._asdict() if each else None for s, each in accuracy.trained.items()},
     }
 
 
 def to_csv(found: Sequence[Comparison]) -> str:
-    """A line per comparison; seeds as SEED:VALUE, McNemar as SEED:ONLY-FIRST/ONLY-SECOND/P."""
+    """A line per comparison; seeds and epochs as SEED:VALUE, McNemar as SEED:ONLY-FIRST/ONLY-SECOND/P."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -173,6 +182,7 @@ def _line(found: Comparison) -> list[object]:
         _seeds(found.first),
         _seeds(found.second),
         " ".join(tests),
+        *(column(each.trained, kind) for each in (found.first, found.second) for kind in (0, 1)),
         found.claim,
     ]
 

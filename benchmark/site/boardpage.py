@@ -185,5 +185,5 @@ def _trade(board: Board, families: Families) -> Chart | None:
         names=[(x, y, family.label) for x, y, family in found] if few else [],
     )
     rows = [[family.label, f"{x:.1f}", f"{y:.1f}"] for x, y, family in found]
-    note = "Up and to the right is better. A mark per ranked row."
+    note = "Up and to the right is better. A mark per row that has a worst case."
     return Chart(title, note, draw(plot), [], ["defense", "natural, %", "worst case, %"], rows)

@@ -45,7 +45,14 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """Everything under one threat model: ranked rows by their worst case, then the partial ones."""
+    """Everything under one threat model: ranked rows by their worst case, then the partial ones.
+
+    Attributes:
+        preview_of: slug of the board with more images of the same data, of which this one's are the first
+            (test images are the first N of one fixed shuffle); "" if there is none. No row of a preview
+            has a rank.
+        among: how many images that board has, else as many as this one.
+    """
 
     slug: str
     dataset: str
@@ -57,6 +64,13 @@ class Board:
     attack_set: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    preview_of: str = ""
+    among: int = 0
+
+    @property
+    def images_text(self) -> str:
+        """How many, and whether the board is a preview."""
+        return f"{self.images} images" + (f", preview of {self.among}" if self.preview_of else "")
 
     @property
     def threat_model(self) -> str:
@@ -89,7 +103,8 @@ def make_boards(
 ) -> list[Board]:
     """Every data set × threat model × attack set that has a natural accuracy and an attack inside ε.
 
-    A set whose cells another set has all and more is no board of its own.
+    A set whose cells another set has all and more is no board of its own. Of two boards that differ in the
+    number of images alone, the smaller is a preview of the larger.
 
     Args:
         sent: records of images that someone sent in.
@@ -111,7 +126,7 @@ def make_boards(
             kinds = {record.spec["kind_of_attack"] for record in members}
             if "natural" in kinds and kinds & set(BOUNDED) and not _covered(name, of):
                 boards.append(_board(members, name, against, unranked or {}))
-    return _distinct(sorted(boards, key=_order))
+    return _previewed(_distinct(sorted(boards, key=_order)))
 
 
 def _threat_model(record: Record) -> tuple[str, ...]:
@@ -147,6 +162,28 @@ def _distinct(boards: list[Board]) -> list[Board]:
         replace(board, slug=f"{board.slug}-{_hash(board)}") if taken[board.slug] > 1 else board
         for board in boards
     ]
+
+
+def _previewed(boards: list[Board]) -> list[Board]:
+    """The same, the smaller of several sizes without ranks."""
+    largest: dict[tuple[object, ...], Board] = {}
+    for board in boards:
+        best = largest.setdefault(_question(board), board)
+        if board.images > best.images:
+            largest[_question(board)] = board
+    return [_preview(board, largest[_question(board)]) for board in boards]
+
+
+def _question(board: Board) -> tuple[object, ...]:
+    """What a board asks, whatever the number of images."""
+    return board.dataset, board.data, board.norm, board.eps, board.threat, board.attack_set
+
+
+def _preview(board: Board, largest: Board) -> Board:
+    if board.images == largest.images:
+        return replace(board, among=board.images)
+    rows = tuple(replace(row, rank=None) for row in board.rows)
+    return replace(board, rows=rows, preview_of=largest.slug, among=largest.images)
 
 
 def _hash(board: Board) -> str:

@@ -10,6 +10,7 @@ from benchmark.diagnostics import FLAGS
 from benchmark.records import Record
 from benchmark.report.collapse import collapsed_seeds
 from benchmark.report.flags import flags_by_family, looked_at
+from benchmark.report.trained import epochs_of, said
 from benchmark.site import names
 from benchmark.site.boards import Board, Row
 from benchmark.site.reading import Found
@@ -45,6 +46,12 @@ class Family:
     def label(self) -> str:
         """As tables have it."""
         return names.defense(self.defense).label
+
+    @cached_property
+    def epochs(self) -> str:
+        """On natural and on adversarial images, by its cards; every seed of its records counts."""
+        seeds = sorted({record.seed for record in self.records})
+        return said({seed: epochs_of(self.cards[seed]) if seed in self.cards else None for seed in seeds})
 
     @cached_property
     def seconds(self) -> float | None:

@@ -21,12 +21,14 @@ def index(
 ) -> dict[str, Any]:
     """All that ``index.html.j2`` asks for."""
     by_dataset: dict[str, list[Board]] = {}
-    for board in boards:
+    whole = [board for board in boards if not board.preview_of]
+    for board in whole:
         by_dataset.setdefault(board.dataset, []).append(board)
     rows = [each.rows for each in found.records if each.status == "ok"]
     rows += [each.rows for each in found.detections if each.status == "ok"]
     return {
-        "boards": boards,
+        "boards": whole,
+        "previews": lambda board: [each for each in boards if each.preview_of == board.slug],
         "datasets": list(by_dataset.items()),
         "families": families,
         "defenses": len({family.defense for family in families.values()}),
@@ -55,12 +57,12 @@ def compared(boards: Sequence[Board], families: dict[str, Family]) -> dict[str, 
     listed = [
         {
             "slug": board.slug,
-            "title": f"{board.dataset}, {board.threat_model}, {board.set_text}, {board.images} images",
+            "title": f"{board.dataset}, {board.threat_model}, {board.set_text}, {board.images_text}",
             "images": board.images,
             "columns": [*([c.key, c.label] for c in board.columns), [downloads.WORST, "Worst case"]],
             "rows": [
                 [page_id(row.family), families[row.family].label, families[row.family].setting,
-                 families[row.family].slug]
+                 families[row.family].slug, families[row.family].epochs]
                 for row in board.rows
             ],
         }

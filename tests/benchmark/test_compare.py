@@ -17,11 +17,12 @@ from benchmark.cli.compare import compare as verb
 from benchmark.cli.options import Request
 from benchmark.datasets import locate
 from benchmark.errors import BenchError
-from benchmark.plan import make_plan
+from benchmark.plan import Task, make_plan
 from benchmark.records import Record, write_record
 from benchmark.report.compare import Comparison, Pair, Where, compare, pair_of, points
 from benchmark.report.compare_output import cautions, to_csv, to_dict, to_table
 from benchmark.report.render import to_text
+from benchmark.report.trained import Epochs, epochs_of, trainings
 from benchmark.statistics import bootstrap_difference, wilson
 from tests.benchmark.test_report import record
 
@@ -30,8 +31,14 @@ IMAGES = 40
 SURVIVORS = {"none": 38, "pgd-40": 24, "aa": 20, "ddn": 22, "fwa-40": 4}
 
 
-def pair(records: list[Record], *seeds: int, where: Where = WHERE) -> Pair:
-    return pair_of(where, "namid", "standard", records, seeds)
+ALIKE = {f"{name}-{norm}-{seed}": Epochs(0, 12)
+         for name in ("namid", "standard") for norm in ("linf", "l2") for seed in range(9)}  # fmt: skip
+
+
+def pair(
+    records: list[Record], *seeds: int, where: Where = WHERE, epochs: dict[str, Epochs] | None = None
+) -> Pair:
+    return pair_of(where, "namid", "standard", records, seeds, ALIKE if epochs is None else epochs)
 
 
 def both(attack: str, *survivors: tuple[int, int], **changes: Any) -> list[Record]:
@@ -396,3 +403,93 @@ def test_a_norm_that_was_named_is_missed(tmp_path: Path) -> None:
 )
 def test_wrong_input_is_one_line(words: tuple[str, ...], says: str, tmp_path: Path) -> None:
     assert says in refusal(ask(tmp_path, *words))
+
+
+def write_card(out: Path, task: Task, *terms: str) -> None:
+    """A training's card as the trainer writes it, an epoch of its curve per term."""
+    card = {"format": 1, "id": task.id, "seed": task.seed, "spec": task.spec, "sha256": "0" * 64}
+    history = [{term: 1.0, "lr": 0.1, "seconds": 1.0} for term in terms]
+    path = (out / task.path).with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(card | {"history": history, "epoch": len(history)}))
+
+
+def fill_cards(out: Path, warm: int = 2, total: int = 12) -> list[Task]:
+    """Cards of the models that ``fill`` names: NAMID's with a warm-up, Standard AT's without."""
+    request = Request(
+        out=out, width=2, n_examples=IMAGES, defense=["namid,standard"], norm=["linf"], threat=["white"],
+        seeds=2, attacks=["aa"],
+    )  # fmt: skip
+    cells = make_plan(request.protocol(), {"digits": locate("digits", Path("data"))})
+    models = {
+        (task.spec["defense"], task.seed): task.parents["model"] for task in cells if task.kind == "evaluate"
+    }
+    for (defense, _), model in models.items():
+        natural = warm if defense == "namid" else 0
+        write_card(out, model, *["warm_up"] * natural, *["ce"] * (total - natural))
+    return [models["namid", 1], models["standard", 1]]
+
+
+def test_ten_against_twelve_adversarial_epochs_are_said(tmp_path: Path) -> None:
+    fill(tmp_path, attacks=["aa"], better=9)
+    fill_cards(tmp_path)
+    file = tmp_path / "compared.csv"
+    said = ask(tmp_path, "namid", "standard", "--csv", file).stdout
+    told = "namid 2 natural and 10 adversarial epochs; standard 12 adversarial epochs"
+    assert f"Trained: {told}." in " ".join(said.split())
+    assert f"95 % interval [10.0, 35.0]; not trained alike: {told}.\n" in said
+    (line,) = [each for each in csv.DictReader(file.read_text().splitlines()) if each["attack"] == "aa"]
+    assert line["claim"].endswith(f"; not trained alike: {told}")
+    assert (line["first_natural_epochs"], line["first_adversarial_epochs"]) == ("0:2 1:2", "0:10 1:10")
+    assert (line["second_natural_epochs"], line["second_adversarial_epochs"]) == ("0:0 1:0", "0:12 1:12")
+    (asked,) = json.loads(ask(tmp_path, "namid", "standard", "--attacks", "aa", "--json").stdout)[
+        "comparisons"
+    ]
+    assert asked["trained_alike"] is False
+    assert asked["first"]["epochs"] == {str(seed): {"natural": 2, "adversarial": 10} for seed in range(2)}
+
+
+def test_a_warm_up_on_top_still_differs_in_natural_epochs(tmp_path: Path) -> None:
+    fill(tmp_path, attacks=["aa"])
+    fill_cards(tmp_path, warm=0)
+    assert "not trained alike" not in ask(tmp_path, "namid", "standard").stdout
+    for model in fill_cards(tmp_path, warm=0)[:1]:  # NAMID's seed 1 alone: 2 on top
+        write_card(tmp_path, model, *["warm_up"] * 2, *["ce"] * 12)
+    said = " ".join(ask(tmp_path, "namid", "standard").stdout.split())
+    assert (
+        "not trained alike: namid 12 adversarial epochs (seed 0), 2 natural and 12 adversarial epochs "
+        "(seed 1); standard 12 adversarial epochs." in said
+    )
+
+
+def test_missing_cards_are_unknown_and_claim_nothing(tmp_path: Path) -> None:
+    fill(tmp_path, attacks=["aa"])
+    models = fill_cards(tmp_path)
+    (tmp_path / models[1].path).with_suffix(".json").unlink()
+    said = " ".join(ask(tmp_path, "namid", "standard", "--seeds", "2").stdout.split())
+    assert "standard 12 adversarial epochs (seed 0), unknown (seed 1)" in said
+    assert "Epochs are unknown where no card of the training is in the store" in said
+    (told,) = json.loads(ask(tmp_path, "namid", "standard", "--attacks", "aa", "--json").stdout)[
+        "comparisons"
+    ]
+    assert told["second"]["epochs"]["1"] is None
+    assert told["trained_alike"] is False  # as far as is known
+    for path in tmp_path.rglob("checkpoints/*/*.json"):
+        path.unlink()
+    bare = ask(tmp_path, "namid", "standard").stdout
+    assert "Trained: namid unknown; standard unknown." in " ".join(bare.split())
+    assert "not trained alike" not in bare
+
+
+def test_epochs_of_the_committed_run() -> None:
+    """Cards as they were written: NAMID's warm-up is 2 of 12, natural training has no adversarial epoch."""
+    found = trainings(Path(__file__).parents[2] / "results" / "digits")
+    assert found["1e111098c38e"] == (2, 10)
+    assert found["5722162e29a1"] == (0, 12)
+    assert found["49c9897d4676"] == (12, 0)
+    assert epochs_of({"spec": {"weights": "f"}}) is None
+    assert [str(Epochs(*each)) for each in ((1, 0), (0, 12), (2, 10))] == [
+        "1 natural epoch",
+        "12 adversarial epochs",
+        "2 natural and 10 adversarial epochs",
+    ]

@@ -561,6 +561,59 @@ def test_images_and_data_keep_boards_apart(tmp_path: Path) -> None:
     assert len({board.slug for board in boards}) == 3
 
 
+def test_fewer_of_the_same_images_are_a_preview_without_ranks(tmp_path: Path) -> None:
+    sizes = {50: {"good": 40, "weak": 3, "young": 45}, 100: {"good": 80, "weak": 6}}
+    for images, defenses in sizes.items():
+        store = Store(tmp_path / str(images), images=images)
+        for defense, stood in defenses.items():
+            model = store.model(defense, 0)
+            store.cell(model, defense, "none", images, kind="natural")
+            store.cell(model, defense, "zap", stood)
+    stores = [tmp_path / str(images) for images in sizes]
+    whole, preview = make_boards(read_stores(stores).records)
+    assert (whole.images, whole.preview_of) == (100, "")
+    assert (preview.images, preview.preview_of, preview.among) == (50, whole.slug, 100)
+    assert [row.rank for row in preview.rows] == [None, None, None]
+    assert [row.defense for row in preview.rows] == ["young", "good", "weak"]
+    assert [row.rank for row in whole.rows] == [(1, 1), (2, 2)]
+    build(stores, tmp_path / "site")
+    first = Page(tmp_path / "site" / "index.html")
+    assert "Preview, not ranked: 3 rows on the first 50 of these images" in " ".join(first.words.split())
+    assert (tmp_path / "site" / "index.html").read_text().count('<article class="card">') == 1
+    shown = Page(tmp_path / "site" / "boards" / f"{preview.slug}.html")
+    assert "A preview: its 50 images are the first of the 100 of the whole board" in shown.words
+    assert "Not ranked: a preview of the board of 100 images" in shown.words
+    ranks_shown = re.findall(r'<td class="r">(.*?)</td>', shown.file.read_text())
+    assert ranks_shown == ['<abbr title="not ranked">–</abbr>'] * 3
+    assert "100 images" in Page(tmp_path / "site" / "boards" / f"{preview.slug}.html").words
+    large = Page(tmp_path / "site" / "boards" / f"{whole.slug}.html")
+    assert "50 images, preview of 100" in large.words
+    assert "A preview" not in large.words
+    alone = make_boards(read_stores([tmp_path / "50"]).records)
+    assert [(board.preview_of, board.rows[0].rank) for board in alone] == [("", (1, 2))]
+
+
+def test_other_questions_are_no_previews(tmp_path: Path) -> None:
+    """Another ε, norm or data: boards of their own, each with ranks."""
+    for number, (images, norm, eps) in enumerate([(50, "linf", 0.1), (100, "linf", 0.2), (80, "l2", 0.5)]):
+        store = Store(tmp_path / str(number), images=images)
+        model = store.model("good", 0, norm=norm)
+        store.cell(model, "good", "none", images, kind="natural", eps=eps)
+        store.cell(model, "good", "zap", 9, eps=eps)
+    boards = make_boards(read_stores([tmp_path / str(number) for number in range(3)]).records)
+    assert [(board.preview_of, board.rows[0].rank) for board in boards] == [("", (1, 1))] * 3
+
+
+def test_comparing_says_how_long_each_was_trained(digits: Path) -> None:
+    data = json.loads(Page(digits / "compare.html").scripts["compare-data"])
+    trained = {(row[1], row[4]) for board in data for row in board["rows"]}
+    assert {
+        ("NAMID", "2 natural and 10 adversarial epochs"),
+        ("Standard AT", "12 adversarial epochs"),
+        ("Undefended", "12 natural epochs"),
+    } <= trained
+
+
 def test_flags_are_shown_with_meaning_and_threshold(odd: Path) -> None:
     (defense,) = [Page(file) for file in (odd / "defenses").iterdir() if "img" in file.name]
     for page in (defense, Page(next((odd / "boards").glob("*.html")))):

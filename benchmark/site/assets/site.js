@@ -445,6 +445,11 @@
       target.replaceChildren(
         make("div", { "class": "scroll plain", tabindex: "0", role: "region", "aria-label": title }, inner)
       );
+      var alike = rows[0][4] === rows[1][4] && rows[0][4].indexOf("unknown") < 0;
+      var known = rows[0][4].indexOf("unknown") < 0 && rows[1][4].indexOf("unknown") < 0;
+      target.append(make("p", { "class": "facts trained" }, "Trained: " + rows[0][1] + ", " + rows[0][4] + "; " +
+        rows[1][1] + ", " + rows[1][4] + "." + (alike || !known ? "" : " Not for the same epochs: the difference" +
+        " may come from that as well.") + (known ? "" : " Whether for the same epochs is not known.")));
       if (!shared.length) target.append(make("p", { "class": "facts" }, "They have no seed in common: nothing is paired."));
     }
 
