@@ -74,7 +74,7 @@ def passes(task: Task, withstanding: float = _HALF) -> Passes:
     if task.kind == "load":
         return Passes(key, 0.0, 0.0)
     if task.kind == "diagnose":
-        return Passes(key, *probe_passes(spec["probe"], spec["n_examples"]))
+        return Passes(key, *probe_passes(spec["probe"], spec["n_examples"], withstanding))
     if "crafted" in task.parents:  # shown, not made
         return Passes(key, 2.0 * spec["n_examples"], 0.0)
     forwards, backwards = build_attack(spec["parameters"]).passes(task.data.info.classes)

@@ -75,21 +75,27 @@ def _cost(cell: "Task") -> float:
     return float(spec["n_examples"]) * SURVIVORS * passes.total
 
 
-def attacks_passes(attacks: dict[str, Any]) -> Passes:
-    """What the attacks of a probe cost at most, all images and all attacks together."""
-    steps, budgets = attacks["steps"], len(attacks["budgets"])
-    runs = 2 * attacks["restarts"] + 1 + budgets  # cross-entropy and margin, no limit, each budget
-    forwards = runs * (steps + 3) + attacks["square_queries"] + budgets
-    return Passes(attacks["images"] * forwards, attacks["images"] * runs * steps)
+def attacks_passes(attacks: dict[str, Any], withstanding: float = 1.0) -> Passes:
+    """What the attacks of a probe cost, all images and all attacks together.
+
+    Args:
+        withstanding: share of the images that no step breaks; the others leave all attacks but the budgets' early.
+    """
+    steps, images, budgets = attacks["steps"], attacks["images"], len(attacks["budgets"])
+    leaving = withstanding * (2 * attacks["restarts"] + 1)  # log-odds and margin, and no limit
+    queries = withstanding * attacks["square_queries"]
+    forwards = (leaving + budgets) * (steps + 3) + queries + budgets
+    return Passes(images * forwards, images * (leaving + budgets) * steps)
 
 
-def probe_passes(probe: dict[str, Any], images: int) -> Passes:
-    """What a whole probe costs at most.
+def probe_passes(probe: dict[str, Any], images: int, withstanding: float = 1.0) -> Passes:
+    """What a whole probe costs.
 
     Args:
         images: of the cells.
+        withstanding: as of `attacks_passes`.
     """
     n = min(probe["images"], images)
-    attacks = attacks_passes(probe["attacks"]) if probe["attacks"] else Passes(0.0, 0.0)
+    attacks = attacks_passes(probe["attacks"], withstanding) if probe["attacks"] else Passes(0.0, 0.0)
     signs = n * probe["passes"] + 3 * min(n, probe["mixed"])
     return Passes(signs + attacks.forwards, n + attacks.backwards)

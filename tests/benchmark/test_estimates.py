@@ -123,7 +123,7 @@ def test_plan_prints_a_range_and_no_assumption(tmp_path: Path) -> None:
     assert "half of the samples" not in said.output
     assert re.search(r"^4 tasks, \d+ s to \d.* with \d+ workers? on ", said.output, re.MULTILINE)
     (attacked,) = [line for line in said.output.splitlines() if "pgd-40" in line]
-    assert re.match(r" +0 s to \d", attacked)
+    assert re.match(r" +0 s( to \d|  )", attacked)  # on a fast machine even the most rounds to 0
 
 
 def test_progress_counts_the_middle(tasks: list[Task], monkeypatch: pytest.MonkeyPatch) -> None:
