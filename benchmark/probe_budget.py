@@ -79,7 +79,7 @@ def attacks_passes(attacks: dict[str, Any], withstanding: float = 1.0) -> Passes
     """What the attacks of a probe cost, all images and all attacks together.
 
     Args:
-        withstanding: share of the images that no step breaks; the others leave all attacks but the budgets' early.
+        withstanding: share of the images that no step breaks; only the budgets' runs go on with the others.
     """
     steps, images, budgets = attacks["steps"], attacks["images"], len(attacks["budgets"])
     leaving = withstanding * (2 * attacks["restarts"] + 1)  # log-odds and margin, and no limit
