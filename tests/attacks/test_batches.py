@@ -93,5 +93,5 @@ def test_square_alone_decides_on_the_way(norm: str) -> None:
         attack = build("aa", norm, EPS["no gradient"][norm], square_queries=queries)
         return int((attack(model, x, y, seed=3).prediction == y).sum())
 
-    assert left(1) > left(15) > left(60)
+    assert left(1) > left(15) >= left(60)
     assert left(60) > 0
