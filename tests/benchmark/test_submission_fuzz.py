@@ -247,7 +247,7 @@ FILES = {
         "weights.safetensors is damaged",
     ),
     "no tensors": Case(
-        content(lambda old: struct.pack("<Q", 2) + b"{}"), "weights.safetensors has no tensors"
+        content(lambda old: struct.pack("<Q", 2) + b"{}"), "weights.safetensors has no weights in it"
     ),
     "other weights than declared": Case(
         value("sha256", f'"{"0" * 64}"'),
