@@ -83,7 +83,7 @@ def test_the_library_s_images_on_the_same_numbers(
         theirs = by_library(model, x[rows], y[rows], noise, norm, eps)
         ours = square(model, x[rows], y[rows], noise, norm=norm, eps=eps, queries=QUERIES)
         assert torch.allclose(ours, theirs, atol=1e-5)
-        assert geometry.size(ours - x[rows], norm).max() <= eps * (1 + 1e-5)
+        assert geometry.size(ours - x[rows], norm).max() <= eps * (1 + 1e-5) + 1e-6
         fallen.append(model(ours).argmax(1) != y[rows])
     assert not torch.cat(fallen).all() or factor == 1
     assert torch.cat(fallen).any() == (factor == 1)
