@@ -38,6 +38,19 @@ class Scaled(nn.Module):
         return logits
 
 
+class Lifted(nn.Module):
+    """Adds a constant to whichever logit is the largest."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x)
+        lift = nn.functional.one_hot(logits.detach().argmax(1), logits.shape[1])
+        return logits + 200.0 * lift
+
+
 @pytest.fixture(scope="module")
 def digits() -> Problem:
     """A hundred images and a model that is sure of a third of them beyond float32."""
@@ -63,6 +76,15 @@ def test_the_scale_of_the_logits_changes_at_most_four_percent(name: str, norm: s
         assert abs(int(left(attack, digits, scale).sum()) - unscaled) <= 0.04 * len(digits.y), scale
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", ["pgd-40", "fwa-10"])
+def test_a_lift_of_the_largest_logit_changes_nothing(name: str, norm: str, digits: Problem) -> None:
+    """The class and the slope of the log-odds are as they were; the cross-entropy has no slope left."""
+    attack, lifted = build(name, norm), Lifted(digits.model)
+    plain = int(left(attack, digits, 1.0).sum())
+    assert abs(int((attack(lifted, digits.x, digits.y).prediction == digits.y).sum()) - plain) <= 4
+
+
 @by_cross_entropy
 def test_an_unconfident_model_falls_as_it_does_to_the_cross_entropy(
     name: str, norm: str, digits: Problem
@@ -80,3 +102,6 @@ def test_ddn_stays_as_near(digits: Problem) -> None:
         outcome = attack(Scaled(digits.model, scale), digits.x, digits.y)
         assert (outcome.prediction != digits.y).all()
         assert outcome.distance.mean() <= 1.02 * unscaled
+    lifted = attack(Lifted(digits.model), digits.x, digits.y)
+    assert (lifted.prediction != digits.y).all()
+    assert lifted.distance.mean() <= 1.02 * unscaled
