@@ -101,7 +101,7 @@ def test_ddn_stays_as_near(digits: Problem) -> None:
     for scale in (10.0, 1000.0):
         outcome = attack(Scaled(digits.model, scale), digits.x, digits.y)
         assert (outcome.prediction != digits.y).all()
-        assert outcome.distance.mean() <= 1.02 * unscaled
+        assert outcome.distance.mean() <= 1.005 * unscaled
     lifted = attack(Lifted(digits.model), digits.x, digits.y)
     assert (lifted.prediction != digits.y).all()
     assert lifted.distance.mean() <= 1.02 * unscaled
