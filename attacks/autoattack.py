@@ -95,14 +95,12 @@ class AutoAttack(BudgetAttack):
             if not len(rows):
                 break
             found = run(x[rows], y[rows], Noise(mix(noise[rows].keys + stream)))
-            fooled = (predict(model, found) != y[rows]) & self._inside(found - x[rows])
+            # FAB looks for the nearest image, wherever it is.
+            inside = geometry.size(found - x[rows], self.norm) <= self._limit
+            fooled = (predict(model, found) != y[rows]) & inside
             x_adv[rows[fooled]] = found[fooled]
             rows = rows[~fooled]
         return x_adv
-
-    def _inside(self, delta: Tensor) -> Tensor:
-        """FAB looks for the nearest image, wherever it is: (N, C, H, W) -> (N,)."""
-        return geometry.size(delta, self.norm) <= self.eps * (1 + 1e-6)
 
     def _runs(self, model: nn.Module, device: torch.device, classes: int) -> Iterator[tuple[int, _Run]]:
         """Every start of every member, with the key of its random numbers."""

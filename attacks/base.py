@@ -249,9 +249,13 @@ class BudgetAttack(Attack):
         if not self.eps >= 0:
             raise ValueError(f"eps must be at least 0, got {self.eps}")
 
+    @property
+    def _limit(self) -> float:
+        """The distance that counts as within ``eps``: rounding is forgiven."""
+        return self.eps * (1 + _RELATIVE_SLACK) + _ABSOLUTE_SLACK
+
     def check(self, distance: Tensor) -> None:
-        limit = self.eps * (1 + _RELATIVE_SLACK) + _ABSOLUTE_SLACK
-        if len(distance) and not (worst := distance.max().item()) <= limit:
+        if len(distance) and not (worst := distance.max().item()) <= self._limit:
             raise AttackError(f"{self!r} left its budget: {self.norm} distance {worst:.6g} > {self.eps:.6g}")
 
 

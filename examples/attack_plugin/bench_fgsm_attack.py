@@ -5,17 +5,17 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from attacks import geometry
 from attacks.base import BudgetAttack
 from attacks.geometry import Norm
+from attacks.losses import log_odds
 from attacks.noise import Noise
 
 
 @dataclass(frozen=True, kw_only=True)
 class FGSM(BudgetAttack):
-    """One step of the cross-entropy's gradient from the natural image.
+    """One step along the cross-entropy's gradient, at any scale of the logits, from the natural image.
 
     Args:
         step: length of the step as a fraction of ``eps``.
@@ -30,6 +30,6 @@ class FGSM(BudgetAttack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         x_adv = x.clone().requires_grad_()
-        loss = functional.cross_entropy(model(x_adv), y, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, x_adv)
+        loss = log_odds(model(x_adv), y)
+        (gradient,) = torch.autograd.grad(loss.sum(), x_adv)
         return geometry.climb(x, x, gradient, self.norm, self.eps, self.step * self.eps)

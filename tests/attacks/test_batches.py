@@ -48,7 +48,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 EPS = {
     "convolutional": {"linf": 0.012, "l2": 0.06},
     "connected": {"linf": 0.03, "l2": 0.2},
-    "no gradient": {"linf": 0.06, "l2": 0.4},
+    "no gradient": {"linf": 0.05, "l2": 0.3},
 }
 
 
@@ -93,5 +93,4 @@ def test_square_alone_decides_on_the_way(norm: str) -> None:
         attack = build("aa", norm, EPS["no gradient"][norm], square_queries=queries)
         return int((attack(model, x, y, seed=3).prediction == y).sum())
 
-    assert left(1) > left(15) >= left(60)
-    assert left(60) > 0
+    assert SAMPLES > left(15) > left(60) > 0

@@ -221,3 +221,28 @@ def test_gradient_attacks_break_what_a_saturated_cross_entropy_hides() -> None:
     assert (PGD(norm="linf", eps=eps, loss="ce")(model, x, y).prediction == y).any()
     for name in ("pgd-40", "pgd-margin", "pgd-dlr", "aa"):
         assert (full(name, "linf", eps)(model, x, y).prediction != y).all(), name
+    first = AutoAttack(norm="linf", eps=eps)._apgd(model, x.device, "apgd-ce", 5)
+    assert (model(first(x, y, Noise(torch.arange(6)))).argmax(1) != y).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("member", ["apgd-t", "fab-t"])
+def test_targeted_members_go_for_the_class_of_their_rank(member: str, norm: Norm) -> None:
+    """The second class never wins, and has the slope of the first: only a run at the third fools all."""
+
+    class Shadowed(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            first, third, *others = (super().forward(x - 0.5) + self.lead).unbind(1)
+            return torch.stack([first, first - 0.01, third, *(0.0 * first - 50.0 for _ in others)], dim=1)
+
+        lead = torch.tensor([1.0, 0.0, 0.0, 0.0])
+
+    model, x = Shadowed(classes=4), 0.5 + 0.1 * (images(8, size=6) - 0.5)
+    y, noise = model(x).argmax(1), Noise(torch.arange(8))
+    x, y, noise = x[y == 0], y[y == 0], noise[y == 0]
+    assert len(x) >= 4
+    attack = AutoAttack(norm=norm, eps={"linf": 0.3, "l2": 2.0}[norm], steps=20)
+    for rank in (2, 3):
+        apgd = attack._apgd_targeted(model, x.device, rank, 4)
+        run = apgd if member == "apgd-t" else attack._fab(model, x.device, rank=rank)
+        assert (model(run(x, y, noise)).argmax(1) != y).all() == (rank == 3)

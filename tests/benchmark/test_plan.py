@@ -133,6 +133,15 @@ def test_ids_are_the_same_in_every_release() -> None:
     assert first.id == "e7eeeb898baf"
 
 
+def test_what_trainings_attack_with_is_in_the_ids_of_those_that_attack() -> None:
+    tasks = [task for task in plan() if task.kind in ("train", "estimators")]
+    attacking = {t.title for t in tasks if t.spec.get("inner_loss") == "log-odds"}
+    assert (
+        attacking == {t.title for t in tasks if "train undefended" not in t.title} != {t.title for t in tasks}
+    )
+    assert all("inner_loss" not in t.spec for t in tasks if t.title not in attacking)
+
+
 def test_rules_of_one_attack_share_its_run() -> None:
     both = {"strict": {"linf": [], "l2": ["ead-en", "ead-l1"]}}
     tasks = plan({"attacks": both, "norms": ["l2"], "defenses": ["standard"]})

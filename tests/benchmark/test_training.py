@@ -26,6 +26,7 @@ from benchmark.protocol import load_protocol
 from benchmark.training import inner_attack, train, train_estimators
 from benchmark.training_data import Batch, TrainingData, held_out_images
 from defenses import base
+from defenses.base import InnerAttack
 from defenses.mutual_information.estimator import Estimator, MIEstimators, StandardMI
 from defenses.namid import NAMID
 from defenses.registry import defense_presets
@@ -202,6 +203,21 @@ def test_too_few_images_are_named(tmp_path: Path, recipe: dict[str, Any], messag
     with pytest.raises(BenchError, match=message):
         run(training_of("undefended", **recipe), tmp_path)
     assert not list(tmp_path.rglob("*"))
+
+
+def test_a_scale_of_the_logits_does_not_change_what_is_held_out(tmp_path: Path) -> None:
+    """So that no epoch is chosen for its large logits."""
+    task = training_of("undefended", seed=1, holdout=0.5, train_limit=200, epochs=8)
+    run(task, tmp_path)
+    model, attack = load_model(task, where(tmp_path)), InnerAttack(norm="linf", eps=0.1)
+    unscaled = training.accuracies(model, held_out(task), attack)
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    last.weight.mul_(1e4)
+    last.bias.mul_(1e4)
+    scaled = training.accuracies(model, held_out(task), attack)
+    assert scaled["held_out_natural"] == unscaled["held_out_natural"]
+    assert unscaled["held_out_pgd"] < scaled["held_out_natural"] - 10
+    assert scaled["held_out_pgd"] == pytest.approx(unscaled["held_out_pgd"], abs=4)
 
 
 def test_nothing_held_out_means_no_curve_and_all_images(tmp_path: Path) -> None:

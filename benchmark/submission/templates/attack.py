@@ -24,11 +24,16 @@ def perturb(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, eps: float, se
         found[fooled] = x_adv.detach()[fooled]
         if step == STEPS or fooled.all():
             break
-        loss = nn.functional.cross_entropy(logits, y, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, x_adv)
+        (gradient,) = torch.autograd.grad(log_odds(logits, y).sum(), x_adv)
         moved = x_adv.detach() + 2.5 * eps / STEPS * ascent(gradient, norm)
         x_adv = project(moved, x, norm, eps)
     return found
+
+
+def log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    """The cross-entropy's direction, which float32 loses where a model is very sure: (N,)"""
+    others = logits.scatter(1, y[:, None], -torch.inf)
+    return others.logsumexp(1) - logits.gather(1, y[:, None])[:, 0]
 
 
 def ascent(gradient: Tensor, norm: str) -> Tensor:
