@@ -231,3 +231,39 @@ def test_a_partial_state_of_an_older_version_is_named(
             fit_to(tmp_path, "sgd", kill_at=(2, 1))
     with pytest.raises(BenchError, match=r"model\.partial is of an older version.*counts.*delete it"):
         fit_to(tmp_path, "sgd")
+
+
+def test_every_step_of_every_training_draws_something_else(tmp_path: Path) -> None:
+    """From the global generator, which is left as it was; the same training draws the same again."""
+
+    def drawn(seed: int) -> list[float]:
+        module, found = nn.Linear(1, 1, bias=False), list[float]()
+
+        def draw(*_: object) -> dict[str, Tensor]:
+            found.append(float(torch.rand(())))
+            return {"none": 0.0 * module.weight.sum()}
+
+        def evaluate(_: nn.Module) -> dict[str, float]:
+            draw()
+            return {}
+
+        fit = Fit(
+            epochs=3,
+            stream=("test", seed),
+            batches=lambda epoch: [torch.arange(2)] * 4,
+            learning_rate=lambda done: 0.1,
+            clip_norm=0.0,
+            partial=tmp_path / "model.partial",
+            advance=lambda *progress: None,
+            evaluate=evaluate,
+        )
+        before = torch.get_rng_state()
+        fit.run(module, torch.optim.SGD(module.parameters()), draw)
+        assert torch.equal(torch.get_rng_state(), before)
+        return found
+
+    torch.rand(3)
+    first = drawn(0)
+    torch.rand(3)
+    assert drawn(0) == first
+    assert len({*first, *drawn(1)}) == 2 * 3 * (4 + 1)
