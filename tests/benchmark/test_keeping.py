@@ -126,7 +126,7 @@ def test_flags_are_found_by_model_norm_images_and_eps(tmp_path: Path, tasks: lis
 
     def told(spec: dict[str, Any], **change: Any) -> tuple[str, ...] | None:
         of = found.of(spec | change)
-        return of and of.flags
+        return of.flags if of else None
 
     assert told(linf.spec) == ("randomised",)
     assert told(linf.spec, eps=1.5 * eps) == ("randomised",)
