@@ -68,7 +68,7 @@ def read_diagnosis(path: Path) -> Diagnosis:
     try:
         story = json.loads(path.read_text())
         spec = story["spec"]
-        _subject(spec), float(spec["eps"]), probe_rank(spec["probe"])
+        hash(_subject(spec)), float(spec["eps"]), probe_rank(spec["probe"])  # or it cannot be looked up
         flags = tuple(str(name) for name in story["flags"])
         return Diagnosis(id=story["id"], seed=story["seed"], spec=spec, flags=flags)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

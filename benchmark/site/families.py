@@ -69,11 +69,6 @@ class Family:
         return looked_at(row.records)
 
     @cached_property
-    def unlooked(self) -> str:
-        """The same anywhere."""
-        return looked_at(self.records)
-
-    @cached_property
     def flags(self) -> list[str]:
         """Signs of hidden gradients anywhere."""
         raised = {flag for flags in self.raised.values() for flag in flags}

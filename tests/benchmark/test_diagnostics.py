@@ -321,8 +321,12 @@ def test_every_flag_is_documented_with_its_threshold() -> None:
         assert f"| `{name}` | {flag.meaning} | {flag.threshold} |" in text
 
 
-def test_a_damaged_diagnosis_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text('{"flag')
+@pytest.mark.parametrize("text", ['{"flag', '{"flags": []}', "[]", "spec", "unhashable"])
+def test_a_damaged_diagnosis_is_named(tmp_path: Path, text: str) -> None:
+    spec: dict[str, Any] = {"norm": "linf", "eps": 0.1, "probe": PROBE, "data": "d", "n_examples": 5}
+    spec |= {"parents": {"model": "m"}} | ({"data": ["d"]} if text == "unhashable" else {"probe": 7})
+    whole = json.dumps({"id": "i", "seed": 0, "flags": [], "spec": spec})
+    (tmp_path / "x.json").write_text(whole if text in ("spec", "unhashable") else text)
     with pytest.raises(StoreError, match=r"x\.json is damaged .*delete it and run the same command"):
         read_diagnosis(tmp_path / "x.json")
 
