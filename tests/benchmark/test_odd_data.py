@@ -5,7 +5,6 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +226,7 @@ FORMS: dict[str, tuple[str, Build]] = {
 
 
 def _same(held: Splits, expected: Splits) -> bool:
-    return all(np.array_equal(one, other) for one, other in zip(held, expected, strict=True))
+    return all(np.array_equal(getattr(held, each), getattr(expected, each)) for each in Splits._fields)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -313,6 +312,13 @@ def _twice(folder: Path) -> None:
 def _file_as_folder(folder: Path) -> Path:
     (folder / "train.parquet").write_bytes(b"")
     return folder / "train.parquet"
+
+
+def _rename_both(folder: Path) -> None:
+    for part in ("train", "val"):
+        (folder / part / WNIDS[0]).rename(folder / part / "n00000001")
+    (folder / "wnids.txt").unlink(missing_ok=True)
+    (folder / "val" / "val_annotations.txt").unlink(missing_ok=True)
 
 
 def _pair(folder: Path, test: list[str], train: tuple[str, ...] = ("train",)) -> None:
@@ -745,7 +751,7 @@ REFUSED: dict[str, tuple[str, Build, str]] = {
         "tiny-imagenet",
         _then(
             lambda f: tiny(f, sort="."),
-            lambda f: [_rename(f, part, WNIDS[0], "n00000001") for part in ("train", "val")],
+            _rename_both,
         ),
         "the class 'n00000001', which tiny-imagenet lacks",
     ),
@@ -809,12 +815,6 @@ def _cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-50])
 
 
-def _rename(folder: Path, part: str, old: str, new: str) -> None:
-    (folder / part / old).rename(folder / part / new)
-    (folder / "wnids.txt").unlink(missing_ok=True)
-    (folder / "val" / "val_annotations.txt").unlink(missing_ok=True)
-
-
 def _swap(val: Path) -> None:
     image = next(iter(sorted((val / WNIDS[0]).iterdir())))
     image.rename(val / WNIDS[1] / image.name)
@@ -829,16 +829,16 @@ def _all(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     store = tmp_path / "store"
     (store / "records").mkdir(parents=True)
     (store / "results.csv").write_text("kept")
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
-    yield store
+    return store
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_right_is_one_line(case: str, tmp_path: Path, _own_store: Path, bench: Bench) -> None:
+def test_what_cannot_be_right_is_one_line(case: str, tmp_path: Path, own_store: Path, bench: Bench) -> None:
     dataset, build, line = REFUSED[case]
     folder = tmp_path / "given"
     folder.mkdir()
@@ -857,14 +857,14 @@ def test_what_cannot_be_right_is_one_line(case: str, tmp_path: Path, _own_store:
         "--epochs",
         1,
     )
-    said = bench("run", *options, *small, "--width", 4, "--n-examples", 4, "--out", _own_store)
+    said = bench("run", *options, *small, "--width", 4, "--n-examples", 4, "--out", own_store)
     assert said.status == 2
     errors = [each for each in said.err.splitlines() if not each.startswith("bench: note: ")]
     assert len(errors) == 1, said.err
     assert re.search(line, errors[0]), errors[0]
     assert str(folder) in errors[0], "no file is named"
-    assert re.search(r"; |: (call|lay|name|remove) |\?$", errors[0]), "no remedy"
-    assert _all(_own_store) == {"results.csv": b"kept"}
+    assert re.search(r"; |: (call|lay|leave|name|remove) |\?$", errors[0]), "no remedy"
+    assert _all(own_store) == {"results.csv": b"kept"}
     assert not list((tmp_path / "cache").rglob("*.npy")), "a refused data set was kept"
     assert _all(folder) == before
     assert not Path("touched-by-a-pickle").exists()
@@ -920,7 +920,8 @@ def test_one_image_of_the_same_length_and_time_is_seen(where: str, tmp_path: Pat
 @pytest.mark.parametrize("form", ["parquet", "batches", "mnist"])
 def test_a_file_of_the_same_length_and_time_is_seen(form: str, tmp_path: Path) -> None:
     dataset = "mnist" if form == "mnist" else "cifar10"
-    {"parquet": parquet, "batches": batches, "mnist": mnist}[form](tmp_path)
+    build: Build = {"parquet": parquet, "batches": batches, "mnist": mnist}[form]
+    build(tmp_path)
     before = locate(dataset, tmp_path).hash
     file = {"parquet": "test.parquet", "batches": "batches.meta", "mnist": "t10k-labels-idx1-ubyte"}[form]
     if form == "batches":
