@@ -77,6 +77,16 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
+def tiff(side: int, bits: int, photometric: int, samples: bytes) -> bytes:
+    """A square grey TIFF of one strip, which Pillow would not write."""
+    entries = {256: side, 257: side, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: side}
+    tags = b"".join(
+        struct.pack("<HHII", tag, 4, 1, value) for tag, value in (entries | {279: len(samples)}).items()
+    )
+    head = b"II*\0" + struct.pack("<I", 8 + len(samples)) + samples
+    return head + struct.pack("<H", len(entries) + 1) + tags + struct.pack("<I", 0)
+
+
 def huggingface(names: Sequence[str]) -> dict[bytes, bytes]:
     """Schema metadata as the datasets library writes them."""
     label = {"names": list(names), "_type": "ClassLabel"}

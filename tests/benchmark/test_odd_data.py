@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from benchmark import datasets
 from benchmark.datasets import DATASETS, locate
 from benchmark.datasets.base import Splits
 from benchmark.errors import DataError
@@ -36,6 +37,7 @@ from tests.benchmark.odd_data import (
     shards,
     shown,
     table,
+    tiff,
     tiny,
     write,
 )
@@ -257,6 +259,7 @@ _PAIRS = b"".join(
 )
 _STEEP = (_RAMP * 83).astype(np.uint16)
 PIXELS: dict[str, tuple[bytes, Pixels]] = {
+    "white is zero, 8 bits": (tiff(28, 8, 0, (_RAMP % 256).astype(np.uint8).tobytes()), 255 - _RAMP % 256),
     "1 bit": (png(28, 28, 1, 0, _PACKED), _BITS * 255),
     "2 bits": (png(28, 28, 2, 0, _PAIRS), _QUARTERS * 85),
     "16 bits PNG": (encoded(_STEEP), np.rint(_STEEP / 257)),
@@ -381,10 +384,6 @@ def _turned_exif() -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
     return encoded(np.zeros((28, 28), np.uint8), "JPEG", exif=exif)
-
-
-def _white_is_zero(kind: Any) -> bytes:
-    return encoded(np.full((28, 28), 1000, kind), "TIFF", tiffinfo={262: 0})
 
 
 _GREY = np.zeros((28, 28), np.uint8)
@@ -593,7 +592,8 @@ REFUSED: dict[str, tuple[str, Build, str]] = {
         _bad(np.full((28, 28), np.nan, np.float32), "TIFF"),
         "float pixels outside",
     ),
-    "deep white is zero": ("mnist", _bad(_white_is_zero(np.uint16)), "unusual depth"),
+    "deep white is zero": ("mnist", _bad(tiff(28, 16, 0, bytes(2 * 28 * 28))), "unusual depth"),
+    "greys of 12 bits": ("mnist", _bad(tiff(28, 12, 1, bytes(42 * 28))), "unusual depth"),
     "several frames": ("mnist", _frames, "several frames"),
     "on its side": ("mnist", _bad(_turned_exif()), "EXIF orientation"),
     "no Parquet": (
@@ -907,8 +907,13 @@ def test_images_that_were_replaced_are_read_again(tmp_path: Path) -> None:
     assert accuracy(after) == accuracy(before._replace(test_x=before.test_x[order])) < 50
 
 
+@pytest.mark.parametrize("cheap", [0, 1 << 30])
 @pytest.mark.parametrize("where", ["train", "val"])
-def test_one_image_of_the_same_length_and_time_is_seen(where: str, tmp_path: Path) -> None:
+def test_one_image_of_the_same_length_and_time_is_seen(
+    where: str, cheap: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where contents are hashed, and where there are too many bytes for it."""
+    monkeypatch.setattr(datasets, "_CHEAP", cheap)
     tiny(tmp_path)
     file = sorted((tmp_path / where).rglob("*.JPEG"))[5]
     file.write_bytes(encoded(np.zeros((64, 64, 3), np.uint8), "BMP"))
@@ -920,8 +925,8 @@ def test_one_image_of_the_same_length_and_time_is_seen(where: str, tmp_path: Pat
 @pytest.mark.parametrize("form", ["parquet", "batches", "mnist"])
 def test_a_file_of_the_same_length_and_time_is_seen(form: str, tmp_path: Path) -> None:
     dataset = "mnist" if form == "mnist" else "cifar10"
-    build: Build = {"parquet": parquet, "batches": batches, "mnist": mnist}[form]
-    build(tmp_path)
+    builds: dict[str, Build] = {"parquet": parquet, "batches": batches, "mnist": mnist}
+    builds[form](tmp_path)
     before = locate(dataset, tmp_path).hash
     file = {"parquet": "test.parquet", "batches": "batches.meta", "mnist": "t10k-labels-idx1-ubyte"}[form]
     if form == "batches":
@@ -940,8 +945,6 @@ def test_a_file_of_the_same_length_and_time_is_seen(form: str, tmp_path: Path) -
 
 
 def test_a_cache_of_other_readers_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import benchmark.datasets as datasets
-
     first = locate("digits", tmp_path).arrays
     monkeypatch.setattr(datasets, "_READERS", datasets._READERS + 1)
     assert locate("digits", tmp_path).arrays != first
