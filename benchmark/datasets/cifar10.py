@@ -99,7 +99,9 @@ def _unpickled(file: Path, content: bytes) -> dict[str, Any]:
     except (*broken, ImportError, MemoryError, OverflowError) as error:
         raise DataError(f"{file} is no batch of CIFAR-10: {error}; unpack the archive again") from error
     if not isinstance(held, dict):
-        raise DataError(f"{file} is no batch of CIFAR-10: it holds a {type(held).__name__}")
+        raise DataError(
+            f"{file} is no batch of CIFAR-10: it holds a {type(held).__name__}; unpack the archive again"
+        )
     return {
         key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in held.items()
     }

@@ -70,11 +70,13 @@ def _wrong_size(where: str, size: tuple[int, int], info: DatasetInfo) -> DataErr
 
 def _pixels(image: "Image", where: str) -> Images:
     """(H, W) or (H, W, 3)."""
+    stored = str(
+        getattr(image, "tile", "")
+    )  # how samples are kept: gone once loaded, as getexif does for PNG
     if getattr(image, "is_animated", False):
         raise DataError(f"{where} has several frames; save the one that counts")
     if image.getexif().get(_ORIENTATION, 1) not in (0, 1):
         raise DataError(f"{where} is to be turned before it is shown (EXIF orientation); save it upright")
-    stored = str(getattr(image, "tile", ""))  # how the file keeps its samples, until it is loaded
     if image.mode in ("I;16", "I;16L", "I;16B", "I"):
         return _deep(image, stored, where)
     if ";16" in stored:  # Pillow keeps the high byte of each, which is not the nearest of 256 levels

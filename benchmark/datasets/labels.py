@@ -124,7 +124,9 @@ def renumbered(y: Labels, numbers: list[int] | None, where: str) -> Labels:
     if numbers is None:
         return y
     if y.min() < 0 or y.max() >= len(numbers):
-        raise DataError(f"{where} has labels {y.min()} to {y.max()} and names {len(numbers)} classes")
+        raise DataError(
+            f"{where} has labels {y.min()} to {y.max()} and names {len(numbers)} classes; name them all"
+        )
     return np.asarray(numbers, dtype=np.int64)[y]
 
 

@@ -337,4 +337,4 @@ def _stacked(rows: Sequence[Any], leaf: "pa.DataType", where: str) -> Any:
     try:
         return np.stack([np.asarray(row, dtype=leaf.to_pandas_dtype()) for row in rows])
     except (ValueError, TypeError, OverflowError) as error:
-        raise DataError(f"{where} has images of unequal or ragged shape: {error}") from error
+        raise DataError(f"{where} has images of unequal or ragged shape; store them all alike") from error

@@ -172,7 +172,9 @@ def _rows(annotations: Path) -> dict[str, str]:
     for number, line in enumerate(_lines(annotations), start=1):
         cells = line.split("\t")
         if len(cells) < 2:
-            raise DataError(f"{annotations}, line {number}: expected a file and its class, with tabs between")
+            raise DataError(
+                f"{annotations}, line {number}: no file and class with a tab between; unpack the zip again"
+            )
         if cells[0] in rows:
             raise DataError(f"{annotations} lists {cells[0]} twice; unpack the zip again")
         rows[cells[0]] = cells[1]
