@@ -14,18 +14,19 @@ from torch import Tensor, nn
 from attacks.noise import Noise
 from benchmark import fitting, training
 from benchmark.augmentation import crop, crop_flip
+from benchmark.batching import Batches
 from benchmark.checkpoints import load_tensors, read_card
 from benchmark.context import Context
 from benchmark.datasets import locate
 from benchmark.errors import BenchError
-from benchmark.loading import load_estimators, load_model
+from benchmark.loading import load_estimators, load_model, new_estimators
 from benchmark.models import build_model
 from benchmark.plan import Task, make_plan
 from benchmark.protocol import load_protocol
 from benchmark.training import inner_attack, train, train_estimators
 from benchmark.training_data import Batch, TrainingData, held_out_images
 from defenses import base
-from defenses.mutual_information.estimator import MIEstimators, StandardMI
+from defenses.mutual_information.estimator import Estimator, MIEstimators, StandardMI
 from defenses.namid import NAMID
 from defenses.standard import Standard
 from defenses.trades import TRADES
@@ -63,6 +64,15 @@ def plan(*defenses: str, norm: str = "linf", seeds: int = 1, **recipe: Any) -> l
 def training_of(defense: str, *, seed: int = 0, **settings: Any) -> Task:
     cells = [t for t in plan(defense, seeds=seed + 1, **settings) if t.kind == "evaluate" and t.seed == seed]
     return cells[0].parents["model"]
+
+
+def estimators_of(defense: str, recipe: dict[str, Any], **settings: Any) -> Task:
+    """The estimators' task of a defense with its small recipe overlaid."""
+    settings = {"defenses": [defense], "training": {**TINY, **settings}}
+    overrides = {**settings, "norms": ["linf"], "threats": ["white"], "model": {"width": 2}}
+    overrides |= {"estimators": {**SMALL_ESTIMATORS, **recipe}, "attacks": {"strict": {"linf": [], "l2": []}}}
+    tasks = make_plan(load_protocol(None, overrides), {"digits": locate("digits", Path("data"))})
+    return next(task for task in tasks if task.kind == "estimators")
 
 
 def where(out: Path) -> Context:
@@ -513,7 +523,7 @@ def test_the_recipe_s_augmentation_is_the_batch_s(augment: str, moved: Any) -> N
 def test_estimators_are_what_the_preset_asks_for(
     tmp_path: Path, defense: str, objective: str, kind: type[nn.Module]
 ) -> None:
-    """And their curve ends with what the saved ones say of the held-out images."""
+    """And at the kept epoch their curve has what the saved ones say of the held-out images."""
     task = training_of(defense, holdout=0.3).parents["estimators"]
     assert task.spec["estimators"]["objective"] == objective
     _, card = run(task, tmp_path)
@@ -525,15 +535,92 @@ def test_estimators_are_what_the_preset_asks_for(
     x_adv = attack(model, held.x, held.noise, training.cross_entropy(held.y))
     with torch.no_grad():
         estimates = module.measure(held.x, x_adv, model(held.x), model(x_adv))
-    figures = {name: value for name, value in card["history"][-1].items() if name.startswith("held_out")}
+    entry = card["history"][card["epoch"] - 1]
+    figures = {name: value for name, value in entry.items() if name.startswith("held_out")}
+    terms = module.loss(estimates, held.y, model(held.x), model(x_adv))
+    best = figures.pop("held_out_objective")
+    assert best == pytest.approx(-sum(float(term) for term in terms.values()), abs=1e-5)
+    assert best == max(each["held_out_objective"] for each in card["history"])
     assert set(figures) == {f"held_out_{name}" for name in estimates}
     for name, values in estimates.items():
         assert figures[f"held_out_{name}"] == pytest.approx(float(values.mean()), abs=1e-6), name
     if objective != "eq-5":  # one pass of each network per step of two epochs, the curve leaves no trace
         counts = [int(v) for n, v in module.state_dict().items() if n.endswith("num_batches_tracked")]
-        assert set(counts) == {2 * len(range(0, 70, 24))}
+        assert set(counts) == {card["epoch"] * len(range(0, 70, 24))}
     own = {"standard"} if objective == "standard" else {"natural", "adversarial"}
     assert own <= set(card["history"][0])
+
+
+def falling(known: training.Known, module: nn.Module) -> dict[str, float]:
+    """An objective that falls as training goes on."""
+    steps = module.state_dict()["natural.local.1.num_batches_tracked"]
+    return {"held_out_objective": -float(steps)}
+
+
+@pytest.mark.parametrize(("selection", "kept"), [("best", 1), ("last", 2)])
+def test_estimators_keep_the_epoch_that_is_best_on_held_out_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, selection: str, kept: int
+) -> None:
+    task = estimators_of("namid-eq-4", {"selection": selection}, holdout=0.3)
+    run(task.parents["pretrained"], tmp_path)
+    monkeypatch.setattr(training.Known, "figures", falling)
+    weights, card = run(task, tmp_path)
+    assert card["epoch"] == kept
+    assert int(weights["natural.local.1.num_batches_tracked"]) == kept * len(range(0, 70, 24))
+
+
+def test_estimators_without_held_out_images_keep_the_last_epoch(tmp_path: Path) -> None:
+    _, card = run(estimators_of("namid", {"selection": "best"}, holdout=0.0), tmp_path)
+    assert card["epoch"] == 2
+    assert not [name for name in card["history"][-1] if name.startswith("held_out")]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 30, 100])
+def test_held_out_images_go_through_networks_in_batches(tmp_path: Path, batch_size: int) -> None:
+    """The estimates compare all of them all the same: they agree to 1e-4 with one batch of all 30."""
+    task = estimators_of("namid", {}, holdout=0.3)
+    run(task.parents["pretrained"], tmp_path)
+    held, module = held_out(task), new_estimators(task).requires_grad_(False)
+    assert isinstance(module, MIEstimators)
+    model = load_model(task.parents["pretrained"], where(tmp_path))
+    attack = dataclasses.replace(inner_attack(task.spec), steps=3)
+    x_adv = attack(model, held.x, held.noise, training.cross_entropy(held.y))
+    expected = module.eval().measure(held.x, x_adv, model(held.x), model(x_adv))
+    sizes: list[int] = []
+
+    def seen(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        moved = attack(model, batch.x, batch.noise, training.cross_entropy(batch.y))
+        return moved, model(batch.x), model(moved)
+
+    networks: list[nn.Module] = [model, module.natural.local, module.adversarial.overall]
+    for network in networks:
+        network.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    context = dataclasses.replace(where(tmp_path), batch_size=batch_size)
+    figures = training.Known.of(held, seen, Batches(context)).figures(module)
+    assert max(sizes) == min(batch_size, 30)
+    for name, values in expected.items():
+        assert figures[f"held_out_{name}"] == pytest.approx(float(values.mean()), abs=1e-4)
+
+
+def test_estimators_survive_a_lack_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every network sees at most 4 held-out images then; the result is that of enough memory."""
+    task = estimators_of("namid", {}, holdout=0.3)
+    _, card = run(task, tmp_path)
+    original, failures = Estimator.of_input, []
+
+    def hungry(self: Estimator, inputs: Tensor) -> Tensor:
+        if not self.training and len(inputs) > 4:
+            failures.append(len(inputs))
+            raise torch.OutOfMemoryError("planted")
+        return original(self, inputs)
+
+    monkeypatch.setattr(Estimator, "of_input", hungry)
+    (tmp_path / task.path).unlink()
+    _, again = run(task, tmp_path)
+    assert failures == [30, 30, 30, 16, 8] or failures == [30, 30, 30, 30, 16, 8]
+    for entry, other in zip(card["history"], again["history"], strict=True):
+        for name in entry.keys() - set(TIMES):
+            assert other[name] == pytest.approx(entry[name], abs=1e-4), name
 
 
 def test_defenses_share_estimators_of_one_recipe() -> None:
