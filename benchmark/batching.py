@@ -20,33 +20,38 @@ def automatic(device: torch.device | str) -> int:
 def pieces(
     n: int, context: Context, work: Callable[[slice], Found], start: int = 0
 ) -> Iterator[tuple[slice, Found]]:
-    """``work`` on rows ``start`` … n-1, a batch at a time, each with what it gave.
-
-    Of the context's batch size; an automatic one is halved where memory runs out.
-
-    Raises:
-        torch.OutOfMemoryError: at a batch size that was asked for, or at 1.
-    """
-    size = context.batch_size or automatic(context.device)
-    while start < n:
-        rows = slice(start, min(start + size, n))
-        try:
-            found = work(rows)
-        except torch.OutOfMemoryError:
-            if context.batch_size or size == 1:
-                raise
-            size //= 2
-            torch.cuda.empty_cache()
-            continue
-        yield rows, found
-        start = rows.stop
+    """``Batches.pieces`` of the context's batch size."""
+    return Batches(context).pieces(n, work, start)
 
 
 class Batches:
-    """Applies functions to rows in batches of ``context.batch_size``."""
+    """Applies functions to rows in batches of ``context.batch_size``.
+
+    An automatic size is halved where memory runs out, and stays so for what follows.
+    """
 
     def __init__(self, context: Context) -> None:
-        self._context = context
+        self._named = context.batch_size > 0
+        self._size = context.batch_size or automatic(context.device)
+
+    def pieces(self, n: int, work: Callable[[slice], Found], start: int = 0) -> Iterator[tuple[slice, Found]]:
+        """``work`` on rows ``start`` … n-1, a batch at a time, each with what it gave.
+
+        Raises:
+            torch.OutOfMemoryError: at a batch size that was asked for, or at 1.
+        """
+        while start < n:
+            rows = slice(start, min(start + self._size, n))
+            try:
+                found = work(rows)
+            except torch.OutOfMemoryError:
+                if self._named or self._size == 1:
+                    raise
+                self._size //= 2
+                torch.cuda.empty_cache()
+                continue
+            yield rows, found
+            start = rows.stop
 
     def apply(self, network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """``network(inputs)`` for a network that treats each row of ``inputs`` by itself."""
@@ -54,6 +59,6 @@ class Batches:
         return outputs
 
     def over(self, n: int, work: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """Each of the tensors that ``work`` gives for rows 0 … n - 1, joined; as `pieces`."""
-        parts = [found for _, found in pieces(n, self._context, work)]
+        """Each of the tensors that ``work`` gives for rows 0 … n - 1, joined."""
+        parts = [found for _, found in self.pieces(n, work)]
         return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))

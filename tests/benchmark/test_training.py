@@ -646,7 +646,7 @@ def test_estimators_survive_a_lack_of_memory(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Estimator, "of_input", hungry)
     (tmp_path / task.path).unlink()
     _, again = run(task, tmp_path)
-    assert set(failures) == {30, 16, 8}
+    assert failures == [30, 30, 30, 16, 8] or failures == [30, 30, 30, 30, 16, 8]
     for entry, other in zip(card["history"], again["history"], strict=True):
         for name in entry.keys() - set(TIMES):
             assert other[name] == pytest.approx(entry[name], abs=1e-4), name
