@@ -210,11 +210,11 @@ def test_a_scale_of_the_logits_does_not_change_what_is_held_out(tmp_path: Path) 
     task = training_of("undefended", seed=1, holdout=0.5, train_limit=200, epochs=8)
     run(task, tmp_path)
     model, attack = load_model(task, where(tmp_path)), InnerAttack(norm="linf", eps=0.1)
-    unscaled = training.accuracies(model, held_out(task), attack)
+    unscaled = training.accuracies(model, held_out(task), attack, where(tmp_path))
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     last.weight.mul_(1e4)
     last.bias.mul_(1e4)
-    scaled = training.accuracies(model, held_out(task), attack)
+    scaled = training.accuracies(model, held_out(task), attack, where(tmp_path))
     assert scaled["held_out_natural"] == unscaled["held_out_natural"]
     assert unscaled["held_out_pgd"] < scaled["held_out_natural"] - 10
     assert scaled["held_out_pgd"] == pytest.approx(unscaled["held_out_pgd"], abs=4)
@@ -692,3 +692,42 @@ def test_held_out_images_go_through_the_model_in_batches_of_the_size_asked_for(
     context = dataclasses.replace(where(tmp_path / "large"), batch_size=12)
     with pytest.raises(torch.OutOfMemoryError):
         train(task, context, ignore)
+
+
+def fooled(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Noisy images of 4 classes, right outputs for them, and wrong ones for images moved that way."""
+    generator = torch.Generator().manual_seed(seed)
+    patterns = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(9))
+    y = torch.arange(n) % 4
+    wrong = (y + 1 + torch.randint(0, 3, (n,), generator=generator)) % 4
+    x = 0.5 * patterns[y] + 0.5 * torch.rand(n, 1, 4, 4, generator=generator)
+    moved = x + 0.1 * (patterns[wrong] - 0.5) + 0.05 * torch.randn(x.shape, generator=generator)
+    h, h_adv = (
+        4 * nn.functional.one_hot(each, 4) + 0.5 * torch.randn(n, 4, generator=generator)
+        for each in (y, wrong)
+    )
+    return x, moved, y, h, h_adv
+
+
+def test_what_is_kept_of_twelve_hundred_steps_says_more_than_after_fifty_five(tmp_path: Path) -> None:
+    """Held-out E_n(x; h(x)) under equation 5. The last state says less: 128 images are learnt by heart."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = MIEstimators(1, 4, 8, "cosine", temperature=0.2, floor=True).train()
+    trained, (x, x_adv, y, h, h_adv) = fooled(128, 1), fooled(64, 2)
+    fit = fitting.Fit(
+        epochs=300,
+        stream=("twelve hundred steps",),
+        batches=lambda epoch: fitting.shuffled(torch.arange(128), 32, epoch),
+        learning_rate=lambda done: 1e-2,
+        clip_norm=10.0,
+        partial=tmp_path / "fit.partial",
+        advance=ignore,
+        evaluate=training.Known(x, x_adv, y, h, h_adv, Batches(where(tmp_path))).figures,
+        select="held_out_objective",
+    )
+    optimizer = torch.optim.Adam(module.parameters())
+    fitted = fit.run(module, optimizer, lambda _, rows: module.terms(*(each[rows] for each in trained)))
+    found = [entry["held_out_natural_of_x"] for entry in fitted.history]
+    after_55 = found[13]  # after 56 steps of 1,200
+    assert found[fitted.epoch - 1] > after_55 > found[-1]
