@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from attacks import geometry
-from attacks.base import check_images, check_result, frozen
-from attacks.constant_search import ConstantSearch, Nearest, hinge, improved
-from attacks.guarded import Guarded, Probe
-from attacks.margins import margin
+from robustness_bench.attacks.base import check_images, check_result, frozen
+from robustness_bench.attacks.constant_search import ConstantSearch, Nearest, hinge, improved
+from robustness_bench.attacks.guarded import Guarded, Probe
+from robustness_bench.attacks.numerics import geometry
+from robustness_bench.attacks.numerics.margins import margin
 
 __all__ = ["AdaptiveDetection", "Evasion", "Guarded"]
 
@@ -105,7 +105,7 @@ class AdaptiveDetection:
         Deterministic, and, up to rounding, what a sample comes to does not depend on the others.
 
         Raises:
-            ValueError: x or y are not as ``attacks.base`` says.
+            ValueError: x or y are not as ``robustness_bench.attacks.base`` says.
             AttackError: logits or excess of the system that are not finite.
         """
         check_images(x, y)

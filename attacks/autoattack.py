@@ -14,13 +14,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks import geometry
-from attacks.base import AttackError, BudgetAttack, predict
-from attacks.geometry import Norm
-from attacks.losses import LOSSES
-from attacks.margins import margin
-from attacks.noise import Noise, NoiseOfSamples, key_of, mix
-from attacks.square import square
+from robustness_bench.attacks.base import AttackError, BudgetAttack, predict
+from robustness_bench.attacks.numerics import geometry
+from robustness_bench.attacks.numerics.geometry import Norm
+from robustness_bench.attacks.numerics.losses import LOSSES
+from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.noise import Noise, NoiseOfSamples, key_of, mix
+from robustness_bench.attacks.square import square
 
 _LIBRARY_NORM = {"linf": "Linf", "l2": "L2"}
 _MOST_TARGETS = 9  # AutoAttack's own number of target classes

@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Literal, NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from attacks import geometry
-from attacks.geometry import Norm
-from attacks.noise import Noise
+from robustness_bench.attacks.numerics import geometry
+from robustness_bench.attacks.numerics.geometry import Norm
+from robustness_bench.attacks.numerics.noise import Noise
 
 # A budget is kept to float32 rounding, no looser: one 8-bit level is 4e-3.
 _RELATIVE_SLACK, _ABSOLUTE_SLACK = 1e-5, 1e-6

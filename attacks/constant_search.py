@@ -12,8 +12,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from attacks.base import MinimumNormAttack
-from attacks.geometry import Norm
+from robustness_bench.attacks.base import MinimumNormAttack
+from robustness_bench.attacks.numerics.geometry import Norm
 
 _LARGEST_CONSTANT = 1e10  # of the authors' code
 _PROGRESS = 0.9999  # of the authors' code: a loss above this share of the last one has stalled

@@ -5,9 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attacks.constant_search import ConstantSearch, ConstantSearchAttack, Nearest, hinge, improved
-from attacks.margins import margin
-from attacks.noise import Noise
+from robustness_bench.attacks.constant_search import (
+    ConstantSearch,
+    ConstantSearchAttack,
+    Nearest,
+    hinge,
+    improved,
+)
+from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.noise import Noise
 
 _INSIDE = 0.999999  # of the authors' code: pixels of exactly 0 and 1 stay at finite w
 _DECAY_1, _DECAY_2, _TINY = 0.9, 0.999, 1e-8  # Adam: Kingma and Ba 2015, https://arxiv.org/abs/1412.6980

@@ -6,9 +6,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.constant_search import ConstantSearch, ConstantSearchAttack, Nearest, hinge, improved
-from attacks.margins import margin
-from attacks.noise import Noise
+from robustness_bench.attacks.constant_search import (
+    ConstantSearch,
+    ConstantSearchAttack,
+    Nearest,
+    hinge,
+    improved,
+)
+from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.noise import Noise
 
 Rule = Literal["en", "l1"]
 

@@ -5,11 +5,11 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from attacks.base import MinimumNormAttack
-from attacks.geometry import Norm
-from attacks.losses import temperature
-from attacks.margins import margin
-from attacks.noise import Noise, NoiseOfSamples
+from robustness_bench.attacks.base import MinimumNormAttack
+from robustness_bench.attacks.numerics.geometry import Norm
+from robustness_bench.attacks.numerics.losses import temperature
+from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.noise import Noise, NoiseOfSamples
 
 _LEAD = 8.0  # logits by which the true class leads at most: there a probability has ten bits
 

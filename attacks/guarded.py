@@ -5,8 +5,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from attacks import geometry
-from attacks.base import AttackError
+from robustness_bench.attacks.base import AttackError
+from robustness_bench.attacks.numerics import geometry
 
 
 class Guarded(nn.Module, ABC):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attacks.base import Attack
+    from robustness_bench.attacks.base import Attack
 
 SETS = {
     "strict": "full strength; minimum-norm attacks are judged at ε",

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attacks.base import Attack
-from attacks.geometry import mended, per_sample
-from attacks.margins import margin
-from attacks.noise import Noise
+from robustness_bench.attacks.base import Attack
+from robustness_bench.attacks.numerics.geometry import mended, per_sample
+from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.noise import Noise
 
 _ROUNDING = 0.1  # pixels: below this length the optimised flow loss is smooth
 _DECAY_1, _DECAY_2, _TINY = 0.9, 0.999, 1e-8  # Adam: Kingma and Ba 2015, https://arxiv.org/abs/1412.6980

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attacks import geometry
-from attacks.base import BudgetAttack, predict
-from attacks.geometry import Norm, per_sample
-from attacks.losses import LOSSES, LossName
-from attacks.noise import Noise
+from robustness_bench.attacks.base import BudgetAttack, predict
+from robustness_bench.attacks.numerics import geometry
+from robustness_bench.attacks.numerics.geometry import Norm, per_sample
+from robustness_bench.attacks.numerics.losses import LOSSES, LossName
+from robustness_bench.attacks.numerics.noise import Noise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,12 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from attacks import transport
-from attacks.base import Attack
-from attacks.geometry import Norm, per_sample
-from attacks.losses import LOSSES, LossName
-from attacks.noise import Noise
-from attacks.transport import Ball
+from robustness_bench.attacks.base import Attack
+from robustness_bench.attacks.numerics import transport
+from robustness_bench.attacks.numerics.geometry import Norm, per_sample
+from robustness_bench.attacks.numerics.losses import LOSSES, LossName
+from robustness_bench.attacks.numerics.noise import Noise
+from robustness_bench.attacks.numerics.transport import Ball
 
 Method = Literal["frank-wolfe", "projected-gradient"]
 Box = Literal["clip", "clamp", "project"]

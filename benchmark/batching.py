@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from benchmark.context import Context
+from robustness_bench.benchmark.context import Context
 
 AUTO_BATCH = {"cpu": 128, "cuda": 1024}
 Found = TypeVar("Found")

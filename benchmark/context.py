@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from defenses.plugins import load_plugin
+from robustness_bench.defenses.plugins import load_plugin
 
 Advance = Callable[[float, float, str], None]
 """(done, total, unit): how far the current task is."""

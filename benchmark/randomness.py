@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from attacks.noise import key_of
+from robustness_bench.attacks.numerics.noise import key_of
 
 
 @contextmanager

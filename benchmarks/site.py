@@ -3,7 +3,7 @@
     python benchmarks/site.py --defenses 500 --attacks 20 --seeds 3 --images 100
 
 The store is made up and written first, which is not timed; defenses and attacks are in no registry. How long
-a browser takes to sort the board of this size, tests/benchmark/test_site_browser.py prints.
+a browser takes to sort the board of this size, tests/benchmark/site/test_browser.py prints.
 """
 
 import argparse
@@ -12,11 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests.benchmark.site_store
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests.benchmark.site.made_store
 
-from benchmark.site.build import build
-from benchmark.site.reading import read_stores
-from tests.benchmark.site_store import write_large
+from robustness_bench.benchmark.site.build import build
+from robustness_bench.benchmark.site.contents.reading import read_stores
+from tests.benchmark.site.made_store import write_large
 
 
 def measure(defenses: int, attacks: int, seeds: int, images: int) -> dict[str, float]:

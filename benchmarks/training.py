@@ -2,7 +2,7 @@
 
     python benchmarks/training.py --width 64 --batch-size 16 --threads 1 --out training.csv
 
-A step is what `benchmark.training` does with a batch: inner attack, loss terms, backward pass, clipping, SGD
+A step is what `robustness_bench.benchmark.train.defenses` does with a batch: inner attack, loss terms, backward pass, clipping, SGD
 step, by the trainer's own functions. README.md beside this file says how to read the table.
 """
 
@@ -27,23 +27,23 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
-from attacks import geometry
-from attacks.geometry import Norm
-from attacks.noise import Noise
-from benchmark.datasets import dataset_named
-from benchmark.fitting import Fit
-from benchmark.loading import Estimators
-from benchmark.models import build_model
-from benchmark.models.fold import folded
-from benchmark.models.resnet import ResNet18
-from benchmark.protocol import Training, load_protocol
-from benchmark.training import Float, against, attacked, autocast, inner_attack, seeded
-from benchmark.training_data import Batch
-from defenses import base as contract
-from defenses.base import Defense, InnerAttack, InnerLoss, craft
-from defenses.mutual_information.estimator import build_estimators
-from defenses.registry import DefensePreset, build_defense, defense_presets
-from defenses.standard import Standard
+from robustness_bench.attacks.numerics import geometry
+from robustness_bench.attacks.numerics.geometry import Norm
+from robustness_bench.attacks.numerics.noise import Noise
+from robustness_bench.benchmark.data import dataset_named
+from robustness_bench.benchmark.networks import build_model
+from robustness_bench.benchmark.networks.fold import folded
+from robustness_bench.benchmark.networks.resnet import ResNet18
+from robustness_bench.benchmark.plan.protocol import Training, load_protocol
+from robustness_bench.benchmark.store.models import Estimators
+from robustness_bench.benchmark.train.defenses import Float, against, attacked, autocast, inner_attack, seeded
+from robustness_bench.benchmark.train.images import Batch
+from robustness_bench.benchmark.train.loop import Fit
+from robustness_bench.defenses import base as contract
+from robustness_bench.defenses.base import Defense, InnerAttack, InnerLoss, craft
+from robustness_bench.defenses.mutual_information.estimator import build_estimators
+from robustness_bench.defenses.registry import DefensePreset, build_defense, defense_presets
+from robustness_bench.defenses.standard import Standard
 
 DEFENSES = ("undefended", "standard", "wmim", "namid", "trades", "namid-t", "mart", "namid-m")
 ATTACK = "inner attack"
@@ -104,7 +104,7 @@ class Workload:
         return torch.arange(len(self.labels))
 
     def batch(self, indices: Tensor) -> Batch:
-        """As `benchmark.training_data` makes it, but for the augmentation."""
+        """As `robustness_bench.benchmark.train.images` makes it, but for the augmentation."""
         indices = indices.to(self.device)
         noise = Noise.for_samples(indices, 0, "inner attack", 0)
         return Batch(self.images[indices].float() / 255, self.labels[indices], noise)

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks import geometry
-from attacks.base import frozen
-from attacks.geometry import Norm
-from attacks.losses import log_odds
-from attacks.noise import Noise
+from robustness_bench.attacks.base import frozen
+from robustness_bench.attacks.numerics import geometry
+from robustness_bench.attacks.numerics.geometry import Norm
+from robustness_bench.attacks.numerics.losses import log_odds
+from robustness_bench.attacks.numerics.noise import Noise
 
 if TYPE_CHECKING:
-    from defenses.mutual_information.estimator import MIEstimators, StandardMI
+    from robustness_bench.defenses.mutual_information.estimator import MIEstimators, StandardMI
 
 Start = Literal["uniform", "near"]
 _NEAR = 0.001

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from defenses.base import Batch, Defense
-from defenses.trades import kl_divergence
+from robustness_bench.defenses.base import Batch, Defense
+from robustness_bench.defenses.trades import kl_divergence
 
 
 @dataclass(frozen=True, kw_only=True)

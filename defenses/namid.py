@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from defenses.base import Batch, Defense, InnerLoss
-from defenses.mutual_information.estimator import MIEstimators, select
-from defenses.standard import Standard
+from robustness_bench.defenses.base import Batch, Defense, InnerLoss
+from robustness_bench.defenses.mutual_information.estimator import MIEstimators, select
+from robustness_bench.defenses.standard import Standard
 
 
 @dataclass(frozen=True, kw_only=True)

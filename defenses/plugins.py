@@ -9,10 +9,10 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attacks.registry import PresetError
+from robustness_bench.attacks.registry import PresetError
 
 if TYPE_CHECKING:
-    from defenses.base import Defense
+    from robustness_bench.defenses.base import Defense
 
 _loaded: dict[str, "type[Defense]"] = {}  # by --plugin, in this process
 
@@ -87,7 +87,7 @@ def _file(defense: "type[Defense]") -> Path:
 
 
 def _is_defense(value: Any) -> bool:
-    from defenses.base import Defense
+    from robustness_bench.defenses.base import Defense
 
     return inspect.isclass(value) and issubclass(value, Defense) and not inspect.isabstract(value)
 

@@ -9,11 +9,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attacks.registry import PresetError
-from defenses.plugins import load_entry_point, loaded_classes, source_hash
+from robustness_bench.attacks.registry import PresetError
+from robustness_bench.defenses.plugins import load_entry_point, loaded_classes, source_hash
 
 if TYPE_CHECKING:
-    from defenses.base import Defense
+    from robustness_bench.defenses.base import Defense
 
 _ENTRY_POINTS = "bench.defenses"
 
@@ -124,7 +124,7 @@ def _from_class(name: str, defense: "type[Defense]") -> DefensePreset:
 
 def _identity(defense: "Defense") -> dict[str, Any]:
     """Class and fields; a defense inside it likewise."""
-    from defenses.base import Defense
+    from robustness_bench.defenses.base import Defense
 
     kind = type(defense)
     values = {each.name: getattr(defense, each.name) for each in dataclasses.fields(defense)}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from defenses.base import Batch, Defense
+from robustness_bench.defenses.base import Batch, Defense
 
 
 @dataclass(frozen=True, kw_only=True)

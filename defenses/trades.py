@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from defenses.base import Batch, Defense, InnerLoss
+from robustness_bench.defenses.base import Batch, Defense, InnerLoss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from defenses.base import Batch, Defense
-from defenses.mutual_information.estimator import StandardMI
+from robustness_bench.defenses.base import Batch, Defense
+from robustness_bench.defenses.mutual_information.estimator import StandardMI
 
 
 @dataclass(frozen=True, kw_only=True)

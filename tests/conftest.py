@@ -64,7 +64,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def _no_submissions(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is forgotten after it."""
-    from defenses import registry
+    from robustness_bench.defenses import registry
 
     monkeypatch.setattr(registry, "_registered", {})
 
@@ -74,7 +74,7 @@ def bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     """Run ``bench`` in this process."""
 
     def run(*arguments: object) -> Said:
-        from benchmark.cli import main
+        from robustness_bench.benchmark.cli import main
 
         monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
         capsys.readouterr()

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks import geometry
-from attacks.base import BudgetAttack
-from attacks.noise import Noise
+from robustness_bench.attacks.base import BudgetAttack
+from robustness_bench.attacks.numerics import geometry
+from robustness_bench.attacks.numerics.noise import Noise
 
 
 class Linear(nn.Module):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from defenses.registry import build_defense, defense_presets
+from robustness_bench.defenses.registry import build_defense, defense_presets
 
 ROOT = Path(__file__).parents[1]
 N, STEPS = 4, 2

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 FORBIDDEN = {
     "attacks": ("defenses", "benchmark"),
     "defenses": ("benchmark",),
-    "benchmark": ("benchmark.cli",),
+    "benchmark": ("robustness_bench.benchmark.cli",),
 }
 
 
@@ -36,7 +36,7 @@ def test_no_import_points_back(room: str) -> None:
 
 def test_planning_and_reading_need_no_torch() -> None:
     program = (
-        "import sys, benchmark.running, benchmark.cli.run, benchmark.report.publish; "
+        "import sys, robustness_bench.benchmark.run.work, robustness_bench.benchmark.cli.run, robustness_bench.benchmark.report.publish; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

@@ -6,23 +6,23 @@ from typing import Annotated
 
 import typer
 
-from attacks.registry import PresetError
-from benchmark.cli import compare as compare_verb
-from benchmark.cli import estimate_mi as estimate_mi_verb
-from benchmark.cli import export as export_verb
-from benchmark.cli import figure as figure_verb
-from benchmark.cli import import_ as import_verb
-from benchmark.cli import leaderboard as leaderboard_verb
-from benchmark.cli import list_ as list_verb
-from benchmark.cli import merge as merge_verb
-from benchmark.cli import plan as plan_verb
-from benchmark.cli import run as run_verb
-from benchmark.cli import submit as submit_verb
-from benchmark.cli import submit_attack as submit_attack_verb
-from benchmark.cli import submit_run as submit_run_verb
-from benchmark.cli import tables as tables_verb
-from benchmark.cli import verify as verify_verb
-from benchmark.errors import BenchError
+from robustness_bench.attacks.registry import PresetError
+from robustness_bench.benchmark.cli import compare as compare_verb
+from robustness_bench.benchmark.cli import estimate_mi as estimate_mi_verb
+from robustness_bench.benchmark.cli import export as export_verb
+from robustness_bench.benchmark.cli import figure as figure_verb
+from robustness_bench.benchmark.cli import import_ as import_verb
+from robustness_bench.benchmark.cli import leaderboard as leaderboard_verb
+from robustness_bench.benchmark.cli import list_ as list_verb
+from robustness_bench.benchmark.cli import merge as merge_verb
+from robustness_bench.benchmark.cli import plan as plan_verb
+from robustness_bench.benchmark.cli import run as run_verb
+from robustness_bench.benchmark.cli import tables as tables_verb
+from robustness_bench.benchmark.cli import verify as verify_verb
+from robustness_bench.benchmark.cli.submit import check as submit_verb
+from robustness_bench.benchmark.cli.submit import images as submit_attack_verb
+from robustness_bench.benchmark.cli.submit import run as submit_run_verb
+from robustness_bench.benchmark.errors import BenchError
 
 app = typer.Typer(
     name="bench",

@@ -1,6 +1,6 @@
-"""`python -m benchmark.cli` is `bench`."""
+"""`python -m robustness_bench.benchmark.cli` is `bench`."""
 
-from benchmark.cli import main
+from robustness_bench.benchmark.cli import main
 
 if __name__ == "__main__":
     main()

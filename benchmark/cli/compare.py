@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmark.cli.options import Request, split, takes_request
-from benchmark.cli.remedy import spelled
-from benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.cli.shared.options import Request, split, takes_request
+from robustness_bench.benchmark.cli.shared.remedy import spelled
+from robustness_bench.benchmark.errors import BenchError, unknown
 
 if TYPE_CHECKING:
-    from benchmark.protocol import Protocol
-    from benchmark.report.compare import Comparison, Pair
+    from robustness_bench.benchmark.plan.protocol import Protocol
+    from robustness_bench.benchmark.report.lines.compare import Comparison, Pair
 
 _FROM_GAPS = ("defense", "dataset", "norm", "threat", "attacks", "seeds", "curve")
 
@@ -46,9 +46,9 @@ def compare(
     (images that withstand all bounded ones); without it, all that both defenses have faced. With --seeds
     N the first N seeds alone, else every seed of the store.
     """
-    from benchmark.atomic import write_atomic
-    from benchmark.report.compare import compare
-    from benchmark.report.compare_output import to_csv
+    from robustness_bench.benchmark.files import write_atomic
+    from robustness_bench.benchmark.report.lines.compare import compare
+    from robustness_bench.benchmark.report.tables.comparison import to_csv
 
     protocol = _protocol(request, first, second)
     wanted = _wanted(request, protocol, first, second)
@@ -68,9 +68,9 @@ def _protocol(request: Request, first: str, second: str) -> "Protocol":
     Raises:
         BenchError: an unknown name, or not two defenses.
     """
-    from attacks.registry import attack_names
-    from benchmark.report.worst_case import NAME
-    from defenses.registry import defense_presets
+    from robustness_bench.attacks.registry import attack_names
+    from robustness_bench.benchmark.report.lines.worst_case import NAME
+    from robustness_bench.defenses.registry import defense_presets
 
     if request.defense:
         raise BenchError("compare names its two defenses without --defense: bench compare FIRST SECOND")
@@ -109,11 +109,11 @@ def _wanted(request: Request, protocol: "Protocol", first: str, second: str) -> 
 
 def _pairs(request: Request, protocol: "Protocol", first: str, second: str) -> "list[tuple[str, Pair]]":
     """The data set's name, and both defenses under each of its threat models."""
-    from benchmark.datasets import locate
-    from benchmark.records import find_records, read_record
-    from benchmark.report.compare import Where, pair_of
-    from benchmark.report.publish import fitting
-    from benchmark.report.trained import trainings
+    from robustness_bench.benchmark.data import locate
+    from robustness_bench.benchmark.report.lines.compare import Where, pair_of
+    from robustness_bench.benchmark.report.lines.trained import trainings
+    from robustness_bench.benchmark.report.publish import fitting
+    from robustness_bench.benchmark.store.cells import find_records, read_record
 
     by_id = {record.id: record for record in map(read_record, find_records(request.out))}
     epochs = trainings(request.out)
@@ -131,8 +131,8 @@ def _pairs(request: Request, protocol: "Protocol", first: str, second: str) -> "
 
 def _attacks(request: Request, pair: "Pair") -> list[str]:
     """Those that were named and know the norm; else those that both have faced, at least natural accuracy."""
-    from attacks.registry import SETS, attack_presets
-    from benchmark.report.worst_case import NAME
+    from robustness_bench.attacks.registry import SETS, attack_presets
+    from robustness_bench.benchmark.report.lines.worst_case import NAME
 
     if not request.attacks:
         return pair.common() or ["none"]
@@ -142,8 +142,8 @@ def _attacks(request: Request, pair: "Pair") -> list[str]:
 
 
 def _say(found: "Sequence[Comparison]", *, as_json: bool) -> None:
-    from benchmark.report.compare_output import cautions, to_dict, to_table
-    from benchmark.report.render import to_text
+    from robustness_bench.benchmark.report.rendering.formats import to_text
+    from robustness_bench.benchmark.report.tables.comparison import cautions, to_dict, to_table
 
     if as_json:
         told = {"comparisons": [to_dict(each) for each in found], "cautions": cautions(found)}
@@ -158,7 +158,7 @@ def _say(found: "Sequence[Comparison]", *, as_json: bool) -> None:
 
 def _remedy(request: Request, protocol: "Protocol", gaps: Sequence[Wanted]) -> str:
     """What is not there, and one command that runs it all: it passes over what is there."""
-    from benchmark.report.worst_case import NAME
+    from robustness_bench.benchmark.report.lines.worst_case import NAME
 
     lacks = []
     for each in gaps:

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.options import Names, Request, split, takes_request
-from benchmark.cli.working import work_off
+from robustness_bench.benchmark.cli.shared.execution import work_off
+from robustness_bench.benchmark.cli.shared.options import Names, Request, split, takes_request
 
 
 @takes_request
@@ -20,10 +20,10 @@ def estimate_mi(
     Estimators are trained on each model itself; the attacks take all their steps on every image. Writes
     the estimates of every image, mi.csv and a table.
     """
-    from benchmark.errors import BenchError, unknown
-    from benchmark.plan import make_mi_plan
-    from benchmark.protocol import OBJECTIVES
-    from benchmark.report.mi import publish_mi
+    from robustness_bench.benchmark.errors import BenchError, unknown
+    from robustness_bench.benchmark.plan.protocol import OBJECTIVES
+    from robustness_bench.benchmark.plan.tasks import make_mi_plan
+    from robustness_bench.benchmark.report.lines.information import publish_mi
 
     objectives = split(objective or ["eq-5"])
     for name in objectives:

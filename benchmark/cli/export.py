@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark.errors import BenchError
+from robustness_bench.benchmark.errors import BenchError
 
 
 def export(
@@ -25,8 +25,8 @@ def export(
     The same results give the same bytes on every machine; tables are not packed, bench run rebuilds them.
     A run may be at work: only what is finished is taken.
     """
-    from benchmark.archive.sources import given
-    from benchmark.archive.writing import export as write
+    from robustness_bench.benchmark.exchange.sources import given
+    from robustness_bench.benchmark.exchange.writing import export as write
 
     if len(paths) > 2:
         raise BenchError(f"bench export takes a folder and an archive, got {len(paths)} names")

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmark.cli.detection_figure import KINDS, detection_figures
-from benchmark.cli.drawable import Drawable, write
-from benchmark.cli.options import Names, Request, split, takes_request
-from benchmark.cli.remedy import spelled
-from benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.cli.detector_figure import KINDS, detection_figures
+from robustness_bench.benchmark.cli.shared.drawing import Drawable, write
+from robustness_bench.benchmark.cli.shared.options import Names, Request, split, takes_request
+from robustness_bench.benchmark.cli.shared.remedy import spelled
+from robustness_bench.benchmark.errors import BenchError, unknown
 
 if TYPE_CHECKING:
-    from benchmark.datasets import Located
-    from benchmark.protocol import Protocol
-    from benchmark.report.figures import Figure, Gap, Question
+    from robustness_bench.benchmark.data import Located
+    from robustness_bench.benchmark.plan.protocol import Protocol
+    from robustness_bench.benchmark.report.figures.namid import Figure, Gap, Question
 
 _FROM_GAP = ("defense", "dataset", "norm", "threat", "attacks", "seeds", "curve")
 
@@ -42,8 +42,8 @@ def figure(
     worst one of each detector is drawn. Writes
     figures/roc-DATASET, scores-DATASET-ATTACK, generated-DATASET-GENERATOR .csv, .png, .svg and .pdf.
     """
-    from benchmark.report.drawing import FORMATS, WIDTHS
-    from benchmark.report.figures import NUMBERS
+    from robustness_bench.benchmark.report.figures.drawing.namid import FORMATS, WIDTHS
+    from robustness_bench.benchmark.report.figures.namid import NUMBERS
 
     if number not in (*NUMBERS, *KINDS):
         raise unknown("figure", number, [*NUMBERS, *KINDS])
@@ -68,9 +68,9 @@ def figure(
 
 def _figures(request: Request, number: str) -> Iterator[Drawable | BenchError]:
     """Every figure asked for, or why there is none."""
-    from benchmark.datasets import locate
-    from benchmark.report.drawing import draw
-    from benchmark.report.figures import NothingToDrawError, to_csv, to_table
+    from robustness_bench.benchmark.data import locate
+    from robustness_bench.benchmark.report.figures.drawing.namid import draw
+    from robustness_bench.benchmark.report.figures.namid import NothingToDrawError, to_csv, to_table
 
     protocol = request.protocol()
     data = {
@@ -94,8 +94,8 @@ def _questions(
     Raises:
         BenchError: options that the figure has no use for.
     """
-    from attacks.registry import attack_presets
-    from benchmark.report.figures import ESTIMATED, Question
+    from robustness_bench.attacks.registry import attack_presets
+    from robustness_bench.benchmark.report.figures.namid import ESTIMATED, Question
 
     if "white" not in protocol.threats:
         raise BenchError("the figures show the white box: leave --threat out")
@@ -126,17 +126,18 @@ def _questions(
 
 
 def _draw_up(request: Request, question: "Question", data: "dict[str, Located]") -> "Figure":
-    from benchmark.mi_records import find_mi_records, read_mi_record
-    from benchmark.records import find_records, read_record
-    from benchmark.report import mi, publish
-    from benchmark.report.figures import ESTIMATED, accuracy_figure, mi_figure
+    from robustness_bench.benchmark.report import publish
+    from robustness_bench.benchmark.report.figures.namid import ESTIMATED, accuracy_figure, mi_figure
+    from robustness_bench.benchmark.report.lines import information
+    from robustness_bench.benchmark.store.cells import find_records, read_record
+    from robustness_bench.benchmark.store.information import find_mi_records, read_mi_record
 
     def remedy(gap: "Gap") -> str:
         return command(request, gap)
 
     if question.number in ESTIMATED:
         estimates = [read_mi_record(path) for path in find_mi_records(request.out)]
-        return mi_figure(question, mi.fitting(question.settings, data, estimates), remedy)
+        return mi_figure(question, information.fitting(question.settings, data, estimates), remedy)
     records = [read_record(path) for path in find_records(request.out)]
     by_id = {record.id: record for record in records}
     return accuracy_figure(question, publish.fitting(question.settings, data, by_id), remedy)

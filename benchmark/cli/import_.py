@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.merge import DryRun, KeepWhich, tell
-from benchmark.errors import BenchError
+from robustness_bench.benchmark.cli.merge import DryRun, KeepWhich, tell
+from robustness_bench.benchmark.errors import BenchError
 
 
 def import_(
@@ -23,8 +23,8 @@ def import_(
     Nothing is written if anything is wrong. What is here already stays; a result replaces a failure; two
     different results of one cell are refused unless --keep says which to believe.
     """
-    from benchmark.archive.reading import GIB, Archive
-    from benchmark.merging import merge
+    from robustness_bench.benchmark.exchange.merging import merge
+    from robustness_bench.benchmark.exchange.reading import GIB, Archive
 
     if not 0 < max_size < float("inf"):
         raise BenchError(f"--max-size must be a positive number of GiB, got {max_size}")

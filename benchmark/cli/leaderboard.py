@@ -25,10 +25,10 @@ def build(
 
     It works from disk and asks for nothing.
     """
-    from benchmark.errors import BenchError
-    from benchmark.report.wording import count
-    from benchmark.site.build import build
-    from benchmark.site.reading import default_stores
+    from robustness_bench.benchmark.errors import BenchError
+    from robustness_bench.benchmark.report.rendering.wording import count
+    from robustness_bench.benchmark.site.build import build
+    from robustness_bench.benchmark.site.contents.reading import default_stores
 
     found = stores or default_stores(Path("results"))
     if not found:
@@ -47,7 +47,7 @@ def serve(
     port: Annotated[int, typer.Option("--port", help="0 = any that is free.")] = 8000,
 ) -> None:
     """Show a site to this machine's browser until Ctrl-C."""
-    from benchmark.site.serve import server
+    from robustness_bench.benchmark.site.serve import server
 
     with server(site, port) as running:
         print(f"http://{running.server_address[0]!s}:{running.server_port}/ (Ctrl-C ends it)", flush=True)

@@ -16,7 +16,7 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 @app.command()
 def defenses(as_json: Json = False) -> None:
     """Defenses, with their hyperparameters."""
-    from defenses.registry import defense_presets
+    from robustness_bench.defenses.registry import defense_presets
 
     _show([dataclasses.asdict(preset) for preset in defense_presets().values()], as_json, _defense)
 
@@ -24,7 +24,7 @@ def defenses(as_json: Json = False) -> None:
 @app.command()
 def detectors(as_json: Json = False) -> None:
     """Systems of detectors, which --defense names too: what they join, and on which data sets."""
-    from defenses.detectors.registry import system_presets
+    from robustness_bench.defenses.detectors.registry import system_presets
 
     _show([dataclasses.asdict(preset) for preset in system_presets().values()], as_json, _detector)
 
@@ -32,7 +32,7 @@ def detectors(as_json: Json = False) -> None:
 @app.command()
 def attacks(as_json: Json = False, verbose: Verbose = False) -> None:
     """Attacks, and with --verbose their parameter sets side by side."""
-    from attacks.registry import SETS, attack_names, attack_presets
+    from robustness_bench.attacks.registry import SETS, attack_names, attack_presets
 
     sets = {each: attack_presets(each) for each in SETS}
     if as_json:
@@ -80,7 +80,7 @@ def _side_by_side(of: dict[str, Any]) -> None:
 @app.command()
 def flags(as_json: Json = False) -> None:
     """Signs of hidden gradients that every record carries, with their thresholds."""
-    from benchmark.diagnostics import FLAGS
+    from robustness_bench.benchmark.store.flags import FLAGS
 
     entries = [{"name": name, **flag._asdict()} for name, flag in FLAGS.items()]
     _show(entries, as_json, lambda entry: f"{entry['meaning']}; {entry['threshold']}")
@@ -89,7 +89,7 @@ def flags(as_json: Json = False) -> None:
 @app.command()
 def datasets(as_json: Json = False) -> None:
     """Data sets, with shape and default budgets."""
-    from benchmark.datasets import DATASETS
+    from robustness_bench.benchmark.data import DATASETS
 
     _show([dataclasses.asdict(data.info) for data in DATASETS.values()], as_json, _dataset)
 
@@ -97,7 +97,7 @@ def datasets(as_json: Json = False) -> None:
 @app.command()
 def schedules(as_json: Json = False) -> None:
     """Ways to train: learning-rate schedule, epochs, batch size and all else of a recipe."""
-    from benchmark.protocol import schedule_texts
+    from robustness_bench.benchmark.plan.protocol import schedule_texts
 
     entries = [{"name": name, "summary": text} for name, text in schedule_texts().items()]
     _show(entries, as_json, lambda entry: str(entry["summary"]))
@@ -106,7 +106,7 @@ def schedules(as_json: Json = False) -> None:
 @app.command()
 def models(as_json: Json = False) -> None:
     """Architectures."""
-    from benchmark.models import MODELS
+    from robustness_bench.benchmark.networks import MODELS
 
     _show(
         [{"name": name, "summary": text} for name, text in MODELS.items()],

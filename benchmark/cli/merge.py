@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from benchmark.merging import Merged
+    from robustness_bench.benchmark.exchange.merging import Merged
 
 KeepWhich = Annotated[
     str, typer.Option("--keep", help="ours or theirs, where results of one cell differ; else refused.")
@@ -24,8 +24,8 @@ def merge(
 
     By the rules of bench import; "ours" is the folder that comes first, --out before all.
     """
-    from benchmark.archive.sources import given
-    from benchmark.merging import merge as join
+    from robustness_bench.benchmark.exchange.merging import merge as join
+    from robustness_bench.benchmark.exchange.sources import given
 
     others = [given(store) for store in dict.fromkeys(stores) if store.resolve() != out.resolve()]
     tell(join(others, out, keep=keep, dry_run=dry_run), out, dry_run)

@@ -1,6 +1,6 @@
 """`bench plan`: what a run would do, what of it is done, how long the rest takes."""
 
-from benchmark.cli.options import Request, show_plan, takes_request
+from robustness_bench.benchmark.cli.shared.options import Request, show_plan, takes_request
 
 
 @takes_request

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.options import Request, show_plan, takes_request
-from benchmark.cli.working import work_off
+from robustness_bench.benchmark.cli.shared.execution import work_off
+from robustness_bench.benchmark.cli.shared.options import Request, show_plan, takes_request
 
 
 @takes_request
@@ -18,7 +18,7 @@ def run(
     The same command again resumes where it stopped, or finds nothing to do; with more seeds, attacks
     or defenses only the new cells run.
     """
-    from benchmark.report.publish import publish
+    from robustness_bench.benchmark.report.publish import publish
 
     work = request.prepare()
     if dry_run:

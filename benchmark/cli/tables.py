@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from attacks.registry import attack_names
-from benchmark.cli.options import Names, Request, split, takes_request
-from benchmark.cli.remedy import flag, spelled
-from benchmark.errors import BenchError, unknown
+from robustness_bench.attacks.registry import attack_names
+from robustness_bench.benchmark.cli.shared.options import Names, Request, split, takes_request
+from robustness_bench.benchmark.cli.shared.remedy import flag, spelled
+from robustness_bench.benchmark.errors import BenchError, unknown
 
 if TYPE_CHECKING:
-    from benchmark.detection_records import Detection
-    from benchmark.report.layout import Layout
-    from benchmark.report.magnet_cells import MagnetCell
-    from benchmark.report.paper_cells import PaperCell
-    from benchmark.report.table import Table
+    from robustness_bench.benchmark.report.literature.layout import Layout
+    from robustness_bench.benchmark.report.paper.magnet.cells import MagnetCell
+    from robustness_bench.benchmark.report.paper.namid.cells import PaperCell
+    from robustness_bench.benchmark.report.rendering.table import Table
+    from robustness_bench.benchmark.store.detections import Detection
 
 _FORMATS = {"csv": "csv", "html": "html", "latex": "tex", "markdown": "md"}
 _WEIGHTS = ("weights", "weights_input", "weights_plain", "weights_entry", "weights_accept_low")
@@ -63,8 +63,9 @@ def tables(
     that is strict; several data sets share a table, and its name. What never ran is blank, with the command
     that runs it. With --published a table needs no results of ours.
     """
-    from benchmark.report import magnet, paper
-    from benchmark.report.detection_store import detections
+    from robustness_bench.benchmark.report.detectors.store import detections
+    from robustness_bench.benchmark.report.paper.magnet import tables as magnet
+    from robustness_bench.benchmark.report.paper.namid import tables as paper
 
     known = [*paper.NUMBERS, *magnet.NUMBERS]
     asked = _chosen(table, known, "table") if table else []
@@ -92,8 +93,9 @@ def tables(
 
 def _held(request: Request, records: "Sequence[Detection]") -> list[str]:
     """The tables that a store has results for; Tables 1 to 6 of one that has none."""
-    from benchmark.records import find_records
-    from benchmark.report import magnet, paper
+    from robustness_bench.benchmark.report.paper.magnet import tables as magnet
+    from robustness_bench.benchmark.report.paper.namid import tables as paper
+    from robustness_bench.benchmark.store.cells import find_records
 
     labels = {record.spec["dataset"] for record in records}
     own = [name for name in magnet.NUMBERS if labels & set(magnet.magnet_layout(name).datasets)]
@@ -103,9 +105,9 @@ def _held(request: Request, records: "Sequence[Detection]") -> list[str]:
 
 def _defenses(request: Request, numbers: Sequence[str], published: bool) -> Iterator[_Set]:
     """Of Tables 1 to 6."""
-    from benchmark.report import paper
-    from benchmark.report.paper_csv import to_csv
-    from benchmark.report.paper_store import blocks
+    from robustness_bench.benchmark.report.paper.namid import tables as paper
+    from robustness_bench.benchmark.report.paper.namid.csv import to_csv
+    from robustness_bench.benchmark.report.paper.namid.store import blocks
 
     if not numbers:
         return
@@ -128,9 +130,9 @@ def _detectors(
     request: Request, numbers: Sequence[str], published: bool, records: "Sequence[Detection]"
 ) -> Iterator[_Set]:
     """Of magnet-1 and magnet-2."""
-    from benchmark.report import magnet
-    from benchmark.report.magnet_csv import to_csv
-    from benchmark.report.magnet_store import blocks
+    from robustness_bench.benchmark.report.paper.magnet import tables as magnet
+    from robustness_bench.benchmark.report.paper.magnet.csv import to_csv
+    from robustness_bench.benchmark.report.paper.magnet.store import blocks
 
     for number in numbers:
         shape = magnet.magnet_layout(number)
@@ -149,8 +151,8 @@ def _detectors(
 
 def _placed(request: Request, shape: "Layout", records: "Sequence[Detection]") -> Request:
     """With the data sets of a table where none are named: those that the store has, or the paper's."""
-    from benchmark.datasets import DATASETS
-    from benchmark.report.published import published
+    from robustness_bench.benchmark.data import DATASETS
+    from robustness_bench.benchmark.report.literature.published import published
 
     if request.dataset or request.config:
         return request
@@ -207,9 +209,9 @@ def detector_command(request: Request, cells: "Sequence[MagnetCell]", seeds: int
 
 def _write(request: Request, made: "Table", csv: str, formats: Sequence[str]) -> None:
     """The files, atomically; and on the terminal the table and where it is."""
-    from benchmark.atomic import write_atomic
-    from benchmark.report.markdown import to_markdown
-    from benchmark.report.render import to_html, to_latex, to_text
+    from robustness_bench.benchmark.files import write_atomic
+    from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex, to_text
+    from robustness_bench.benchmark.report.rendering.markdown import to_markdown
 
     setting = {"html": to_html, "latex": to_latex, "markdown": to_markdown}
     files = []

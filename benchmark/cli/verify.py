@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from benchmark.datasets import Located
+    from robustness_bench.benchmark.data import Located
 
 DataDir = Annotated[
     Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
@@ -30,9 +30,9 @@ def verify(
     For records of a run with --keep-examples whose weights are still in the store. Status 1 if an image
     does not hold.
     """
-    from benchmark.context import Context
-    from benchmark.running import choose_device
-    from benchmark.verifying import Verdict, verify_record
+    from robustness_bench.benchmark.context import Context
+    from robustness_bench.benchmark.measure.verification import Verdict, verify_record
+    from robustness_bench.benchmark.run.work import choose_device
 
     on = choose_device(device)
 
@@ -56,8 +56,8 @@ def verify(
 
 def locate_labelled(label: str, folder: Path) -> "Located":
     """The data set that results call ``label``: of that name, or whose files in ``folder`` have it."""
-    from benchmark.datasets import DATASETS, locate
-    from benchmark.errors import BenchError
+    from robustness_bench.benchmark.data import DATASETS, locate
+    from robustness_bench.benchmark.errors import BenchError
 
     if label in DATASETS and (located := locate(label, folder)).label == label:
         return located
@@ -75,8 +75,8 @@ def _found(named: list[Path]) -> list[Path]:
     Raises:
         BenchError: there are none.
     """
-    from benchmark.errors import BenchError
-    from benchmark.evidence import evidence_of
+    from robustness_bench.benchmark.errors import BenchError
+    from robustness_bench.benchmark.store.evidence import evidence_of
 
     found = []
     for path in named:

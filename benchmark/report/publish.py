@@ -3,25 +3,25 @@
 import dataclasses
 from pathlib import Path
 
-from attacks.registry import NORMS, SETS, attack_presets
-from benchmark.atomic import write_atomic
-from benchmark.datasets import Located
-from benchmark.plan import make_plan
-from benchmark.protocol import THREATS, Protocol, Settings
-from benchmark.records import Record, read_records
-from benchmark.report.costs import costs
-from benchmark.report.curves import curves
-from benchmark.report.detection_publish import publish_detections
-from benchmark.report.detection_store import detections, validation_scores
-from benchmark.report.detection_store import fitting as fit
-from benchmark.report.learning import find_trainings, learning
-from benchmark.report.render import to_html, to_latex
-from benchmark.report.results import ordered, summarize, to_csv
-from benchmark.report.table import Table
-from benchmark.report.tables import threat_tables
-from benchmark.report.worst_case import SUBMITTED, worst_case
-from benchmark.submission.entries import register_entries
-from defenses.registry import defense_presets
+from robustness_bench.attacks.registry import NORMS, SETS, attack_presets
+from robustness_bench.benchmark.data import Located
+from robustness_bench.benchmark.files import write_atomic
+from robustness_bench.benchmark.plan.protocol import THREATS, Protocol, Settings
+from robustness_bench.benchmark.plan.tasks import make_plan
+from robustness_bench.benchmark.report.detectors.publish import publish_detections
+from robustness_bench.benchmark.report.detectors.store import detections, validation_scores
+from robustness_bench.benchmark.report.detectors.store import fitting as fit
+from robustness_bench.benchmark.report.lines.costs import costs
+from robustness_bench.benchmark.report.lines.curves import curves
+from robustness_bench.benchmark.report.lines.learning import find_trainings, learning
+from robustness_bench.benchmark.report.lines.results import ordered, summarize, to_csv
+from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED, worst_case
+from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex
+from robustness_bench.benchmark.report.rendering.table import Table
+from robustness_bench.benchmark.report.tables.threats import threat_tables
+from robustness_bench.benchmark.store.cells import Record, read_records
+from robustness_bench.benchmark.submit.board.entries import register_entries
+from robustness_bench.defenses.registry import defense_presets
 
 
 def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Table]:

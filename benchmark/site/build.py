@@ -10,14 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmark.errors import BenchError
-from benchmark.site import boardpage, defensepage, detectorpage, downloads, names, overview, standings
-from benchmark.site.boards import Board, make_boards
-from benchmark.site.detectors import DetectorBoard, make_detector_boards
-from benchmark.site.families import Family, make_families, page_id
-from benchmark.site.images import sprite
-from benchmark.site.reading import Found, read_stores
-from benchmark.site.reproduce import recipes
+from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.site.contents import downloads, names, standings
+from robustness_bench.benchmark.site.contents.boards import Board, make_boards
+from robustness_bench.benchmark.site.contents.detectors import DetectorBoard, make_detector_boards
+from robustness_bench.benchmark.site.contents.families import Family, make_families, page_id
+from robustness_bench.benchmark.site.contents.reading import Found, read_stores
+from robustness_bench.benchmark.site.contents.reproduce import recipes
+from robustness_bench.benchmark.site.drawing.images import sprite
+from robustness_bench.benchmark.site.pages import board as boardpage
+from robustness_bench.benchmark.site.pages import defense, overview
+from robustness_bench.benchmark.site.pages import detectors as detectorpage
 
 MARKER = ".robustness-bench-site"
 _OF_DETECTORS = ("detectors.css", "detectors.js")
@@ -132,7 +135,7 @@ def _write_defense(folder: Path, found: Found, family: Family, families: dict[st
         if recipe.config:
             _put(folder / "reproduce" / recipe.command.split()[3], recipe.config.encode())
     pictures = list(_pictures(folder, found, family))
-    page = defensepage.context(
+    page = defense.context(
         family, families, found.cards, made, standings.told(family.defense, found), pictures
     )
     path = folder / "defenses" / f"{family.slug}.html"
@@ -148,7 +151,7 @@ def _write_detectors(folder: Path, board: DetectorBoard, boards: Sequence[Detect
         _put(folder / "images" / f"{name}.png", shown.png)
 
 
-def _pictures(folder: Path, found: Found, family: Family) -> Iterator[tuple[str, list[defensepage.Named]]]:
+def _pictures(folder: Path, found: Found, family: Family) -> Iterator[tuple[str, list[defense.Named]]]:
     """Heading -> the pictures of one threat model, written on the way; each picture once."""
     shown: set[str] = set()
     for board, row in family.places:

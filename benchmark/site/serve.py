@@ -4,7 +4,7 @@ import functools
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from benchmark.errors import BenchError
+from robustness_bench.benchmark.errors import BenchError
 
 HOST = "127.0.0.1"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from defenses.detectors.view import View
+from robustness_bench.defenses.detectors.view import View
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacks.noise import key_of, mix
-from defenses.detectors.base import Detector
-from defenses.detectors.scores import distance, entropy, log_probabilities
-from defenses.detectors.view import View
+from robustness_bench.attacks.numerics.noise import key_of, mix
+from robustness_bench.defenses.detectors.base import Detector
+from robustness_bench.defenses.detectors.scores import distance, entropy, log_probabilities
+from robustness_bench.defenses.detectors.view import View
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from defenses.detectors.base import Detector
-from defenses.detectors.scores import jensen_shannon, log_probabilities
-from defenses.detectors.view import DetectorError, View
+from robustness_bench.defenses.detectors.base import Detector
+from robustness_bench.defenses.detectors.scores import jensen_shannon, log_probabilities
+from robustness_bench.defenses.detectors.view import DetectorError, View
 
 
 def check_temperature(temperature: float) -> None:

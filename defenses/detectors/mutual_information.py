@@ -5,10 +5,10 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from defenses.detectors.base import Detector
-from defenses.detectors.divergence import check_temperature
-from defenses.detectors.scores import READINGS, Reading, log_probabilities
-from defenses.detectors.view import DetectorError, View
+from robustness_bench.defenses.detectors.base import Detector
+from robustness_bench.defenses.detectors.divergence import check_temperature
+from robustness_bench.defenses.detectors.scores import READINGS, Reading, log_probabilities
+from robustness_bench.defenses.detectors.view import DetectorError, View
 
 Reconstruct = Literal["autoencoder", "generator"]
 

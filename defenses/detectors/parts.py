@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from attacks.noise import Noise
+from robustness_bench.attacks.numerics.noise import Noise
 
 
 class Images(NamedTuple):

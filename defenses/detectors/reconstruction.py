@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from defenses.detectors.base import Detector
-from defenses.detectors.scores import distance
-from defenses.detectors.view import DetectorError, View
+from robustness_bench.defenses.detectors.base import Detector
+from robustness_bench.defenses.detectors.scores import distance
+from robustness_bench.defenses.detectors.view import DetectorError, View
 
 
 @dataclass(frozen=True, kw_only=True)

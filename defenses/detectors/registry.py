@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from defenses.detectors.base import Detector
-    from defenses.detectors.parts import Part
+    from robustness_bench.defenses.detectors.base import Detector
+    from robustness_bench.defenses.detectors.parts import Part
 
 _ROLES = ("autoencoder", "generator")  # the hyperparameters that name parts
 _RECIPE = ("epochs", "batch_size", "lr", "schedule")

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attacks.guarded import Guarded
-from defenses.detectors.base import Detector
-from defenses.detectors.view import DetectorError, Networks, View
+from robustness_bench.attacks.guarded import Guarded
+from robustness_bench.defenses.detectors.base import Detector
+from robustness_bench.defenses.detectors.view import DetectorError, Networks, View
 
 _QUIET = -1e6  # no excess is below: "literal" falls to -1e150, which float32 gradients cannot carry
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from defenses.detectors.view import DetectorError
+from robustness_bench.defenses.detectors.view import DetectorError
 
 if TYPE_CHECKING:
     import numpy as np

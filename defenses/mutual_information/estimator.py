@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from defenses.mutual_information.bounds import Bound, lower_bound
+from robustness_bench.defenses.mutual_information.bounds import Bound, lower_bound
 
 Objective = Literal["eq-5", "eq-4", "author", "standard"]
 Scores = Literal["cosine", "dot"]

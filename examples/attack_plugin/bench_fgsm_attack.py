@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from attacks import geometry
-from attacks.base import BudgetAttack
-from attacks.geometry import Norm
-from attacks.losses import log_odds
-from attacks.noise import Noise
+from robustness_bench.attacks.base import BudgetAttack
+from robustness_bench.attacks.numerics import geometry
+from robustness_bench.attacks.numerics.geometry import Norm
+from robustness_bench.attacks.numerics.losses import log_odds
+from robustness_bench.attacks.numerics.noise import Noise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from defenses.base import Batch, Defense
+from robustness_bench.defenses.base import Batch, Defense
 
 
 @dataclass(frozen=True, kw_only=True)

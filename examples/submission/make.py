@@ -12,9 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmark.atomic import file_hash, write_atomic
-from benchmark.cli import main
-from benchmark.submission.template import write_template
+from robustness_bench.benchmark.cli import main
+from robustness_bench.benchmark.files import file_hash, write_atomic
+from robustness_bench.benchmark.submit.intake.template import write_template
 
 FOLDER = Path(__file__).parent / "standard-at-digits"
 WEIGHTS = "weights.safetensors"

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attacks.adaptive import AdaptiveDetection, Evasion, Guarded
-from attacks.base import AttackError, frozen, predict
-from attacks.guarded import Probe
-from attacks.margins import margin
-from attacks.registry import build_attack
+from robustness_bench.attacks.adaptive import AdaptiveDetection, Evasion, Guarded
+from robustness_bench.attacks.base import AttackError, frozen, predict
+from robustness_bench.attacks.guarded import Probe
+from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.registry import build_attack
 from tests.support import Constant, Linear, NaNWhereBright, images, small_model
 
 NEAR = AdaptiveDetection(confidence=0.0, steps=200, slack=0.02)

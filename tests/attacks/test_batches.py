@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, predict
-from attacks.registry import attack_presets
+from robustness_bench.attacks.base import Attack, predict
+from robustness_bench.attacks.registry import attack_presets
 from tests.support import images, small_model
 
 PRESETS = attack_presets("paper") | attack_presets("strict")

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import geometry
-from attacks.base import Attack, AttackError, predict
-from attacks.pgd import PGD
-from attacks.registry import SETS, attack_presets
+from robustness_bench.attacks.base import Attack, AttackError, predict
+from robustness_bench.attacks.numerics import geometry
+from robustness_bench.attacks.pgd import PGD
+from robustness_bench.attacks.registry import SETS, attack_presets
 from tests.support import Cheats, Constant, Linear, NaNWhereBright, Small, images, small_model
 
 EPS = {"linf": 0.05, "l2": 0.5}

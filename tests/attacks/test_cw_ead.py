@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attacks import geometry
-from attacks.base import Counted, Outcome, frozen
-from attacks.constant_search import ConstantSearch, ConstantSearchAttack, Nearest
-from attacks.cw import CW
-from attacks.ead import EAD, shrink
-from attacks.margins import margin
-from attacks.noise import Noise
+from robustness_bench.attacks.base import Counted, Outcome, frozen
+from robustness_bench.attacks.constant_search import ConstantSearch, ConstantSearchAttack, Nearest
+from robustness_bench.attacks.cw import CW
+from robustness_bench.attacks.ead import EAD, shrink
+from robustness_bench.attacks.numerics import geometry
+from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.noise import Noise
 from tests.support import Constant, Linear, images, small_model
 
 QUICK: dict[str, Any] = {"search_steps": 5, "steps": 60, "initial_const": 0.1}

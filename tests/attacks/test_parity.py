@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.autoattack import AutoAttack
-from attacks.base import Outcome, predict
-from attacks.cw import CW
-from attacks.foolbox import DDN
-from attacks.geometry import Norm
-from attacks.losses import saturates
-from attacks.margins import margin
-from attacks.pgd import PGD
+from robustness_bench.attacks.autoattack import AutoAttack
+from robustness_bench.attacks.base import Outcome, predict
+from robustness_bench.attacks.cw import CW
+from robustness_bench.attacks.foolbox import DDN
+from robustness_bench.attacks.numerics.geometry import Norm
+from robustness_bench.attacks.numerics.losses import saturates
+from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.pgd import PGD
 from tests.attacks.parity.problem import RECORDED, Problem, fingerprint, problem
 
 BUDGET: dict[Norm, float] = {"linf": 0.1, "l2": 0.53}

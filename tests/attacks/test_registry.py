@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from attacks import registry
-from attacks.registry import SETS, PresetError, attack_names, attack_presets
+from robustness_bench.attacks import registry
+from robustness_bench.attacks.registry import SETS, PresetError, attack_names, attack_presets
 
 GOOD: dict[str, Any] = {
     "attack": "somewhere:Something",

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack
-from attacks.foolbox import DDN
-from attacks.registry import attack_presets
+from robustness_bench.attacks.base import Attack
+from robustness_bench.attacks.foolbox import DDN
+from robustness_bench.attacks.registry import attack_presets
 from tests.attacks.parity.problem import Problem, problem
 
 EPS = {"budget": {"linf": 0.1, "l2": 0.53}, "wasserstein": {"linf": 0.06, "l2": 0.06}}

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import spatial
-from attacks.base import predict
-from attacks.noise import Noise
-from attacks.spatial import STA, flow_loss, warp
+from robustness_bench.attacks import spatial
+from robustness_bench.attacks.base import predict
+from robustness_bench.attacks.numerics.noise import Noise
+from robustness_bench.attacks.spatial import STA, flow_loss, warp
 from tests.attacks.test_ti_dim import digits, trained_on_digits
 from tests.support import Constant, Linear, images, small_model
 

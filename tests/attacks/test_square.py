@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from attacks import geometry
-from attacks.geometry import Norm
-from attacks.noise import Noise, key_of
-from attacks.square import square
+from robustness_bench.attacks.numerics import geometry
+from robustness_bench.attacks.numerics.geometry import Norm
+from robustness_bench.attacks.numerics.noise import Noise, key_of
+from robustness_bench.attacks.square import square
 from tests.support import images
 
 QUERIES = 120

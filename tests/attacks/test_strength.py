@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks import geometry
-from attacks.autoattack import _MEMBERS, AutoAttack
-from attacks.base import Attack
-from attacks.ead import EAD, Rule
-from attacks.geometry import Norm
-from attacks.noise import Noise
-from attacks.pgd import PGD
-from attacks.registry import attack_presets
+from robustness_bench.attacks.autoattack import _MEMBERS, AutoAttack
+from robustness_bench.attacks.base import Attack
+from robustness_bench.attacks.ead import EAD, Rule
+from robustness_bench.attacks.numerics import geometry
+from robustness_bench.attacks.numerics.geometry import Norm
+from robustness_bench.attacks.numerics.noise import Noise
+from robustness_bench.attacks.pgd import PGD
+from robustness_bench.attacks.registry import attack_presets
 from tests.support import Constant, Linear, images, small_model
 
 

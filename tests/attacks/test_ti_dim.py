@@ -11,9 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attacks.geometry import Norm
-from attacks.noise import Noise
-from attacks.ti_dim import TIDIM, diversify, gaussian_kernel, mean_normalised, shrink_matrix, smooth
+from robustness_bench.attacks.numerics.geometry import Norm
+from robustness_bench.attacks.numerics.noise import Noise
+from robustness_bench.attacks.ti_dim import (
+    TIDIM,
+    diversify,
+    gaussian_kernel,
+    mean_normalised,
+    shrink_matrix,
+    smooth,
+)
 from tests.support import Constant, Linear, images, small_model
 
 both_norms = pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.base import predict
-from attacks.wasserstein import Box, Method, Wasserstein
-from tests.attacks.test_transport import Program
+from robustness_bench.attacks.base import predict
+from robustness_bench.attacks.wasserstein import Box, Method, Wasserstein
+from tests.attacks.numerics.test_transport import Program
 from tests.support import Constant, Linear, Small, images, small_model
 
 METHODS: tuple[Method, ...] = ("frank-wolfe", "projected-gradient")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, t  # type: ignore[import-untyped]
 
-from benchmark import statistics
-from benchmark.statistics import (
+from robustness_bench.benchmark import statistics
+from robustness_bench.benchmark.statistics import (
     MeanStd,
     Outcomes,
     Rank,

@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from defenses.mutual_information.bounds import Bound, donsker_varadhan, info_nce, jensen_shannon, lower_bound
+from robustness_bench.defenses.mutual_information.bounds import (
+    Bound,
+    donsker_varadhan,
+    info_nce,
+    jensen_shannon,
+    lower_bound,
+)
 
 BOUNDS: dict[Bound, Callable[[Tensor], Tensor]] = {
     "dv": donsker_varadhan,

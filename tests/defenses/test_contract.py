@@ -8,16 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import geometry
-from attacks.base import frozen
-from attacks.geometry import Norm
-from attacks.noise import Noise
-from defenses.base import Batch, Defense, InnerAttack, craft
-from defenses.mart import MART
-from defenses.mutual_information.estimator import MIEstimators, StandardMI, build_estimators, select
-from defenses.namid import NAMID
-from defenses.registry import DefensePreset, build_defense, defense_presets
-from defenses.trades import TRADES
+from robustness_bench.attacks.base import frozen
+from robustness_bench.attacks.numerics import geometry
+from robustness_bench.attacks.numerics.geometry import Norm
+from robustness_bench.attacks.numerics.noise import Noise
+from robustness_bench.defenses.base import Batch, Defense, InnerAttack, craft
+from robustness_bench.defenses.mart import MART
+from robustness_bench.defenses.mutual_information.estimator import (
+    MIEstimators,
+    StandardMI,
+    build_estimators,
+    select,
+)
+from robustness_bench.defenses.namid import NAMID
+from robustness_bench.defenses.registry import DefensePreset, build_defense, defense_presets
+from robustness_bench.defenses.trades import TRADES
 from tests.support import images
 
 N, CLASSES = 24, 3

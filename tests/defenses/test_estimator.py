@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from defenses.mutual_information.bounds import (
+from robustness_bench.defenses.mutual_information.bounds import (
     Bound,
     donsker_varadhan,
     info_nce,
     jensen_shannon,
     lower_bound,
 )
-from defenses.mutual_information.estimator import (
+from robustness_bench.defenses.mutual_information.estimator import (
     Apply,
     Estimator,
     MIEstimators,

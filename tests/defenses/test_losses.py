@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.noise import Noise
-from defenses.base import Batch, Defense, InnerAttack, craft
-from defenses.mart import MART, log_complement
-from defenses.mutual_information.estimator import MIEstimators, StandardMI, select
-from defenses.namid import NAMID
-from defenses.standard import Standard
-from defenses.trades import TRADES, kl_divergence
-from defenses.undefended import Undefended
-from defenses.wmim import WMIM
+from robustness_bench.attacks.numerics.noise import Noise
+from robustness_bench.defenses.base import Batch, Defense, InnerAttack, craft
+from robustness_bench.defenses.mart import MART, log_complement
+from robustness_bench.defenses.mutual_information.estimator import MIEstimators, StandardMI, select
+from robustness_bench.defenses.namid import NAMID
+from robustness_bench.defenses.standard import Standard
+from robustness_bench.defenses.trades import TRADES, kl_divergence
+from robustness_bench.defenses.undefended import Undefended
+from robustness_bench.defenses.wmim import WMIM
 from tests.support import images, small_model
 
 Rows = list[list[float]]

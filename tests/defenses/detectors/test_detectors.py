@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from defenses.detectors import scores
-from defenses.detectors.base import Detector
-from defenses.detectors.controls import ConditionalReconstruction, OutputEntropy, RandomScore
-from defenses.detectors.divergence import Divergence
-from defenses.detectors.mutual_information import MutualInformation
-from defenses.detectors.reconstruction import Reconstruction
-from defenses.detectors.registry import build_detector, detector_presets
-from defenses.detectors.thresholds import threshold
-from defenses.detectors.view import DetectorError, View
+from robustness_bench.defenses.detectors import scores
+from robustness_bench.defenses.detectors.base import Detector
+from robustness_bench.defenses.detectors.controls import ConditionalReconstruction, OutputEntropy, RandomScore
+from robustness_bench.defenses.detectors.divergence import Divergence
+from robustness_bench.defenses.detectors.mutual_information import MutualInformation
+from robustness_bench.defenses.detectors.reconstruction import Reconstruction
+from robustness_bench.defenses.detectors.registry import build_detector, detector_presets
+from robustness_bench.defenses.detectors.thresholds import threshold
+from robustness_bench.defenses.detectors.view import DetectorError, View
 from tests.defenses.detectors.toys import DETECTORS, Shape, images, networks
 
 ROOT = Path(__file__).parents[3]
@@ -228,7 +228,7 @@ def test_one_changed_pixel_moves_the_random_score_anywhere() -> None:
 
 def test_the_random_score_is_the_same_in_every_process() -> None:
     program = (
-        "import torch; from defenses.detectors.controls import RandomScore; "
+        "import torch; from robustness_bench.defenses.detectors.controls import RandomScore; "
         "from types import SimpleNamespace as S; "
         "print(RandomScore().score(S(x=torch.arange(8.0).reshape(2, 1, 2, 2) / 8)).tolist())"
     )

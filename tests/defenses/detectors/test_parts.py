@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.noise import Noise
-from defenses.detectors.autoencoder import AutoEncoder, AutoEncoderNetwork
-from defenses.detectors.generator import ConditionalGenerator, GeneratorNetwork
-from defenses.detectors.parts import Images
-from defenses.detectors.registry import build_part, part_presets
+from robustness_bench.attacks.numerics.noise import Noise
+from robustness_bench.defenses.detectors.autoencoder import AutoEncoder, AutoEncoderNetwork
+from robustness_bench.defenses.detectors.generator import ConditionalGenerator, GeneratorNetwork
+from robustness_bench.defenses.detectors.parts import Images
+from robustness_bench.defenses.detectors.registry import build_part, part_presets
 
 DATASETS = {"mnist": (1, 28), "digits": (1, 8), "cifar10": (3, 32)}
 EVERY = [(dataset, name) for dataset in DATASETS for name in part_presets(dataset)]

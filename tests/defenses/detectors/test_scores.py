@@ -9,8 +9,8 @@ from scipy.spatial.distance import jensenshannon  # type: ignore[import-untyped]
 from scipy.stats import entropy as scipy_entropy  # type: ignore[import-untyped]
 from torch import Tensor
 
-from defenses.detectors import scores
-from defenses.detectors.scores import READINGS, Reading
+from robustness_bench.defenses.detectors import scores
+from robustness_bench.defenses.detectors.scores import READINGS, Reading
 
 LOG2, LOG3 = math.log(2), math.log(3)
 FLOOR = -math.log(1e-12)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.guarded import Guarded
-from defenses.detectors.base import Detector
-from defenses.detectors.system import Judged, System, score_all
-from defenses.detectors.thresholds import threshold
-from defenses.detectors.view import DetectorError, Networks, View
+from robustness_bench.attacks.guarded import Guarded
+from robustness_bench.defenses.detectors.base import Detector
+from robustness_bench.defenses.detectors.system import Judged, System, score_all
+from robustness_bench.defenses.detectors.thresholds import threshold
+from robustness_bench.defenses.detectors.view import DetectorError, Networks, View
 from tests.defenses.detectors.toys import DETECTORS, Counting, Generator, Shape, images, networks
 
 N, K = 6, 3

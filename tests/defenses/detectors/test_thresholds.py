@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from defenses.detectors.thresholds import threshold
-from defenses.detectors.view import DetectorError
+from robustness_bench.defenses.detectors.thresholds import threshold
+from robustness_bench.defenses.detectors.view import DetectorError
 
 
 def _by_loop(scores: list[float], rate: float) -> float:

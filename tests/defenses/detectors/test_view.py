@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from defenses.detectors.view import DetectorError, Networks, View
+from robustness_bench.defenses.detectors.view import DetectorError, Networks, View
 from tests.defenses.detectors.toys import Counting, Generator, images, networks
 
 N, K = 5, 3

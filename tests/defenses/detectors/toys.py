@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from defenses.detectors.base import Detector
-from defenses.detectors.controls import ConditionalReconstruction, OutputEntropy, RandomScore
-from defenses.detectors.divergence import Divergence
-from defenses.detectors.mutual_information import MutualInformation
-from defenses.detectors.reconstruction import Reconstruction
-from defenses.detectors.view import Networks
+from robustness_bench.defenses.detectors.base import Detector
+from robustness_bench.defenses.detectors.controls import ConditionalReconstruction, OutputEntropy, RandomScore
+from robustness_bench.defenses.detectors.divergence import Divergence
+from robustness_bench.defenses.detectors.mutual_information import MutualInformation
+from robustness_bench.defenses.detectors.reconstruction import Reconstruction
+from robustness_bench.defenses.detectors.view import Networks
 
 Shape = tuple[int, int, int]
 

@@ -1,0 +1,86 @@
+"""Losses an attack climbs: (N, K) logits and (N,) labels -> (N,) values, higher is worse for the model."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from robustness_bench.attacks.numerics.margins import margin
+
+LossName = Literal["log-odds", "ce", "margin", "dlr"]
+
+SATURATED = 24 * math.log(2.0)
+"""The log-odds of a right class, about 16.6, beyond which its probability differs from 1 by less than
+half of float32's last digit."""
+_WIDEST = 16.0  # logits: below it float32's cross-entropy has its whole gradient
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """-log softmax(z)_y. Its float32 gradient is wrong, then zero, where ``saturates`` says so."""
+    return functional.cross_entropy(logits, y, reduction="none")
+
+
+def log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    """T · logsumexp over k ≠ y of z_k/T, less z_y: the cross-entropy's direction at any scale of logits.
+
+    At T = 1 it is the log-odds against the true class, of which the cross-entropy is the softplus: a
+    growing function, so that the direction is the same. The softplus is what float32 cannot hold.
+
+    T is 1 for ordinary logits. Where they are so wide that only the runner-up would be left of the
+    other classes, T narrows them to 16, so that scaling wide logits changes nothing. T is of the sample
+    and constant in the gradient. The width is that of the other classes' logits, so that a constant added
+    to the true one is nothing to it; but at most twice the gap between the largest and the third of all
+    logits, so that a class that is never chosen is not either. Needs two classes or more.
+    """
+    true = y[:, None]
+    width = temperature(logits.detach(), y)
+    others = (logits / width[:, None]).scatter(1, true, -torch.inf)
+    return width * others.logsumexp(1) - logits.gather(1, true)[:, 0]
+
+
+def temperature(logits: Tensor, y: Tensor) -> Tensor:
+    """``log_odds``'s T: (N, K), (N,) -> (N,), at least 1."""
+    true = y[:, None]
+    if logits.shape[1] < 3:
+        return logits.new_ones(len(logits))
+    largest = logits.topk(3, dim=1).values
+    lowest = logits.scatter(1, true, torch.inf).min(1).values
+    highest = logits.scatter(1, true, -torch.inf).max(1).values
+    width = torch.minimum(highest - lowest, 2.0 * (largest[:, 0] - largest[:, 2]))
+    return (width / _WIDEST).clamp_min(1.0)
+
+
+def saturates(logits: Tensor, y: Tensor) -> Tensor:
+    """Where the cross-entropy's float32 gradient has lost the true class, or all: (N,) bool.
+
+    There z_y - logsumexp over k ≠ y of z_k exceeds 24·log 2 (16.6): softmax(z)_y rounds to 1, and
+    the gradient by z_y, softmax(z)_y - 1, to 0. From about 104 on all components are 0. Where several
+    rivals are alike, the sum of their shares may be rounded away up to log(K - 1) sooner.
+    """
+    true = y[:, None]
+    others = logits.scatter(1, true, -torch.inf)
+    return logits.gather(1, true)[:, 0] - others.logsumexp(1) > SATURATED
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio: Croce and Hein 2020, https://arxiv.org/abs/2003.01690, equation 6.
+
+    The margin divided by the gap between the largest and the third logit, so that scaling the logits
+    changes nothing. It is not defined below three classes, where the
+    margin takes its place.
+    """
+    if logits.shape[1] < 3:
+        return margin(logits, y)
+    largest = logits.topk(3, dim=1).values
+    return margin(logits, y) / (largest[:, 0] - largest[:, 2] + 1e-12)
+
+
+LOSSES: dict[LossName, Callable[[Tensor, Tensor], Tensor]] = {
+    "log-odds": log_odds,
+    "ce": cross_entropy,
+    "margin": margin,
+    "dlr": dlr,
+}

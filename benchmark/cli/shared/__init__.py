@@ -1,0 +1,1 @@
+"""What several verbs share: options, remedies, running in front of the user."""

@@ -1,0 +1,49 @@
+"""Doing what a verb has planned, in front of the user."""
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import typer
+
+from robustness_bench.benchmark.cli.shared.options import Request
+
+if TYPE_CHECKING:
+    from robustness_bench.benchmark.report.rendering.table import Table
+    from robustness_bench.benchmark.run.work import Work
+
+
+def work_off(work: "Work", request: Request, publish: "Callable[..., list[Table]]", left: str) -> None:
+    """Run what is open with progress, print what ``publish`` makes of all results, and name failures.
+
+    Args:
+        left: what the user finds in the folder of results.
+
+    Raises:
+        typer.Exit: 130 after Ctrl-C, 1 if a task failed.
+    """
+    from robustness_bench.benchmark.report.rendering.formats import to_text
+    from robustness_bench.benchmark.run.work import choose_device, run
+
+    device = "cpu"
+    if work.todo:
+        device = choose_device(request.device)
+        print(f"{work.open_cells} of {work.cells} cells to do, {len(work.todo)} tasks on {device}")
+        if work.open_cells and (diagnoses := sum(task.kind == "diagnose" for task in work.todo)):
+            print(f"{diagnoses} of them diagnoses, at a share of the cells' cost; --no-diagnosis skips them")
+    else:
+        print(f"nothing to do: all {work.cells} cells are done")
+    live = sys.stdout.isatty()
+    try:
+        finished = run(work, request.context(device), publish, workers=request.workers, live=live)
+    except KeyboardInterrupt:
+        print("\nbench: interrupted; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
+    for table in finished.tables:
+        print(f"\n{to_text(table)}")
+    print(f"{left} are in {request.out}/")
+    if finished.failures:
+        print(f"\n{len(finished.failures)} tasks failed:", file=sys.stderr)
+        for title, story in finished.failures.items():
+            print(f"  {title}: {story.strip().splitlines()[-1]}", file=sys.stderr)
+        raise typer.Exit(1)

@@ -1,0 +1,326 @@
+"""The options `bench run`, `plan`, `estimate-mi` and `figure` share, and the protocol they spell."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from robustness_bench.benchmark.errors import BenchError
+
+if TYPE_CHECKING:
+    from robustness_bench.benchmark.context import Context
+    from robustness_bench.benchmark.plan.protocol import Protocol
+    from robustness_bench.benchmark.plan.tasks import Task
+    from robustness_bench.benchmark.run.work import Work
+
+Names = list[str] | None
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked for; each field is an option of every verb that takes a request."""
+
+    defense: Annotated[
+        Names, typer.Option("--defense", help="Defense, repeated or comma-separated (bench list defenses).")
+    ] = None
+    dataset: Annotated[Names, typer.Option("--dataset", help="Data set (bench list datasets).")] = None
+    norm: Annotated[Names, typer.Option("--norm", help="linf or l2; both unless given.")] = None
+    threat: Annotated[Names, typer.Option("--threat", help="white or black; both unless given.")] = None
+    attacks: Annotated[
+        Names,
+        typer.Option(
+            "--attacks", "--attack", help="Attacks, each under the norms it knows (bench list attacks)."
+        ),
+    ] = None
+    attack_set: Annotated[
+        str | None,
+        typer.Option("--set", help="The attacks' parameters: strict or paper (bench list attacks -v)."),
+    ] = None
+    curve: Annotated[
+        Names, typer.Option("--curve", help="Attacks that also run at other ε, for robustness curves.")
+    ] = None
+    kappa: Annotated[
+        Names, typer.Option("--kappa", help="Confidences κ of the attacks on detectors, comma-separated.")
+    ] = None
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Training seeds 0 … N-1.")] = None
+    n_examples: Annotated[int | None, typer.Option("--n-examples", help="Test images; 0 = all.")] = None
+    schedule: Annotated[
+        str | None,
+        typer.Option("--schedule", help="How models are trained: namid-paper, fast or digits."),
+    ] = None
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="Of every training, MI estimators included.")
+    ] = None
+    train_limit: Annotated[int | None, typer.Option("--train-limit", help="Training images; 0 = all.")] = None
+    width: Annotated[int | None, typer.Option("--width", help="Channels of the models' first stage.")] = None
+    eps_linf: Annotated[float | None, typer.Option("--eps-linf", help="L∞ budget in pixels of [0, 1].")] = (
+        None
+    )
+    eps_l2: Annotated[float | None, typer.Option("--eps-l2", help="L2 budget in pixels of [0, 1].")] = None
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", help="In place of training: a weights file, or robustbench:NAME."),
+    ] = None
+    weights_input: Annotated[
+        str | None,
+        typer.Option(
+            "--weights-input",
+            help="Pixels the weights' network sees: plain, normalised, imagenet, half, shifted, bytes, "
+            "per-image; then +bgr, +pool, +stride-2, +stride-2-pool. Training images tell unless given.",
+        ),
+    ] = None
+    weights_plain: Annotated[
+        bool, typer.Option("--weights-plain", help="Short for --weights-input plain.")
+    ] = False
+    weights_entry: Annotated[
+        str | None, typer.Option("--weights-entry", help="Which of several sets of weights in the file.")
+    ] = None
+    weights_accept_low: Annotated[
+        bool,
+        typer.Option("--weights-accept-low", help="Take the weights whatever their accuracy in training."),
+    ] = False
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network", help="A .py file with the weights' network: build(classes, channels, size)."
+        ),
+    ] = None
+    trust_code: Annotated[
+        bool,
+        typer.Option("--trust-code", help="Run --network's code, in a confined process."),
+    ] = False
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option("--plugin", help="A .py file with a defense of your own; run unless --defense says."),
+    ] = None
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML protocol; the flags here override it.")
+    ] = None
+    out: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = Path("results")
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
+    ] = Path("data")
+    model_dir: Annotated[Path, typer.Option("--model-dir", help="RobustBench's cache of models.")] = Path(
+        "models"
+    )
+    download: Annotated[bool, typer.Option("--download", help="Fetch a data set that is missing.")] = False
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", help="Images at once in evaluation, or auto.")
+    ] = "auto"
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto"
+    workers: Annotated[
+        int, typer.Option("--workers", help="Tasks at once; 0 = one per GPU, or per CPU core up to 4.")
+    ] = 0
+    gallery: Annotated[
+        int,
+        typer.Option(
+            "--gallery", help="Images of every cell (first seed) to keep for the leaderboard's pages."
+        ),
+    ] = 8
+    keep_examples: Annotated[
+        bool,
+        typer.Option("--keep-examples", help="Keep every image that fools a model, for bench verify."),
+    ] = False
+    no_diagnosis: Annotated[
+        bool,
+        typer.Option(
+            "--no-diagnosis",
+            help="Look for no signs of hidden gradients: shown as not diagnosed, not ranked.",
+        ),
+    ] = False
+    processes: Annotated[
+        int, typer.Option("--processes", help="Processes, each with a GPU, that train one model together.")
+    ] = 1
+
+    def protocol(self) -> "Protocol":
+        """The protocol it spells, checked; plugins are loaded first."""
+        from robustness_bench.benchmark.plan.protocol import load_protocol
+        from robustness_bench.defenses.plugins import load_plugin
+
+        plugins = [load_plugin(path) for path in self.plugin or ()]
+        protocol = load_protocol(self.config, self._overrides(plugins))
+        self._check_detectors(protocol)
+        return protocol
+
+    def _check_detectors(self, protocol: "Protocol") -> None:
+        """Refuse options that nothing of this protocol would heed."""
+        if self.kappa and not protocol.detectors:
+            raise BenchError("--kappa is of attacks on detectors: name one (bench list detectors)")
+        given = {
+            "--threat": self.threat,
+            "--attacks": self.attacks,
+            "--set": self.attack_set,
+            "--curve": self.curve,
+        }
+        if unheeded := [flag for flag, value in given.items() if value and not protocol.defenses]:
+            raise BenchError(
+                f"{', '.join(unheeded)} is of defenses; {', '.join(protocol.detectors)} faces every attack "
+                "of [detection] in the --config file at every --kappa"
+            )
+
+    def prepare(self, make: "Callable[..., list[Task]] | None" = None) -> "Work":
+        """The work it asks for, held against the store."""
+        from robustness_bench.benchmark.plan.detectors import make_whole_plan
+        from robustness_bench.benchmark.run.work import prepare
+
+        self._check()
+        protocol = self.protocol()
+        return prepare(
+            protocol, self.out, self.data_dir, download=self.download, make=make or make_whole_plan
+        )
+
+    def context(self, device: str) -> "Context":
+        """Where it is done."""
+        from robustness_bench.benchmark.context import Context
+
+        return Context(
+            out=self.out,
+            device=device,
+            batch_size=_batch_size(self.batch_size),
+            threads=1,
+            processes=self.processes,
+            plugins=tuple(path.resolve() for path in self.plugin or ()),
+            model_dir=self.model_dir,
+            gallery=self.gallery,
+            keep_examples=self.keep_examples,
+            trust_code=self.trust_code,
+            accept_low=self.weights_accept_low,
+        )
+
+    def _check(self) -> None:
+        _batch_size(self.batch_size)
+        if self.workers < 0:
+            raise BenchError(f"--workers must be 0 (automatic) or more, got {self.workers}")
+        if self.gallery < 0:
+            raise BenchError(f"--gallery must be 0 (none) or more, got {self.gallery}")
+        if self.processes < 1:
+            raise BenchError(f"--processes must be at least 1, got {self.processes}")
+
+    def _overrides(self, plugins: list[str]) -> dict[str, Any]:
+        """The options that were given, as a protocol's keys."""
+        from robustness_bench.attacks.registry import NORMS
+        from robustness_bench.benchmark.plan.protocol import attacks_by_norm
+
+        tree: dict[str, Any] = {}
+        defenses = self.defense or plugins
+        lists = {"defenses": defenses, "datasets": self.dataset, "norms": self.norm, "threats": self.threat}
+        tree |= {key: split(value) for key, value in lists.items() if value}
+        given = {
+            "seeds": self.seeds,
+            "n_examples": self.n_examples,
+            "attack_set": self.attack_set,
+            "schedule": self.schedule,
+            "weights": self.weights,
+            "weights_input": self.weights_input,
+            "weights_plain": self.weights_plain or None,
+            "weights_entry": self.weights_entry,
+            "network": self.network,
+            "diagnosis": False if self.no_diagnosis else None,
+        }
+        tree |= {key: value for key, value in given.items() if value is not None}
+        sections = {
+            ("training", "epochs"): self.epochs,
+            ("estimators", "epochs"): self.epochs,
+            ("detection", "part_epochs"): self.epochs,
+            ("detection", "n_examples"): self.n_examples,
+            ("detection", "adaptive_examples"): self.n_examples,
+            ("detection", "confidences"): _confidences(self.kappa),
+            ("training", "train_limit"): self.train_limit,
+            ("model", "width"): self.width,
+            ("eps", "linf"): _budget(self.eps_linf),
+            ("eps", "l2"): _budget(self.eps_l2),
+        }
+        for (section, key), value in sections.items():
+            if value is not None:
+                tree.setdefault(section, {})[key] = value
+        guarded = {
+            "training": {"epochs": self.epochs, "train_limit": self.train_limit},
+            "model": {"width": self.width},
+        }
+        for part, keys in guarded.items():
+            if told := {key: value for key, value in keys.items() if value is not None}:
+                tree.setdefault("detection", {})[part] = told
+        if self.curve:
+            tree["curve"] = {"attacks": split(self.curve)}
+        if self.attacks:
+            tree["attacks"] = attacks_by_norm(split(self.attacks), tree.get("norms", list(NORMS)))
+        return tree
+
+
+def takes_request(verb: Callable[..., Result]) -> Callable[..., Result]:
+    """Spell the first parameter of a verb, a ``Request``, as the options typer reads from a signature."""
+
+    @functools.wraps(verb)
+    def spelled(**values: Any) -> Result:
+        request = Request(**{each.name: values.pop(each.name) for each in fields(Request)})
+        return verb(request, **values)
+
+    own = list(inspect.signature(verb).parameters.values())[1:]
+    shared = [
+        inspect.Parameter(
+            each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type
+        )
+        for each in fields(Request)
+    ]
+    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    arguments = [*shared, *own]
+    spelled.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
+    spelled.__annotations__ = {parameter.name: parameter.annotation for parameter in arguments}
+    del spelled.__wrapped__
+    return spelled
+
+
+def _batch_size(text: str) -> int:
+    """0 for auto."""
+    if text == "auto":
+        return 0
+    if not text.isdigit() or int(text) < 1:
+        raise BenchError(f"--batch-size must be a positive number or auto, got {text!r}")
+    return int(text)
+
+
+def _confidences(given: Names) -> list[float] | None:
+    try:
+        return [float(each) for each in split(given)] if given else None
+    except ValueError:
+        raise BenchError(f"--kappa must be numbers, got {', '.join(given or ())}") from None
+
+
+def _budget(eps: float | None) -> float | None:
+    if eps is not None and not eps > 0:
+        raise BenchError(f"ε must be positive, got {eps}")
+    return eps
+
+
+def split(values: list[str]) -> list[str]:
+    """Names that were repeated, or separated by commas, one by one."""
+    return [name.strip() for value in values for name in value.split(",") if name.strip()]
+
+
+def show_plan(work: "Work", request: Request) -> None:
+    """Print every open task with the least and the most time it may take, and all of them together."""
+    from robustness_bench.benchmark.plan.cost import measure, predicted_seconds, predicted_total
+    from robustness_bench.benchmark.report.rendering.wording import count
+    from robustness_bench.benchmark.run.local import local_contexts
+    from robustness_bench.benchmark.run.progress import between
+    from robustness_bench.benchmark.run.work import choose_device
+
+    device = choose_device(request.device)
+    print(f"{work.cells} cells, {work.cells - work.open_cells} done, {work.open_cells} to do")
+    if not work.todo:
+        return
+    contexts = local_contexts(request.context(device), request.workers, work.chains)
+    speeds = measure(work.todo, contexts[0])
+    seconds = {task.id: predicted_seconds(task, speeds) for task in work.todo}
+    for task in work.todo:
+        print(f"  {between(seconds[task.id]):>22}  {task.title}")
+    total = between(predicted_total(seconds, work.todo, len(contexts)))
+    print(
+        f"{len(work.todo)} tasks, {total} with {count(len(contexts), 'worker')} on {device} (from a timed "
+        "batch; the less withstands an attack, the less time it takes: from no image to all of them)"
+    )

@@ -1,0 +1,67 @@
+"""`bench submit attack`: adversarial images against a model of the store, verified before they count."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def attack(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A .safetensors file with sample (K,) and x_adv (K,C,H,W).")
+    ],
+    against: Annotated[
+        Path, typer.Option("--against", help="A record of the model: its threat model counts.")
+    ],
+    name: Annotated[str, typer.Option("--name", help="What the attack is called.")],
+    authors: Annotated[list[str], typer.Option("--author", help="Who made it; repeated for several.")],
+    link: Annotated[str, typer.Option("--link", help="Paper or code.")] = "",
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
+    ] = Path("data"),
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Run the model's own code, confined, if it came with some.")
+    ] = False,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Verify adversarial images that you found against a model; those that hold lower its worst case.
+
+    Every image is evaluated: it must fool the model where the natural one does not, inside ε and the pixel
+    box. The store keeps those that hold with your name. Status 1 if none does.
+    """
+    from robustness_bench.benchmark.cli.verify import locate_labelled
+    from robustness_bench.benchmark.context import Context
+    from robustness_bench.benchmark.errors import BenchError
+    from robustness_bench.benchmark.measure.verification import data_of
+    from robustness_bench.benchmark.run.work import choose_device
+    from robustness_bench.benchmark.store.cells import read_record
+    from robustness_bench.benchmark.store.folder import locked
+    from robustness_bench.benchmark.submit.attacks.images import Credit, add_sent
+    from robustness_bench.benchmark.submit.manifest.text import link as checked_link
+    from robustness_bench.benchmark.submit.manifest.text import plain
+
+    path = against.resolve()
+    if path.suffix != ".parquet" or path.parts[-6:-5] != ("records",):
+        raise BenchError(f"--against {against} is no record: name a .parquet file below a store's records/")
+    try:
+        credit = Credit(
+            plain(name, 80), tuple(plain(each, 80) for each in authors), checked_link(link) if link else ""
+        )
+    except ValueError as error:
+        raise BenchError(f"--name, --author and --link are shown to others: one {error}") from error
+    record = read_record(path)
+    if record.status == "error":
+        raise BenchError(f"{against} is of a cell that failed: name another record of the model")
+    data = data_of(record, path, lambda label: locate_labelled(label, data_dir))
+    context = Context(
+        out=path.parents[5], device=choose_device(device), batch_size=0, threads=1, trust_code=trust_code
+    )
+    with locked(path.parents[5]):
+        found, written = add_sent(file, path, record, credit, context, data)
+    hold = int(found.hold.sum())
+    print(f"{hold} of {len(found.hold)} images hold against {record.spec['defense']}, seed {record.seed}")
+    for reason, count in found.faults.items():
+        print(f"  {count} × {reason}")
+    if written is None:
+        raise typer.Exit(1)
+    print(f"kept as {written}; bench run with the store's protocol brings the tables up to date")

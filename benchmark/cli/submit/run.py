@@ -1,0 +1,128 @@
+"""`bench submit run`: measure a defense by the full protocol it claims, or run an attack on those listed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustness_bench.benchmark.errors import BenchError
+
+if TYPE_CHECKING:
+    from robustness_bench.benchmark.cli.shared.options import Request
+    from robustness_bench.benchmark.submit.board.entries import Entry
+
+
+def run(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder, .zip, .tar or .tar.gz.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A first look at 20 images; never counts as verified.")
+    ] = False,
+    trust_code: Annotated[
+        bool,
+        typer.Option("--trust-code", help="Run the submission's model.py or attack.py, confined. Read it."),
+    ] = False,
+    defense: Annotated[
+        list[str] | None,
+        typer.Option("--defense", help="An attack: only against these, repeated or comma-separated."),
+    ] = None,
+    keep_examples: Annotated[
+        bool,
+        typer.Option("--keep-examples", help="A defense: keep every image that fools it, for bench verify."),
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = Path("results"),
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
+    ] = Path("data"),
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[
+        int,
+        typer.Option("--workers", help="A defense: tasks at once; 0 = one per GPU, or per core up to 4."),
+    ] = 0,
+) -> None:
+    """Check a submission, then run it. A check that fails ends it before; killed, the same command goes on.
+
+    A defense is attacked: white box, the strict set, the threat model it claims. Afterwards its claims stand
+    beside what was measured; it is verified once every attack of the full protocol has run. An attack runs
+    against every model of the store that has white-box results and weights there, and lowers their worst
+    cases by what it finds. It, and models that came as code, run only confined.
+    """
+    from robustness_bench.benchmark.cli.shared.execution import work_off
+    from robustness_bench.benchmark.cli.shared.options import Request
+    from robustness_bench.benchmark.cli.submit.run_attack import run_attack
+    from robustness_bench.benchmark.report.publish import publish
+    from robustness_bench.benchmark.run.work import prepare
+    from robustness_bench.benchmark.submit.board.entries import add_entry, entry_of
+    from robustness_bench.benchmark.submit.board.standing import protocol_of
+    from robustness_bench.benchmark.submit.intake.reading import unpacked
+    from robustness_bench.benchmark.submit.manifest.attack import is_attack
+    from robustness_bench.benchmark.submit.manifest.defense import read_manifest
+
+    request = Request(
+        out=out,
+        data_dir=data_dir,
+        device=device,
+        workers=workers,
+        trust_code=trust_code,
+        keep_examples=keep_examples,
+        weights_accept_low=True,  # its claims are what it is held against
+    )
+    with unpacked(path) as folder:
+        if is_attack(folder):
+            _refuse("a defense", {"--workers": workers != 0, "--keep-examples": keep_examples})
+            _check(folder, request)
+            run_attack(folder, request, defense or [], quick=quick)
+            return
+        _refuse("an attack", {"--defense": defense is not None})
+        _check(folder, request)
+        entry = entry_of(read_manifest(folder), folder)
+        work = prepare(protocol_of(entry, folder, quick=quick), out, data_dir)
+        add_entry(out, entry)
+        try:
+            work_off(work, request, publish, "the submission's records")
+        finally:
+            _show(entry, out)
+
+
+def _refuse(of: str, given: dict[str, bool]) -> None:
+    """Raise BenchError for an option that the other kind of submission has."""
+    for option, is_given in given.items():
+        if is_given:
+            raise BenchError(f"{option} is for {of}, which this submission is not: leave it out")
+
+
+def _check(folder: Path, request: "Request") -> None:
+    from robustness_bench.benchmark.run.work import choose_device
+    from robustness_bench.benchmark.submit.checks.submission import Settings, checks
+
+    settings = Settings(
+        trust_code=request.trust_code, data_dir=request.data_dir, device=choose_device(request.device)
+    )
+    found = [each for each in checks(folder, settings) if each.status != "ok"]
+    for each in found:
+        print(f"{each.status:<8} {each.name:<17} {each.text}")
+    if any(each.status == "skipped" and "--trust-code" in each.text for each in found):
+        (code,) = (each.name for each in folder.glob("*.py"))
+        raise BenchError(f"the submission has code: read its {code}, then add --trust-code")
+    if any(each.status == "FAILED" for each in found):
+        raise typer.Exit(1)
+    print(f"checks passed, {len(found)} flagged" if found else "all checks passed")
+
+
+def _show(entry: "Entry", out: Path) -> None:
+    """The claims beside what was measured, and what stands between it and a verified place."""
+    from robustness_bench.benchmark.store.cells import read_records
+    from robustness_bench.benchmark.submit.board.standing import standing
+
+    found = standing(entry, read_records(out))
+    claimed = {
+        ("none" if name == "natural" else name): value for name, value in entry.submission.claimed.items()
+    }
+    print(f"\n{entry.submission.name}: {found.status}, {found.images} images")
+    for name in dict.fromkeys([*found.measured, *claimed]):
+        ours, theirs = found.measured.get(name), claimed.get(name)
+        texts = (f"{value:.1f} %" if value is not None else "–" for value in (ours, theirs))
+        print(f"  {name:<12} measured {next(texts):>7}   claimed {next(texts):>7}")
+    if found.missing:
+        print(f"  not measured: {', '.join(found.missing)}")
+    elif found.status == "partial":
+        print("  a first look: without --quick the full protocol runs")

@@ -1,0 +1,120 @@
+"""Whether the files of a source are what they say, each by itself and one beside the other."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from robustness_bench.benchmark.exchange.detector_rules import check_generated, check_scores
+from robustness_bench.benchmark.exchange.facts import examine, opened
+from robustness_bench.benchmark.exchange.known import Facts
+from robustness_bench.benchmark.exchange.layout import companions_of, owner_of
+from robustness_bench.benchmark.exchange.rules import WrongError, bound_table
+from robustness_bench.benchmark.exchange.sources import Source, tracked
+from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.store.evidence import read_evidence
+
+
+def check(source: Source) -> dict[str, Facts]:
+    """Read every file of a source.
+
+    Returns:
+        Name -> facts, of all files without an owner.
+
+    Raises:
+        StoreError: for the first that is not what it should be.
+    """
+    owners = [name for name in source.names if not owner_of(name)]
+    contents = {name: examine(source, name) for name in tracked(owners, "checking")}
+    _check_families(source, contents)
+    owned = [name for name in source.names if owner_of(name)]
+    for name in tracked(owned, "checking tensors and images"):
+        if owner_of(name) not in contents:
+            raise source.refusal(name, f"is there without {owner_of(name)}")
+        _check_owned(source, name, contents[owner_of(name)])
+    _check_thresholds(source, contents)
+    return contents
+
+
+def resting_on(identities: set[str], contents: Mapping[str, Facts]) -> set[str]:
+    """The files whose settings name one of these as a parent, or a parent's parent, and so on."""
+    reached = set(identities)
+    while more := {f.id for f in contents.values() if reached & {*f.parents.values()}} - reached:
+        reached |= more
+    return {name for name, facts in contents.items() if reached & {*facts.parents.values()}}
+
+
+def _check_owned(source: Source, name: str, owner: Facts) -> None:
+    with opened(source, name) as path:
+        if name.endswith(".safetensors"):
+            _check_safetensors(path)
+            if owner.sha256 and source.digest(name) != owner.sha256:
+                raise WrongError("is not what its card describes: its SHA-256 differs")
+            if owner.found:
+                check_scores(path, owner.spec, owner.found.threshold)
+            return
+        if name.endswith(".npz"):
+            check_generated(path, owner.spec)
+            return
+        bound_table(path)
+        if read_evidence(path).record != owner.id:
+            raise WrongError(f"is of another record than {owner.id}")
+
+
+def _check_safetensors(path: Path) -> None:
+    """Raise WrongError unless the header of the file tells of tensors that fill it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise WrongError(f"is no safetensors file ({error})") from error
+
+
+def _check_thresholds(source: Source, contents: dict[str, Facts]) -> None:
+    """What cells of detectors took from calibrations, where these are known, and that they have scores."""
+    names = frozenset(source.names)
+    found = {facts.id: facts.found for facts in contents.values() if facts.found}
+    for name, facts in contents.items():
+        if facts.found and not names.issuperset(companions_of(name)):
+            raise source.refusal(name, "is there without the scores that its threshold comes from")
+        for calibration, used in facts.used.items():
+            if found.get(calibration, used) != used:
+                raise source.refusal(name, f"has another threshold or remark than {calibration} gives it")
+
+
+def _check_families(source: Source, contents: dict[str, Facts]) -> None:
+    """What a record says it has in common with those of other seeds, where all its ancestors are known."""
+    families = _Families(contents.values())
+    for name, facts in contents.items():
+        try:
+            found = families.of(facts.id), families.of(facts.parents.get("model", ""))
+        except RecursionError as error:
+            raise source.refusal(name, "has an absurd number of ancestors") from error
+        for said, computed in zip((facts.family, facts.model_family), found, strict=True):
+            if said and computed and said != computed:
+                raise source.refusal(name, f"says it is of family {said!r}, its settings give {computed}")
+
+
+class _Families:
+    """The families of tasks, from their settings and their parents'."""
+
+    def __init__(self, contents: Iterable[Facts]) -> None:
+        self._facts = {facts.id: facts for facts in contents}
+        self._known: dict[str, str] = {}
+
+    def of(self, identity: str) -> str:
+        """The family; nothing if a file in the lineage is not there."""
+        if identity not in self._known:
+            self._known[identity] = ""  # as for a task that is its own ancestor
+            self._known[identity] = self._computed(identity)
+        return self._known[identity]
+
+    def _computed(self, identity: str) -> str:
+        if identity not in self._facts:
+            return ""
+        facts = self._facts[identity]
+        parents = {role: self.of(parent) for role, parent in facts.parents.items()}
+        if not all(parents.values()):
+            return ""
+        own = {key: value for key, value in facts.spec.items() if key != "parents"}
+        return short_hash([own, parents])

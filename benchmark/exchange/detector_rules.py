@@ -1,0 +1,182 @@
+"""What files of detectors' results must fulfil, whoever made them."""
+
+import math
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustness_bench.benchmark.data import DATASETS
+from robustness_bench.benchmark.exchange.rules import (
+    MOST_BYTES,
+    WrongError,
+    bound_file,
+    check_number,
+    check_place,
+    check_samples,
+    check_sha256,
+    texts,
+)
+from robustness_bench.benchmark.plan.detectors import ADAPTIVE, CALIBRATION
+from robustness_bench.benchmark.store.cells import DISTANCES
+from robustness_bench.benchmark.store.detections import FLAG, SCORE, Detection
+from robustness_bench.benchmark.store.generated import read_conditional_examples
+
+_SIZES = (*DISTANCES, "forwards", "backwards")
+_CLASSES = ("label", "clean_prediction", "prediction", "reformed_prediction")
+_COLUMNS = {"sample": "int32", **dict.fromkeys(_CLASSES, "int16"), **dict.fromkeys(_SIZES, "float32")}
+Rows = dict[str, NDArray[Any]]
+
+
+def check_detector_spec(spec: dict[str, Any]) -> None:
+    """The settings of a cell: what is shown of them, and that its attack fits its setting."""
+    texts(spec, "dataset", "system", "setting", "attack", "rule", "classifier", "reformer")
+    check_sha256(spec["data"])
+    check_number("confidence", spec["confidence"])
+    if not isinstance(spec["parameters"], dict):
+        raise WrongError("has parameters that are none")
+    if spec["parameters"].get("beta") is not None:
+        check_number("beta", spec["parameters"]["beta"])
+    if not all(isinstance(identity, dict) for identity in spec["detectors"].values()):
+        raise WrongError("has detectors that are none")
+    _check_printable(*spec["detectors"])
+    if lost := [name for name in spec["detectors"] if CALIBRATION + name not in spec["parents"]]:
+        raise WrongError(f"has no calibration of {lost[0]} among its parents")
+    fits = {
+        "natural": spec["attack"] == "none" and spec["confidence"] == 0,
+        "oblivious": spec["attack"] not in ("none", ADAPTIVE),
+        **dict.fromkeys(("white", "grey"), spec["attack"] == ADAPTIVE),
+    }
+    if not fits.get(spec["setting"]) or ("crafted" in spec["parents"]) != (spec["setting"] != "natural"):
+        raise WrongError(f"has the attack {spec['attack']!r} in the setting {spec['setting']!r}")
+
+
+def check_detector_place(name: str, record: Detection) -> None:
+    spec = record.spec
+    attack, setting = spec["attack"], spec["setting"]
+    shown = {"oblivious": f"{attack}-k{spec['confidence']:g}", "grey": f"{attack}-grey"}.get(setting, attack)
+    folder = f"detections/{spec['dataset']}/{spec['system']}"
+    check_place(name, f"{folder}/{shown}-seed{record.seed}-{record.id}.parquet")
+
+
+def check_flagging(record: Detection) -> None:
+    """Thresholds and remarks of every detector of a cell that did not fail, and of no other."""
+    if not isinstance(record.thresholds, dict) or record.thresholds.keys() != record.spec["detectors"].keys():
+        raise WrongError("has thresholds of other detectors than its settings")
+    for name, value in record.thresholds.items():
+        if type(value) is not float or not math.isfinite(value):
+            raise WrongError(f"has a threshold of {name} that is none: {value!r}")
+    if not record.remarks.keys() <= record.thresholds.keys():
+        raise WrongError("has remarks on other detectors than its settings")
+    _check_printable(*texts(record.remarks, *record.remarks))
+
+
+def _check_printable(*shown: str) -> None:
+    """Of what tables show on a terminal."""
+    for text in shown:
+        if not text.isprintable():
+            raise WrongError(f"has text that no terminal should print: {text[:80]!r}")
+
+
+def check_judged(record: Detection) -> None:
+    """The rows of a cell that did not fail."""
+    rows, spec = record.rows, record.spec
+    _check_columns(rows, record.detectors)
+    check_samples(rows, spec)
+    for name in ("sample", *_CLASSES, *_SIZES):
+        if not np.isfinite(rows[name]).all() or (rows[name] < 0).any():
+            raise WrongError(f"has a {name} that is negative or not finite")
+    _check_range(rows, spec["dataset"])
+    for name in record.detectors:
+        if not np.isfinite(record.scores(name)).all():
+            raise WrongError(f"has a score of {name} that is not finite")
+        if not np.array_equal(record.flags(name), record.scores(name) >= record.thresholds[name]):
+            raise WrongError(f"has flags of {name} that are not its scores at the threshold")
+    if spec["setting"] == "natural" and any(rows[name].any() for name in DISTANCES):
+        raise WrongError("has natural images that were changed")
+    if not spec["reformer"] and not np.array_equal(rows["reformed_prediction"], rows["prediction"]):
+        raise WrongError("has images that were reformed, without a reformer")
+
+
+def _check_columns(rows: Rows, detectors: list[str]) -> None:
+    wanted = dict(_COLUMNS)
+    for name in detectors:
+        wanted |= {SCORE + name: "float64", FLAG + name: "bool"}
+    if differing := sorted(rows.keys() ^ wanted.keys()):
+        name = differing[0]
+        raise WrongError(f"has a column {name} that no such cell has" if name in rows else f"lacks {name}")
+    for name, kind in wanted.items():
+        if rows[name].dtype != kind:
+            raise WrongError(f"has a column {name} of type {rows[name].dtype}, not {kind}")
+
+
+def _check_range(rows: Rows, dataset: str) -> None:
+    """Of a data set that bench knows: its test images and classes."""
+    if dataset not in DATASETS:
+        return
+    info = DATASETS[dataset].info
+    if (rows["sample"] >= info.test_images).any():
+        raise WrongError(f"has a sample beyond the {info.test_images} test images of {dataset}")
+    for name in _CLASSES:
+        if (rows[name] >= info.classes).any():
+            raise WrongError(f"has a {name} beyond the {info.classes} classes of {dataset}")
+
+
+def check_calibration(card: dict[str, Any]) -> None:
+    spec = card["spec"]
+    rate, images = spec["rate"], spec["images"]
+    if type(rate) is not float or not 0 < rate < 1 or type(images) is not int or images < 0:
+        raise WrongError(f"has a rate or number of images that is none: {rate!r}, {images!r}")
+    for key in ("threshold", "near"):
+        if type(card[key]) is not float or not math.isfinite(card[key]):
+            raise WrongError(f"has a {key} that is none: {card[key]!r}")
+    texts(card, "remark")
+    for part, gate in spec["gates"].items():
+        if _fails(card["figures"][part], gate) and not card["remark"]:
+            raise WrongError(f"says nothing against {part}, which fails its gate")
+
+
+def _fails(figures: dict[str, float], gate: float) -> bool:
+    if "swap_accuracy" in figures:
+        return figures["swap_accuracy"] < gate
+    return figures["held_out_error"] > gate
+
+
+def check_scores(path: Path, spec: dict[str, Any], threshold: float) -> None:
+    """Raise WrongError unless a calibration's scores give its threshold.
+
+    The rule of ``robustness_bench.defenses.detectors.thresholds``: the int(n · rate)-th largest of n scores, reached by no
+    more.
+    """
+    from safetensors.numpy import load_file
+
+    bound_file(path)
+    tensors = load_file(path)
+    if tensors.keys() != {"scores"}:
+        raise WrongError(f"holds {', '.join(sorted(tensors))[:80]}, not scores")
+    scores = tensors["scores"]
+    if scores.dtype != np.float64 or scores.ndim != 1 or not np.isfinite(scores).all():
+        raise WrongError("has scores that are not one finite float64 for each image")
+    n, images = len(scores), spec["images"]
+    if images and n > images:
+        raise WrongError(f"has scores of {n} images, its settings allow {images}")
+    allowed, reached = int(n * spec["rate"]), int((scores >= threshold).sum())
+    if not allowed or reached != allowed or threshold not in scores:
+        raise WrongError(f"has {reached} of {n} scores at its card's threshold, its rate gives {allowed}")
+
+
+def check_generated(path: Path, spec: dict[str, Any]) -> None:
+    """Images of a generator: bounded before they are unpacked, and of its data set's classes."""
+    bound_file(path)
+    with zipfile.ZipFile(path) as packed:
+        if sum(member.file_size for member in packed.infolist()) > MOST_BYTES:
+            raise WrongError("claims to be absurdly large")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of headers that no version of numpy wrote
+        examples = read_conditional_examples(path)
+    dataset, classes = spec["dataset"], examples.predicted.shape[1]
+    if dataset in DATASETS and classes != DATASETS[dataset].info.classes:
+        raise WrongError(f"has images of {classes} classes, {dataset} has {DATASETS[dataset].info.classes}")

@@ -1,0 +1,66 @@
+"""What is known of one file of results, for others to agree with."""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustness_bench.benchmark.files import canonical_json
+
+
+class Flagging(NamedTuple):
+    """From which score on a detector flags, and what must be said of it."""
+
+    threshold: float
+    remark: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What other files have to agree with.
+
+    Attributes:
+        ok: False for a cell that failed.
+        result: hash of what was found, without when, where and how fast; equal results are equal texts.
+        sha256: of a card: its tensors'.
+        family, model_family: as a record states them; nothing where it states none.
+        found: of a calibration.
+        used: of a cell of detectors: a calibration's id -> what the cell took from it.
+    """
+
+    id: str
+    seed: int
+    spec: dict[str, Any]
+    result: str
+    ok: bool = True
+    sha256: str = ""
+    family: str = ""
+    model_family: str = ""
+    found: Flagging | None = None
+    used: dict[str, Flagging] = field(default_factory=dict)
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """Role -> id."""
+        return dict(self.spec["parents"])
+
+    @property
+    def cell(self) -> str:
+        """Which cell it is of, in words; nothing if it is of none."""
+        spec, seed = self.spec, self.seed
+        if spec["kind"] == "evaluate":
+            return f"{spec['norm']} {spec['threat']}-box {spec['defense']} × {spec['attack']}, seed {seed}"
+        if spec["kind"] == "detect":
+            where = f"{spec['attack']} ({spec['setting']}) at κ = {spec['confidence']:g}"
+            return f"{spec['system']} × {where}, seed {seed}"
+        return ""
+
+
+def digest(rows: dict[str, NDArray[Any]], *more: Any) -> str:
+    """One text per content of columns, and of JSON values beside them."""
+    seen = hashlib.sha256(canonical_json([sorted(rows), *more]).encode())
+    for name in sorted(rows):
+        seen.update(np.ascontiguousarray(rows[name] + 0).tobytes())  # -0.0 is 0.0
+    return seen.hexdigest()

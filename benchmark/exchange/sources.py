@@ -1,0 +1,89 @@
+"""Files of results by their path in a store, wherever they are kept."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.exchange.layout import fault_of, finished
+from robustness_bench.benchmark.files import file_hash
+
+Each = TypeVar("Each")
+
+
+class Source(Protocol):
+    """A store, or an archive of one; the names in it are such as a store has."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Sorted."""
+
+    def digest(self, name: str) -> str:
+        """SHA-256."""
+
+    def file(self, name: str) -> AbstractContextManager[Path]:
+        """A file with that content and the suffix of the name."""
+
+    def refusal(self, name: str, reason: str) -> StoreError:
+        """The error for a file that must not be taken, with the remedy."""
+
+
+class Folder:
+    """The results in a store."""
+
+    def __init__(self, root: Path, *, weights: bool = True, images: bool = True) -> None:
+        self.root = root
+        self.names = finished(root, weights=weights, images=images)
+        self.digest = cache(self._digest)
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def _digest(self, name: str) -> str:
+        try:
+            return file_hash(self.root / name)
+        except OSError as error:
+            raise self.refusal(name, f"cannot be read ({error.strerror})") from error
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        yield self.root / name
+
+    def refusal(self, name: str, reason: str) -> StoreError:
+        remedy = "delete or move it, and run the command that makes it again"
+        return StoreError(f"{self.root}/{printable(name)} {printable(reason)}; {remedy}")
+
+
+def given(path: Path, *, weights: bool = True, images: bool = True) -> Folder:
+    """The results in a folder that a user named.
+
+    Raises:
+        StoreError: no folder, nothing in it, or a file with a name that no store has.
+    """
+    if not path.is_dir():
+        raise StoreError(f"there is no folder {path}: name a folder of results (the --out of bench run)")
+    folder = Folder(path, weights=weights, images=images)
+    if not folder.names:
+        raise StoreError(f"{path} holds no results: name a folder of results (the --out of bench run)")
+    for name in folder.names:
+        if fault := fault_of(name):
+            raise folder.refusal(name, fault)
+    return folder
+
+
+def printable(text: str, longest: int = 400) -> str:
+    """Text that may come from a stranger, fit for a line on a terminal."""
+    text = "".join(sign if sign.isprintable() else "?" for sign in text)
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def tracked(items: Sequence[Each], text: str) -> Iterable[Each]:
+    """The items, with a bar on a terminal that goes when they are done."""
+    from rich.console import Console
+    from rich.progress import track
+
+    hidden = not sys.stderr.isatty()
+    return track(items, f"{text} …", console=Console(stderr=True), transient=True, disable=hidden)

@@ -1,0 +1,96 @@
+"""`bench export`: a store as one file, the same bytes from the same results on any machine."""
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.exchange.checking import check
+from robustness_bench.benchmark.exchange.manifest import MANIFEST, Listed, digest_of, write_manifest
+from robustness_bench.benchmark.exchange.sources import Folder, tracked
+from robustness_bench.benchmark.files import file_hash
+
+_CHUNK = 1 << 20
+
+
+class Exported(NamedTuple):
+    """What is in an archive that was written."""
+
+    files: int
+    size: int
+    """Bytes, unpacked."""
+    digest: str
+    existed: bool
+    """Whether the very same archive was there already."""
+
+
+def export(store: Folder, archive: Path) -> Exported:
+    """Check what is in a store and write it to ``archive``; no lock is needed.
+
+    Members are not compressed (nearly all bytes are already, or cannot be), since no two versions of zlib
+    promise the same bytes.
+
+    Raises:
+        StoreError: something in the store is damaged, ``archive`` holds something else or cannot be written.
+    """
+    check(store)
+    listed = [
+        Listed(name, (store.root / name).stat().st_size, store.digest(name))
+        for name in tracked(store.names, "hashing")
+    ]
+    content = write_manifest(listed)
+    try:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".") as folder:
+            scratch = Path(folder) / "archive"
+            _pack(scratch, store, content, listed)
+            existed = _place(scratch, archive)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {archive}: {error.strerror}; free some space or name another file"
+        ) from error
+    return Exported(len(listed), sum(file.size for file in listed), digest_of(content), existed)
+
+
+def _pack(scratch: Path, store: Folder, manifest: bytes, listed: list[Listed]) -> None:
+    with scratch.open("wb") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed:
+            packed.writestr(_entry(MANIFEST, len(manifest)), manifest)
+            for each in tracked(listed, "writing"):
+                with packed.open(_entry(each.path, each.size), "w") as member:
+                    if _copy(store.root / each.path, member) != each.sha256:
+                        raise StoreError(f"{store}/{each.path} changed meanwhile: run the same command again")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _copy(path: Path, member: IO[bytes]) -> str:
+    """The SHA-256 of what was copied."""
+    seen = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            seen.update(chunk)
+            member.write(chunk)
+    return seen.hexdigest()
+
+
+def _entry(name: str, size: int) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    entry.create_system = 3
+    entry.external_attr = 0o100644 << 16
+    entry.file_size = size
+    return entry
+
+
+def _place(scratch: Path, archive: Path) -> bool:
+    """Give the file its name, unless one with the same bytes has it already."""
+    if archive.exists():
+        if archive.is_file() and file_hash(archive) == file_hash(scratch):
+            return True
+        raise StoreError(f"{archive} exists and holds something else: delete it or name another file")
+    scratch.chmod(0o644)
+    scratch.replace(archive)
+    return False

@@ -1,0 +1,1 @@
+"""From a model to a record: attacks, detectors, mutual information, hidden gradients."""

@@ -1,0 +1,263 @@
+"""Attacking models: crafting on the surrogate, and evaluating a cell into a record."""
+
+import io
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from robustness_bench.attacks.base import Counted, Goal, Outcome, predict
+from robustness_bench.attacks.numerics import geometry
+from robustness_bench.attacks.registry import build_attack
+from robustness_bench.benchmark.batching import automatic, pieces
+from robustness_bench.benchmark.context import Advance, Context
+from robustness_bench.benchmark.data.base import subset
+from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.files import write_atomic
+from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.store.cells import DISTANCES, write_record
+from robustness_bench.benchmark.store.evidence import Evidence, evidence_of, pack, write_evidence
+from robustness_bench.benchmark.store.gallery import Examples, examples_of, write_examples
+from robustness_bench.benchmark.store.models import load_model, record_environment
+from robustness_bench.benchmark.store.tensors import load_tensors, read_card, save_tensors
+
+KEEP_EVERY = 30.0  # seconds between two states kept for resuming
+Columns = dict[str, NDArray[Any]]
+
+
+class Sample(NamedTuple):
+    """The test images of a task."""
+
+    ids: Tensor
+    x: Tensor
+    y: Tensor
+
+
+def evaluate(task: Task, context: Context, advance: Advance) -> None:
+    """Evaluate one cell and write its record."""
+    started = time.monotonic()
+    model = load_model(task.parents["model"], context)
+    sample = test_sample(task, context)
+    crafted = _Crafted.load(task, context) if "crafted" in task.parents else None
+    shown = _shown(task, context)
+    kept = len(sample.y) if _is_evidence(task, context) else shown
+
+    def work(rows: slice) -> Columns:
+        piece = Sample(*(tensor[rows] for tensor in sample))
+        if crafted is None:
+            outcome = _attack(task, model, piece)[task.spec["parameters"].get("rule", "")]
+        else:
+            outcome = _replay(model, piece.x, crafted.x_adv[rows], task.spec["norm"])
+        columns = _rows(piece, outcome)
+        if crafted is not None and crafted.cost is not None:
+            columns |= _passes(len(piece.y), *crafted.cost)
+        if kept:
+            columns["x_adv"] = outcome.x_adv[: max(kept - rows.start, 0)].float().cpu().contiguous().numpy()
+        return columns
+
+    partial = (context.out / task.path).with_suffix(f".{kept}.partial")
+    columns = in_batches(len(sample.y), context, advance, work, partial)
+    if shown:
+        _write_examples(context.out / task.path, sample, columns, shown)
+    if _is_evidence(task, context):
+        _write_evidence(task, context, model, sample, columns)
+    write_record(
+        context.out / task.path,
+        task,
+        columns,
+        environment=record_environment(task, context),
+        seconds=round(time.monotonic() - started + (crafted.seconds if crafted else 0.0), 3),
+    )
+    partial.unlink(missing_ok=True)
+
+
+def _shown(task: Task, context: Context) -> int:
+    """How many images of a cell are kept to look at: of the first seed, where there was an attack."""
+    return context.gallery if task.seed == 0 and task.spec["kind_of_attack"] != "natural" else 0
+
+
+def _is_evidence(task: Task, context: Context) -> bool:
+    return context.keep_examples and task.spec["kind_of_attack"] != "natural"
+
+
+def _write_examples(record: Path, sample: Sample, columns: Columns, count: int) -> None:
+    names = ("label", "clean_prediction", "adversarial_prediction")
+    labels = {name: columns[name][:count].astype(np.int64) for name in names}
+    x_adv = columns["x_adv"][:count]
+    write_examples(examples_of(record), Examples(x=_pixels(sample.x[:count]), x_adv=x_adv, **labels))
+
+
+def _write_evidence(task: Task, context: Context, model: nn.Module, sample: Sample, columns: Columns) -> None:
+    """Keep what fooled the model, in a form in which it still does."""
+    labels = columns["label"]
+    fooled = (columns["clean_prediction"] == labels) & (columns["adversarial_prediction"] != labels)
+    chosen = torch.from_numpy(np.flatnonzero(fooled)).to(sample.y.device)
+    piece = Sample(*(tensor[chosen] for tensor in sample))
+
+    def holds(x_adv: NDArray[np.float32]) -> bool:
+        return bool(still_fools(model, piece, x_adv, context.batch_size).all())
+
+    x = _pixels(piece.x)
+    form, stored = pack(x, columns["x_adv"][fooled], holds)
+    path = evidence_of(context.out / task.path)
+    write_evidence(path, Evidence(task.id, columns["sample"][fooled].astype(np.int64), form, stored))
+
+
+def still_fools(
+    model: nn.Module, piece: Sample, x_adv: NDArray[np.float32], batch_size: int = 0
+) -> NDArray[np.bool_]:
+    """Which of these images the model misclassifies: (K,)."""
+    size = batch_size or automatic(piece.x.device)
+    wrong = [np.zeros(0, np.bool_)]
+    for start in range(0, len(x_adv), size):
+        images = torch.from_numpy(x_adv[start : start + size]).to(piece.x)
+        wrong.append((predict(model, images) != piece.y[start : start + size]).cpu().numpy())
+    return np.concatenate(wrong)
+
+
+def _pixels(x: Tensor) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = (x * 255).round().to(torch.uint8).cpu().contiguous().numpy()
+    return pixels
+
+
+class _Crafted(NamedTuple):
+    """Images made by a task of their own."""
+
+    x_adv: Tensor
+    cost: tuple[float, float] | None
+    """Forward and backward passes per sample, where they were made on the evaluated model itself."""
+    seconds: float
+    """That making them took, in the same case."""
+
+    @classmethod
+    def load(cls, task: Task, context: Context) -> "_Crafted":
+        maker = task.parents["crafted"]
+        path = context.out / maker.path
+        name = image_name(task.spec["parameters"].get("rule", ""))
+        x_adv = load_tensors(path)[name].to(context.device)
+        card = read_card(path)
+        own = maker.parents["model"].id == task.parents["model"].id and maker.spec["goal"] == "untargeted"
+        if not own:
+            return cls(x_adv, None, 0.0)
+        return cls(x_adv, (card["forwards"], card["backwards"]), card["seconds"])
+
+
+def image_name(rule: str) -> str:
+    """What the images chosen by a rule are called in a crafted file and in a batch's columns."""
+    return f"x_adv-{rule}" if rule else "x_adv"
+
+
+def craft(task: Task, context: Context, advance: Advance) -> None:
+    """Attack the surrogate and keep the adversarial images, float32, for every defense to face."""
+    started = time.monotonic()
+    model = load_model(task.parents["model"], context)
+    sample = test_sample(task, context)
+
+    def work(rows: slice) -> Columns:
+        piece = Sample(*(tensor[rows] for tensor in sample))
+        outcomes = _attack(task, model, piece)
+        images = {image_name(rule): o.x_adv.cpu().contiguous().numpy() for rule, o in outcomes.items()}
+        (cost, *_) = outcomes.values()
+        return {**images, **_passes(len(piece.y), cost.forwards, cost.backwards)}
+
+    partial = (context.out / task.path).with_suffix(".partial")
+    columns = in_batches(len(sample.y), context, advance, work, partial)
+    card = {
+        "id": task.id,
+        "seed": task.seed,
+        "spec": task.spec,
+        "forwards": float(columns["forwards"].mean()),
+        "backwards": float(columns["backwards"].mean()),
+        "environment": record_environment(task, context),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    images = {name: torch.from_numpy(column) for name, column in columns.items() if name.startswith("x_adv")}
+    save_tensors(context.out / task.path, images, card)
+    partial.unlink(missing_ok=True)
+
+
+def _attack(task: Task, model: nn.Module, piece: Sample) -> dict[str, Outcome]:
+    """rule -> outcome of the task's attack on some of its images."""
+    goal: Goal = task.spec.get("goal", "untargeted")
+    attack = build_attack(task.spec["parameters"])
+    if goal == "transfer":
+        attack = attack.for_transfer()
+    return attack.run(model, piece.x, piece.y, ids=piece.ids, seed=task.seed, goal=goal)
+
+
+def _replay(model: nn.Module, x: Tensor, x_adv: Tensor, norm: geometry.Norm) -> Outcome:
+    """What images crafted elsewhere do to this model."""
+    counted = Counted(model)
+    clean, prediction = predict(counted, x), predict(counted, x_adv)
+    distance = geometry.size(x_adv - x, norm)
+    return Outcome(x_adv, clean, prediction, distance, counted.forwards / len(x), 0.0)
+
+
+def _rows(piece: Sample, outcome: Outcome) -> Columns:
+    moved = outcome.x_adv - piece.x
+    return {
+        "sample": piece.ids.cpu().numpy(),
+        "label": piece.y.cpu().numpy(),
+        "clean_prediction": outcome.clean_prediction.cpu().numpy(),
+        "adversarial_prediction": outcome.prediction.cpu().numpy(),
+        **{norm: geometry.size(moved, norm).cpu().numpy() for norm in DISTANCES},
+        **_passes(len(piece.y), outcome.forwards, outcome.backwards),
+    }
+
+
+def _passes(n: int, forwards: float, backwards: float) -> Columns:
+    return {"forwards": np.full(n, forwards), "backwards": np.full(n, backwards)}
+
+
+def test_sample(task: Task, context: Context) -> Sample:
+    splits = task.data.load()
+    kept = subset(len(splits.test_y), task.spec["n_examples"])
+    x = torch.from_numpy(splits.test_x[kept]).to(context.device, memory_format=torch.channels_last)
+    y = torch.from_numpy(splits.test_y[kept]).to(context.device)
+    return Sample(torch.from_numpy(kept).to(context.device), x.float() / 255, y)
+
+
+def in_batches(
+    n: int, context: Context, advance: Advance, work: Callable[[slice], Columns], partial: Path
+) -> Columns:
+    """``work`` on rows 0 … n-1, a batch at a time; what is done is kept in ``partial`` now and then.
+
+    A column may have fewer rows than a batch has. Batches are those of `pieces`.
+
+    Returns:
+        The columns of all batches, joined.
+
+    Raises:
+        StoreError: ``partial`` is damaged.
+    """
+    done, start = _resume(partial)
+    kept = time.monotonic()
+    advance(start, n, "images")
+    for rows, part in pieces(n, context, work, start):
+        done = {name: np.concatenate([done[name], part[name]]) for name in part} if done else part
+        advance(rows.stop, n, "images")
+        if time.monotonic() - kept > KEEP_EVERY and rows.stop < n:
+            buffer = io.BytesIO()
+            np.savez(buffer, **done)  # type: ignore[arg-type]
+            write_atomic(partial, buffer.getvalue())
+            kept = time.monotonic()
+    return done
+
+
+def _resume(partial: Path) -> tuple[Columns, int]:
+    if not partial.is_file():
+        return {}, 0
+    try:
+        with np.load(partial) as file:
+            columns = dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise StoreError(
+            f"{partial} is damaged ({error}); delete it and run the same command again"
+        ) from error
+    return columns, len(columns["forwards"])

@@ -1,0 +1,123 @@
+"""Guarded classifiers at work: attacks that know them, and cells of what they make of images."""
+
+import time
+
+import numpy as np
+import torch
+
+from robustness_bench.attacks.adaptive import AdaptiveDetection
+from robustness_bench.attacks.numerics import geometry
+from robustness_bench.benchmark.context import Advance, Context
+from robustness_bench.benchmark.measure.attacks import Columns, Sample, image_name, in_batches, test_sample
+from robustness_bench.benchmark.plan.detectors import CALIBRATION
+from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.store.cells import DISTANCES
+from robustness_bench.benchmark.store.detections import FLAG, SCORE, write_detection
+from robustness_bench.benchmark.store.models import record_environment
+from robustness_bench.benchmark.store.tensors import load_tensors, read_card, save_tensors
+from robustness_bench.benchmark.train.thresholds import Calibration, load_networks, read_calibration
+from robustness_bench.defenses.detectors.registry import build_detector
+from robustness_bench.defenses.detectors.system import System
+
+
+def adapt(task: Task, context: Context, advance: Advance) -> None:
+    """Attack a whole system and keep the images; natural where nothing was found."""
+    started = time.monotonic()
+    system, sample = _system(task, context), test_sample(task, context)
+    parameters = {key: value for key, value in task.spec["parameters"].items() if key != "attack"}
+    attack = AdaptiveDetection(**parameters)
+
+    def work(rows: slice) -> Columns:
+        found = attack.run(system, sample.x[rows], sample.y[rows])
+        n = len(found.success)
+        return {
+            "x_adv": found.x_adv.cpu().contiguous().numpy(),
+            "success": found.success.cpu().numpy(),
+            "forwards": np.full(n, found.forwards),
+            "backwards": np.full(n, found.backwards),
+        }
+
+    partial = (context.out / task.path).with_suffix(".partial")
+    columns = in_batches(len(sample.y), context, advance, work, partial)
+    card = {
+        "id": task.id,
+        "seed": task.seed,
+        "spec": task.spec,
+        "success": float(columns["success"].mean()),
+        "forwards": float(columns["forwards"].mean()),
+        "backwards": float(columns["backwards"].mean()),
+        "environment": record_environment(task, context),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    save_tensors(context.out / task.path, {"x_adv": torch.from_numpy(columns["x_adv"])}, card)
+    partial.unlink(missing_ok=True)
+
+
+def detect(task: Task, context: Context, advance: Advance) -> None:
+    """What a system makes of a cell's images, image by image."""
+    started = time.monotonic()
+    system, sample = _system(task, context), test_sample(task, context)
+    x, forwards, backwards = sample.x, 0.0, 0.0
+    if "crafted" in task.parents:
+        path = context.out / task.parents["crafted"].path
+        x = load_tensors(path)[image_name(task.spec["rule"])].to(sample.x)
+        card = read_card(path)
+        forwards, backwards = card["forwards"], card["backwards"]
+
+    def work(rows: slice) -> Columns:
+        piece = Sample(*(tensor[rows] for tensor in sample))
+        return {
+            **_judged(system, piece, x[rows]),
+            "forwards": np.full(len(piece.y), forwards),
+            "backwards": np.full(len(piece.y), backwards),
+        }
+
+    partial = (context.out / task.path).with_suffix(".partial")
+    columns = in_batches(len(sample.y), context, advance, work, partial)
+    calibrations = _calibrations(task, context)
+    write_detection(
+        context.out / task.path,
+        task,
+        columns,
+        thresholds={name: found.threshold for name, found in calibrations.items()},
+        remarks={name: found.remark for name, found in calibrations.items() if found.remark},
+        environment=record_environment(task, context),
+        seconds=round(time.monotonic() - started, 3),
+    )
+    partial.unlink(missing_ok=True)
+
+
+def _judged(system: System, piece: Sample, x: torch.Tensor) -> Columns:
+    judged, moved = system.judge(x), x - piece.x
+    with torch.no_grad():
+        clean = system.networks.classifier(piece.x).argmax(1)
+    return {
+        "sample": piece.ids.cpu().numpy(),
+        "label": piece.y.cpu().numpy(),
+        "clean_prediction": clean.cpu().numpy(),
+        "prediction": judged.logits.argmax(1).cpu().numpy(),
+        "reformed_prediction": judged.reformed.argmax(1).cpu().numpy(),
+        **{norm: geometry.size(moved, norm).cpu().numpy() for norm in DISTANCES},
+        **{SCORE + name: score.cpu().numpy() for name, score in judged.scores.items()},
+        **{FLAG + name: flag.cpu().numpy() for name, flag in judged.flags.items()},
+    }
+
+
+def _system(task: Task, context: Context) -> System:
+    """The system of a task's parents: classifier, networks and thresholds."""
+    found = _calibrations(task, context)
+    return System(
+        load_networks(task, context),
+        {name: build_detector(identity) for name, identity in task.spec["detectors"].items()},
+        {name: each.threshold for name, each in found.items()},
+        task.spec["reformer"] or None,
+        {name: each.scale for name, each in found.items()},
+    )
+
+
+def _calibrations(task: Task, context: Context) -> dict[str, Calibration]:
+    return {
+        role.removeprefix(CALIBRATION): read_calibration(context.out / parent.path)
+        for role, parent in task.parents.items()
+        if role.startswith(CALIBRATION)
+    }

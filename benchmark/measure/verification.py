@@ -1,0 +1,173 @@
+"""Look again at the images that are said to have fooled a model: `bench verify`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from robustness_bench.attacks.numerics import geometry
+from robustness_bench.benchmark.context import Context
+from robustness_bench.benchmark.data import Located
+from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.measure.attacks import Sample, still_fools
+from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.store.cells import Record, read_record
+from robustness_bench.benchmark.store.evidence import evidence_of, read_evidence
+from robustness_bench.benchmark.store.models import load_model
+from robustness_bench.benchmark.store.tensors import read_card
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Found(NamedTuple):
+    """What was found of K images.
+
+    An image holds if the natural one is classified correctly, it is not, and it lies in the pixel box and
+    within its limit.
+    """
+
+    hold: NDArray[np.bool_]
+    """(K,)"""
+    distance: NDArray[np.float64]
+    """(K,), from the natural image in the norm of the threat model"""
+    faults: dict[str, int]
+    """What is wrong with the others -> how many."""
+
+
+class Verdict(NamedTuple):
+    """The kept images of one record, looked at again; counts of images."""
+
+    record: Record
+    images: int
+    hold: int
+    within: int
+    """Of those that hold, how many lie within the record's ε."""
+    faults: dict[str, int]
+
+
+def verify_record(path: Path, context: Context, find: Callable[[str], Located]) -> Verdict:
+    """Evaluate the kept images of the record at ``path`` anew, on the model it is of.
+
+    Args:
+        find: data set label -> where it is.
+
+    Raises:
+        BenchError: no images, no weights, another data set, or a file that is damaged.
+    """
+    record = read_record(path)
+    if record.status == "error":
+        raise BenchError(f"{path} is of a cell that failed, it has no images: run the same command again")
+    evidence = read_evidence(evidence_of(path))
+    if evidence.record != record.id:
+        raise BenchError(f"the evidence beside {path} is of {evidence.record}, not of {record.id}")
+    data = data_of(record, path, find)
+    pixels, piece = natural_images(evidence.sample, data, context.device)
+    found = judge(
+        model_of(path.parents[5], record, data, context),
+        piece,
+        evidence.images(pixels),
+        norm=record.spec["norm"],
+        limits=_recorded(record, evidence.sample),
+        too_far="is farther away than recorded",
+        batch_size=context.batch_size,
+    )
+    near = found.distance <= allowed(record.spec["eps"])
+    hold, within = int(found.hold.sum()), int((found.hold & near).sum())
+    return Verdict(record, len(found.hold), hold, within, found.faults)
+
+
+def data_of(record: Record, path: Path, find: Callable[[str], Located]) -> Located:
+    """The very data set that a record is of.
+
+    Raises:
+        BenchError: it is not there, or another.
+    """
+    data = find(record.spec["dataset"])
+    if data.hash != record.spec["data"]:
+        raise BenchError(f"{path} was made on other images than these of {data.label}: name their --data-dir")
+    return data
+
+
+def model_of(store: Path, record: Record, data: Located, context: Context) -> "nn.Module":
+    """The model that a record is of, ready to be attacked.
+
+    Raises:
+        BenchError: its weights are not in the store.
+    """
+    identity = record.spec["parents"]["model"]
+    for card_file in store.glob(f"checkpoints/*/*-{identity}.json"):
+        path = card_file.with_suffix(".safetensors")
+        if path.is_file():
+            card = read_card(path)
+            task = Task(
+                kind=card["spec"]["kind"],
+                title=path.stem,
+                spec=card["spec"],
+                seed=card["seed"],
+                id=identity,
+                family=record.model_family,
+                path=path.relative_to(store),
+                data=data,
+            )
+            return load_model(task, context)
+    raise BenchError(
+        f"the weights of {record.spec['defense']} ({identity}) are not in {store}/checkpoints: run "
+        "the command that made the record again there, or import them with their store"
+    )
+
+
+def natural_images(sample: NDArray[np.int64], data: Located, device: str) -> tuple[NDArray[np.uint8], Sample]:
+    """Some natural test images: as the data set has them, and as a model sees them."""
+    splits = data.load()
+    pixels = np.asarray(splits.test_x[sample])
+    y = torch.from_numpy(np.asarray(splits.test_y[sample])).to(device)
+    return pixels, Sample(torch.from_numpy(sample), torch.from_numpy(pixels).to(device).float() / 255, y)
+
+
+def judge(
+    model: "nn.Module",
+    piece: Sample,
+    x_adv: NDArray[np.float32],
+    *,
+    norm: geometry.Norm,
+    limits: NDArray[np.float64],
+    too_far: str,
+    batch_size: int = 0,
+) -> Found:
+    """Look at K images that are said to fool ``model``.
+
+    Args:
+        limits: (K,), the largest distance of each, before the tolerance of ``allowed``.
+        too_far: what is said of an image beyond its limit.
+    """
+    moved = torch.from_numpy(x_adv).to(piece.x) - piece.x
+    distance = geometry.size(moved, norm).double().cpu().numpy()
+    faults = {
+        "the natural image is misclassified": still_fools(model, piece, piece.x.cpu().numpy(), batch_size),
+        "is classified correctly": ~still_fools(model, piece, x_adv, batch_size),
+        "leaves the pixel box": ~_in_box(x_adv),
+        too_far: ~(distance <= allowed(limits)),
+    }
+    hold = ~np.logical_or.reduce(list(faults.values()))
+    counts = {reason: int(mask.sum()) for reason, mask in faults.items() if mask.any()}
+    return Found(hold, distance, counts)
+
+
+def allowed(limit: Any) -> Any:
+    """A limit with the tolerance that every budget is judged by (``Record.robust_at``)."""
+    return limit * (1 + 1e-5) + 1e-6
+
+
+def _recorded(record: Record, sample: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How far away the record says each image is; less than nothing for one the record does not know."""
+    by_sample = dict(zip(record.rows["sample"].tolist(), record.distance.tolist(), strict=True))
+    return np.array([by_sample.get(each, -1.0) for each in sample.tolist()])
+
+
+def _in_box(x_adv: NDArray[np.float32]) -> NDArray[np.bool_]:
+    flat = x_adv.reshape(len(x_adv), -1)
+    return np.asarray(((flat >= 0) & (flat <= 1)).all(1))

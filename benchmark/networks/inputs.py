@@ -1,0 +1,63 @@
+"""The ways in which weights of others can be run, by name."""
+
+from dataclasses import dataclass, replace
+
+from robustness_bench.benchmark.errors import unknown
+from robustness_bench.benchmark.networks import STEMS
+
+RULE = "evidence-1"
+"""What ids call the way a reading is chosen; another rule needs another name."""
+FILE = "file"
+"""The input of weights that bring a normalisation."""
+INPUTS = {
+    "normalised": "pixels normalised by the data set's mean and deviation",
+    "plain": "plain [0, 1] pixels",
+    "half": "pixels from -1 to 1",
+    "shifted": "pixels from -0.5 to 0.5",
+    "bytes": "pixels from 0 to 255",
+    "imagenet": "pixels normalised as for ImageNet",
+    "per-image": "pixels normalised by CIFAR-10's mean and its deviation per image",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One way to run a network: what pixels it is shown, and how its first layers compute."""
+
+    input: str
+    """A key of ``INPUTS``, or "file" for a normalisation that came with the weights."""
+    bgr: bool = False
+    stem: str = ""
+    """A key of ``STEMS``."""
+
+    @property
+    def name(self) -> str:
+        """As ``parse`` takes it."""
+        return "+".join(filter(None, [self.input, "bgr" if self.bgr else "", self.stem]))
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        pixels = INPUTS.get(self.input, "pixels normalised as the file says")
+        order = ", channels in the order BGR" if self.bgr else ""
+        return f"{pixels}{order}{f', {STEMS[self.stem].text}' if self.stem else ''}"
+
+
+def parse(text: str) -> Reading:
+    """A reading by its name: ``plain``, ``imagenet+bgr``, ``normalised+stride-2-pool``.
+
+    Raises:
+        BenchError: a word that it cannot have.
+    """
+    first, *more = text.split("+")
+    if first not in INPUTS:
+        raise unknown("--weights-input", first, INPUTS)
+    reading = Reading(input=first)
+    for word in more:
+        if word == "bgr":
+            reading = replace(reading, bgr=True)
+        elif word in STEMS and word:
+            reading = replace(reading, stem=word)
+        else:
+            raise unknown("word after + in --weights-input", word, ["bgr", *filter(None, STEMS)])
+    return reading

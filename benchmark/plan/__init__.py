@@ -1,0 +1,1 @@
+"""What is to be done: the protocol, its tasks and their ids, what they cost."""

@@ -1,0 +1,212 @@
+"""From a protocol to the tasks of detectors: their networks, thresholds, the attacks, and the cells."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from robustness_bench.attacks.registry import attack_presets
+from robustness_bench.benchmark.data import Located
+from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.plan.protocol import Detection, Protocol, Settings
+from robustness_bench.benchmark.plan.tasks import Planner, Task, make_plan
+from robustness_bench.defenses.detectors.registry import (
+    DetectorPreset,
+    SystemPreset,
+    detector_presets,
+    part_presets,
+    system_presets,
+)
+
+ADAPTIVE = "adaptive"
+"""What the attack that knows the system is called in records."""
+MODEL, CALIBRATION, PART = "model", "calibration:", "part:"
+"""Roles of parents; the last two are followed by a name."""
+_ATTACKER = 1000  # the networks of a grey-box attacker are those of this seed on
+
+
+def make_whole_plan(protocol: Protocol, data: dict[str, Located]) -> list[Task]:
+    """What a run does: every defense's cells, every detector's cells, and all they need, each once."""
+    tasks = [*make_plan(protocol, data), *make_detection_plan(protocol, data)]
+    return list({task.id: task for task in tasks}.values())
+
+
+def make_detection_plan(protocol: Protocol, data: dict[str, Located]) -> list[Task]:
+    """Every system of detectors on natural images, under each attack at each κ, and attacked knowingly.
+
+    Raises:
+        BenchError: a data set for which a system has no recipe; a classifier whose epoch is selected.
+    """
+    tasks: dict[str, Task] = {}
+    for settings in protocol.settings:
+        for seed in range(protocol.seeds):
+            for name in protocol.detectors:
+                planner = _DetectionPlanner(settings, data[settings.dataset], protocol.norms[0], seed)
+                for cell in planner.cells(system_presets()[name]):
+                    tasks.update({task.id: task for task in cell.lineage()})
+    return list(tasks.values())
+
+
+class _DetectionPlanner:
+    """The tasks of one data set and seed."""
+
+    def __init__(self, settings: Settings, data: Located, norm: str, seed: int) -> None:
+        _check_selection(settings)
+        self.detection, self.data, self.seed = settings.detection, data, seed
+        self.dataset = settings.dataset
+        self.planner = Planner(_guarded(settings, self.detection), data)
+        self.model = self.planner.train(self.detection.classifier, norm, seed)
+
+    def cells(self, system: SystemPreset) -> list[Task]:
+        """All cells of one system."""
+        if self.dataset not in system.detectors:
+            known = ", ".join(system.detectors)
+            raise BenchError(f"{system.name} has no recipe for {self.dataset}; it knows {known}")
+        cells = [self.detect(system, "natural", "none", 0.0, None)]
+        for confidence in self.detection.confidences:
+            for attack in self.detection.attacks:
+                crafted = self.craft(attack, confidence)
+                cells.append(self.detect(system, "oblivious", attack, confidence, crafted))
+        if system.adaptive:
+            for setting in self.detection.adaptive:
+                crafted = self.adapt(system, setting)
+                confidence = self.detection.adaptive_attack["confidence"]
+                cells.append(self.detect(system, setting, ADAPTIVE, confidence, crafted))
+        return cells
+
+    def part(self, name: str, seed: int) -> Task:
+        """A network that detectors share."""
+        preset = part_presets(self.dataset)[name]
+        recipe = dict(preset.recipe)
+        recipe["epochs"] = self.detection.part_epochs or recipe["epochs"]
+        spec = {
+            "network": preset.identity(),
+            "recipe": recipe,
+            "training": self._held_out(),
+            **self.planner.dataset(),
+        }
+        folder = Path("checkpoints") / self.data.label
+        title = f"{self.data.label} train {name}, seed {seed}"
+        return self.planner.task("part", title, spec, seed, folder / f"{name}-seed{seed}", ".safetensors", {})
+
+    def calibrate(self, name: str, seed: int) -> Task:
+        """A detector's threshold, from natural images that nothing was trained on."""
+        preset = detector_presets()[name]
+        gates = {part: part_presets(self.dataset)[part].gate for part in preset.parts}
+        spec = {
+            "identity": preset.identity(),
+            "rate": preset.rates[self.dataset],
+            "images": preset.images,
+            "gates": gates,
+            "training": self._held_out(),
+            **self.planner.dataset(),
+        }
+        folder = Path("calibrations") / self.data.label
+        title = f"{self.data.label} calibrate {name}, seed {seed}"
+        parents = {MODEL: self.model, **self._parts(preset, seed)}
+        return self.planner.task(
+            "calibrate", title, spec, self.seed, folder / f"{name}-seed{seed}", ".safetensors", parents
+        )
+
+    def craft(self, attack: str, confidence: float) -> Task:
+        """Images that fool the bare classifier by the margin ``confidence``; the rules of EAD share a run."""
+        parameters = attack_presets("strict")[attack].identity("l2", 0.0)
+        name = "ead" if parameters.pop("rule", None) else attack
+        parameters |= {**self.detection.parameters[name], "confidence": confidence}
+        spec = {
+            "norm": "l2",
+            "attack": name,
+            "goal": "untargeted",
+            "parameters": parameters,
+            **self.planner.sample(),
+        }
+        stem = f"{name}-k{confidence:g}-on-{self.detection.classifier}-seed{self.seed}"
+        path = Path("crafted") / self.data.label / "detectors" / stem
+        title = f"{self.data.label} craft {name} at κ = {confidence:g}, seed {self.seed}"
+        return self.planner.task("craft", title, spec, self.seed, path, ".safetensors", {MODEL: self.model})
+
+    def adapt(self, system: SystemPreset, setting: str) -> Task:
+        """Images that fool a whole system: the one that defends, or one with the attacker's own networks."""
+        seed = self.seed if setting == "white" else _ATTACKER + self.seed
+        spec = {
+            "setting": setting,
+            "parameters": self.detection.adaptive_attack,
+            **self._described(system),
+            **self.planner.dataset(),
+            "n_examples": min(self.detection.adaptive_examples, self.data.test_images),
+        }
+        path = Path("crafted") / self.data.label / "detectors" / f"{setting}-{system.name}-seed{self.seed}"
+        title = f"{self.data.label} attack {system.name} knowingly ({setting}), seed {self.seed}"
+        parents = self._parents(system, seed)
+        return self.planner.task("adapt", title, spec, self.seed, path, ".safetensors", parents)
+
+    def detect(
+        self, system: SystemPreset, setting: str, attack: str, confidence: float, crafted: Task | None
+    ) -> Task:
+        """A cell: what a system makes of natural or adversarial images."""
+        rule = attack.removeprefix("ead-") if attack.startswith("ead-") else ""
+        n_examples = self.data.test_images if crafted is None else crafted.spec["n_examples"]
+        spec = {
+            "system": system.name,
+            "setting": setting,
+            "attack": attack,
+            "rule": rule,
+            "confidence": confidence,
+            "parameters": {} if crafted is None else crafted.spec["parameters"],
+            "classifier": self.detection.classifier,
+            **self._described(system),
+            **self.planner.dataset(),
+            "n_examples": n_examples,
+        }
+        name = attack if setting in ("natural", "white") else f"{attack}-{setting}"
+        if setting == "oblivious":
+            name = f"{attack}-k{confidence:g}"
+        path = Path("detections") / self.data.label / system.name / f"{name}-seed{self.seed}"
+        shown = name.replace("-k", " at κ = ") if setting == "oblivious" else f"{attack} ({setting})"
+        title = f"{self.data.label} {system.name} × {shown}, seed {self.seed}"
+        parents = self._parents(system, self.seed)
+        if crafted is not None:
+            parents["crafted"] = crafted
+        return self.planner.task("detect", title, spec, self.seed, path, ".parquet", parents)
+
+    def _described(self, system: SystemPreset) -> dict[str, Any]:
+        names = system.detectors[self.dataset]
+        identities = {name: detector_presets()[name].identity() for name in names}
+        return {"detectors": identities, "reformer": system.reformer}
+
+    def _parents(self, system: SystemPreset, seed: int) -> dict[str, Task]:
+        names = system.detectors[self.dataset]
+        parents = {MODEL: self.model}
+        if system.reformer:
+            parents[PART + system.reformer] = self.part(system.reformer, seed)
+        for name in names:
+            parents[CALIBRATION + name] = self.calibrate(name, seed)
+            parents |= self._parts(detector_presets()[name], seed)
+        return parents
+
+    def _parts(self, preset: DetectorPreset, seed: int) -> dict[str, Task]:
+        return {PART + name: self.part(name, seed) for name in preset.parts}
+
+    def _held_out(self) -> dict[str, Any]:
+        """Which training images everything here is fitted on, and which are kept for thresholds."""
+        training = self.detection.training
+        kept = {"train_limit": training.train_limit, "holdout": training.holdout}
+        return {**kept, "selection": "last", "augment": "none"}
+
+
+def _check_selection(settings: Settings) -> None:
+    """A classifier whose epoch was chosen on the images that set thresholds would make these too strict."""
+    if settings.detection.training.selection == "best" and not settings.weights:
+        raise BenchError(
+            'selection "best" would choose the classifier of detectors on the held-out images that set their '
+            'thresholds: set detection.training.selection to "last"'
+        )
+
+
+def _guarded(settings: Settings, detection: Detection) -> Settings:
+    """The settings under which the classifier is trained and attacked."""
+    return dataclasses.replace(
+        settings,
+        model=detection.model,
+        training=detection.training,
+        n_examples=detection.n_examples,
+    )

@@ -1,0 +1,342 @@
+"""From a protocol to tasks: what depends on what, each with an id made of all that decides its result."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from robustness_bench.attacks.registry import AttackPreset, attack_presets
+from robustness_bench.benchmark.data import Located
+from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.networks.inputs import RULE, parse
+from robustness_bench.benchmark.networks.weights import fingerprint
+from robustness_bench.benchmark.networks.zoo import robustbench_file
+from robustness_bench.benchmark.plan.probe import probe_for
+from robustness_bench.benchmark.plan.protocol import Protocol, Settings
+from robustness_bench.defenses.registry import DefensePreset, defense_presets
+
+Kind = Literal[
+    "train", "load", "estimators", "diagnose", "craft", "evaluate", "measure-mi",
+    "part", "calibrate", "adapt", "detect",
+]  # fmt: skip
+RESULTS = ("evaluate", "measure-mi", "detect")  # what a run is for
+ROOTS = (*RESULTS, "diagnose")  # all else is there because these need it
+ZOO = "robustbench:"
+OWN = "own"
+"""The architecture of weights whose network came as code."""
+INNER_LOSS = "log-odds"
+"""What trainings attack with, and judge held-out images by, where a defense does not say otherwise."""
+_FORMAT = 3  # raise it when code changes what a finished task means
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One piece of work. Picklable; holds no path of this machine but the data's folder.
+
+    Attributes:
+        spec: all that decides the result, JSON; the ids of its parents are in it.
+        id: hash of ``spec`` and ``seed``.
+        family: the same without any seed, so that a family is one line of the results.
+        parents: role -> task.
+        data: where the decoded images lie; decides nothing.
+        source: of a "load" task: the file, whose hash is in ``spec``, or robustbench:NAME.
+        network: likewise, the file with the network's code, if it has its own.
+    """
+
+    kind: Kind
+    title: str
+    spec: dict[str, Any]
+    seed: int
+    id: str
+    family: str
+    path: Path
+    data: Located = field(repr=False)
+    parents: dict[str, "Task"] = field(default_factory=dict, repr=False)
+    source: str = ""
+    network: str = ""
+
+    def lineage(self) -> Iterator["Task"]:
+        """Everything that must exist before this task can run, parents first, then itself."""
+        for parent in self.parents.values():
+            yield from parent.lineage()
+        yield self
+
+
+def make_plan(protocol: Protocol, data: dict[str, Located]) -> list[Task]:
+    """Every cell's evaluation, each model's diagnosis, and all they need, each once, parents before children.
+
+    Args:
+        data: data set name -> where it is.
+    """
+    tasks: dict[str, Task] = {}
+    diagnoses: list[Task] = []
+    for settings in protocol.settings:
+        planner = Planner(settings, data[settings.dataset])
+        own: dict[tuple[str, str, int], list[Task]] = {}
+        for seed in range(protocol.seeds):
+            for norm in protocol.norms:
+                for threat in protocol.threats:
+                    for defense in protocol.defenses:
+                        for attack, budget in _columns(settings, norm):
+                            cell = planner.evaluate(threat, norm, defense, attack, budget, seed)
+                            tasks.update({task.id: task for task in cell.lineage()})
+                            own.setdefault((defense, norm, seed), []).append(cell)
+        if protocol.diagnosis:
+            diagnoses += [planner.diagnose(*model, cells) for model, cells in own.items()]
+    return [*tasks.values(), *{task.id: task for task in diagnoses}.values()]
+
+
+def make_mi_plan(protocol: Protocol, data: dict[str, Located], objectives: Sequence[str]) -> list[Task]:
+    """The MI of every defense under every attack but "none", and all it needs, each once.
+
+    Raises:
+        BenchError: detectors among the defenses, or a single test image, which has no other to be told
+            from.
+    """
+    if protocol.detectors:
+        raise BenchError(f"{', '.join(protocol.detectors)} is a detector: name defenses here")
+    tasks: dict[str, Task] = {}
+    for settings in protocol.settings:
+        if settings.n_examples == 1:
+            raise BenchError(
+                "mutual information is estimated by comparing images: n-examples must be above 1"
+            )
+        planner = Planner(settings, data[settings.dataset])
+        for seed, norm, defense in product(range(protocol.seeds), protocol.norms, protocol.defenses):
+            for attack, objective in product(settings.attacks[norm], objectives):
+                if attack != "none":
+                    task = planner.measure_mi(norm, defense, attack, objective, seed)
+                    tasks.update({each.id: each for each in task.lineage()})
+    return list(tasks.values())
+
+
+def _columns(settings: Settings, norm: str) -> Iterator[tuple[str, float]]:
+    """(attack, ε) of every cell a defense has under one norm."""
+    eps = settings.eps[norm]
+    yield from ((attack, eps) for attack in settings.attacks[norm])
+    yield from ((attack, eps * factor) for attack in settings.curve[norm] for factor in settings.budgets)
+
+
+@cache
+def weights_hash(source: str) -> str:
+    """SHA-256 of a file of weights, or of their network's code.
+
+    Raises:
+        BenchError: it cannot be read.
+    """
+    return fingerprint(Path(source))
+
+
+def _reading(settings: Settings) -> dict[str, Any]:
+    """How given weights are to be run, as it enters ids.
+
+    What evidence will choose is not known yet: the rule stands for it, which gives the same answer whenever
+    weights and data, whose hashes are in the id too, are the same.
+    """
+    asked = {"entry": settings.weights_entry} if settings.weights_entry else {}
+    if settings.weights_input in ("plain", "normalised"):
+        return {"plain": settings.weights_input == "plain", **asked}
+    if settings.weights_input:
+        parse(settings.weights_input)  # or an error
+    return {"input": settings.weights_input or RULE, **asked}
+
+
+class Planner:
+    """Makes the tasks of one data set; equal tasks come out equal, so sharing is by id."""
+
+    def __init__(self, settings: Settings, data: Located) -> None:
+        self.settings, self.data = settings, data
+
+    def evaluate(self, threat: str, norm: str, defense: str, attack: str, eps: float, seed: int) -> Task:
+        """A cell: one defense against one attack at one ε."""
+        settings, label = self.settings, self.data.label
+        model = self.train(defense, norm, seed)
+        preset = attack_presets(settings.attack_set)[attack]
+        parents = {"model": model}
+        if threat == "black" and attack != "none":
+            surrogate, name = self.surrogate(norm), settings.surrogate.model
+            parents["crafted"] = self.craft(surrogate, name, norm, preset, eps, "transfer")
+        elif "rule" in preset.parameters:  # one run for all rules
+            parents["crafted"] = self.craft(model, defense, norm, preset, eps, "untargeted")
+        spec = {
+            "threat": threat,
+            "norm": norm,
+            "eps": eps,
+            "defense": defense,
+            "attack": attack,
+            "kind_of_attack": preset.kind,
+            "parameters": preset.identity(norm, eps),
+            **self.sample(),
+        }
+        folder = Path("records") / label / norm / threat / defense
+        at = "" if eps == settings.eps[norm] else f" at ε = {eps:.4g}"
+        title = f"{label} {norm} {threat}-box {defense} × {attack}{at}, seed {seed}"
+        return self.task("evaluate", title, spec, seed, folder / f"{attack}-seed{seed}", ".parquet", parents)
+
+    def diagnose(self, defense: str, norm: str, seed: int, cells: Sequence[Task]) -> Task:
+        """Signs that a model hides its gradients: of all its cells under one norm, none of which needs it."""
+        probe = probe_for(cells)
+        spec = {"norm": norm, "eps": self.settings.eps[norm], "probe": probe, **self.sample()}
+        path = Path("diagnoses") / self.data.label / f"{defense}-{norm}-seed{seed}"
+        attacks = probe["attacks"]
+        told = f"attacks on {attacks['images']} images" if attacks else "signs only"
+        title = f"{self.data.label} {norm} diagnose {defense} ({told}), seed {seed}"
+        parents = {"model": self.train(defense, norm, seed)}
+        return self.task("diagnose", title, spec, seed, path, ".json", parents)
+
+    def train(self, defense: str, norm: str, seed: int) -> Task:
+        """A defended model: trained, or loaded where weights are given."""
+        model = self.settings.model
+        if self.settings.weights:
+            return self._load(defense, norm, model.name, model.width)
+        return self._train(defense, norm, seed, model.name, model.width)
+
+    def surrogate(self, norm: str) -> Task:
+        """The Standard-AT model that black-box attacks are crafted on."""
+        surrogate = self.settings.surrogate
+        width = surrogate.width or self.settings.model.width
+        return self._train("standard", norm, surrogate.seed, surrogate.model, width)
+
+    def _train(self, defense: str, norm: str, seed: int, model: str, width: int) -> Task:
+        preset, settings = defense_presets()[defense], self.settings
+        parents = {}
+        if "estimators" in preset.requires:
+            parents["estimators"] = self.estimators("standard", norm, seed, self._recipe(preset))
+        spec = {
+            "model": model,
+            "width": width,
+            "defense": preset.identity(),
+            "training": asdict(settings.training),
+            **self.dataset(),
+        }
+        name = f"{defense}-{model}"
+        if preset.adversarial:  # a naturally trained model is the same for every norm
+            spec |= {"norm": norm, "eps": settings.eps[norm], "inner_loss": INNER_LOSS}
+            name += f"-{norm}"
+        folder = Path("checkpoints") / self.data.label
+        title = f"{self.data.label} train {name}, seed {seed}"
+        return self.task("train", title, spec, seed, folder / f"{name}-seed{seed}", ".safetensors", parents)
+
+    def _recipe(self, preset: DefensePreset) -> dict[str, Any]:
+        """How the estimators of a defense are trained: the protocol, and what the preset says over it."""
+        recipe = asdict(self.settings.estimators)
+        for key in preset.estimators:
+            if key not in recipe:
+                raise unknown(f"key in the estimators of defense {preset.name!r}", key, recipe)
+        return asdict(replace(self.settings.estimators, **preset.estimators))
+
+    def _load(self, defense: str, norm: str, model: str, width: int) -> Task:
+        """Weights that someone else trained, copied into the store."""
+        source = self.settings.weights
+        if source.startswith(ZOO):
+            robustbench_file(source.removeprefix(ZOO), self.data.info.name, norm, Path())  # or an error
+            architecture: dict[str, Any] = {"model": source, "zoo_norm": norm}
+            name = f"{source.removeprefix(ZOO)}-{norm}"
+        elif network := self.settings.network:
+            hashes = {"network": weights_hash(network), "weights": weights_hash(source)}
+            architecture = {"model": OWN, **hashes}
+            name = f"{Path(source).stem}-{OWN}"
+        else:
+            architecture = {"model": model, "width": width, "weights": weights_hash(source)}
+            architecture |= _reading(self.settings)
+            name = f"{Path(source).stem}-{model}"
+        spec = {**architecture, "defense": defense, **self.dataset()}
+        title = f"{self.data.label} load {source} as {defense}"
+        folder = Path("checkpoints") / self.data.label
+        task = self.task("load", title, spec, 0, folder / f"{defense}-{name}", ".safetensors", {})
+        return replace(task, source=source, network=self.settings.network)
+
+    def estimators(self, defense: str, norm: str, seed: int, recipe: dict[str, Any]) -> Task:
+        """The MI estimators on a frozen model; a defense's own are on Standard AT of the same seed."""
+        settings = self.settings
+        spec = {
+            "norm": norm,
+            "eps": settings.eps[norm],
+            "inner_loss": INNER_LOSS,
+            "estimators": recipe,
+            "training": asdict(settings.training),
+            **self.dataset(),
+        }
+        name = f"estimators-{recipe['objective']}-on-{defense}-{norm}"
+        path = Path("checkpoints") / self.data.label / f"{name}-seed{seed}"
+        title = f"{self.data.label} train MI {name}, seed {seed}"
+        parents = {"pretrained": self.train(defense, norm, seed)}
+        return self.task("estimators", title, spec, seed, path, ".safetensors", parents)
+
+    def measure_mi(self, norm: str, defense: str, attack: str, objective: str, seed: int) -> Task:
+        """The MI of a model's outputs on natural and attacked test images, image by image."""
+        settings = self.settings
+        eps, model = settings.eps[norm], self.train(defense, norm, seed)
+        recipe = asdict(settings.estimators) | {"objective": objective}
+        preset = attack_presets(settings.attack_set)[attack]
+        parents = {
+            "model": model,
+            "estimators": self.estimators(defense, norm, seed, recipe),
+            "crafted": self.craft(model, defense, norm, preset, eps, "transfer"),
+        }
+        spec = {
+            "norm": norm,
+            "eps": eps,
+            "defense": defense,
+            "attack": attack,
+            "rule": preset.parameters.get("rule", ""),
+            "objective": objective,
+            **self.sample(),
+        }
+        folder = Path("mi") / self.data.label / norm / defense
+        title = f"{self.data.label} {norm} MI ({objective}) of {defense} under {attack}, seed {seed}"
+        stem = folder / f"{attack}-{objective}-seed{seed}"
+        return self.task("measure-mi", title, spec, seed, stem, ".parquet", parents)
+
+    def craft(
+        self, model: Task, model_name: str, norm: str, preset: AttackPreset, eps: float, goal: str
+    ) -> Task:
+        """Adversarial images made on ``model`` once, for every cell that shows them to a model."""
+        parameters = preset.identity(norm, eps)
+        name = preset.name
+        if parameters.pop("rule", None):
+            name = parameters["attack"].partition(":")[2].lower()
+        spec = {"norm": norm, "attack": name, "goal": goal, "parameters": parameters, **self.sample()}
+        path = Path("crafted") / self.data.label / norm / f"{name}-on-{model_name}-seed{model.seed}"
+        title = f"{self.data.label} {norm} craft {name} on {model_name}, seed {model.seed}"
+        return self.task("craft", title, spec, model.seed, path, ".safetensors", {"model": model})
+
+    def dataset(self) -> dict[str, Any]:
+        """The data set, as it enters ids."""
+        return {"dataset": self.data.label, "data": self.data.hash}
+
+    def sample(self) -> dict[str, Any]:
+        """The data set and how many of its test images are attacked."""
+        images = min(self.settings.n_examples or self.data.test_images, self.data.test_images)
+        return {**self.dataset(), "n_examples": images}
+
+    def task(
+        self,
+        kind: Kind,
+        title: str,
+        spec: dict[str, Any],
+        seed: int,
+        stem: Path,
+        suffix: str,
+        parents: dict[str, Task],
+    ) -> Task:
+        """A task whose id comes from ``spec``, its parents and ``seed``."""
+        spec = {"kind": kind, "format": _FORMAT, **spec}
+        family = short_hash([spec, {role: task.family for role, task in parents.items()}])
+        spec["parents"] = {role: task.id for role, task in parents.items()}
+        identity = short_hash([spec, seed])
+        path = stem.with_name(f"{stem.name}-{identity}{suffix}")
+        return Task(
+            kind=kind,
+            title=title,
+            spec=spec,
+            seed=seed,
+            id=identity,
+            family=family,
+            path=path,
+            data=self.data,
+            parents=parents,
+        )

@@ -1,0 +1,1 @@
+"""What detectors withstand and flag: lines, CSV files and tables."""

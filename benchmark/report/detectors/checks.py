@@ -1,0 +1,64 @@
+"""What must hold between systems: a union of detectors withstands no less than a part of it."""
+
+from collections.abc import Iterable
+from itertools import permutations
+
+import numpy as np
+
+from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.report.detectors.lines import NATURAL, OBLIVIOUS, DetectionLine
+from robustness_bench.benchmark.store.detections import Detection
+
+_SHOWN = ("sample", "label", "prediction", "l1", "l2", "linf")  # equal: the same images were judged
+
+
+def check_unions(records: Iterable[Detection]) -> None:
+    """Raise StoreError where a system flags less than one of some of its detectors, at equal thresholds.
+
+    It compares systems that judged the same images: natural ones, and those of oblivious attacks.
+    """
+    cells: dict[tuple[object, ...], list[Detection]] = {}
+    for record in records:
+        spec = record.spec
+        if record.status == "ok" and spec["setting"] in (NATURAL, OBLIVIOUS):
+            place = *(spec[key] for key in ("dataset", "setting", "attack", "confidence")), record.seed
+            cells.setdefault(place, []).append(record)
+    for members in cells.values():
+        for part, whole in permutations(members, 2):
+            if part.thresholds.items() < whole.thresholds.items() and _same_images(part, whole):
+                _check(part, whole)
+
+
+def _same_images(part: Detection, whole: Detection) -> bool:
+    return all(np.array_equal(part.rows[name], whole.rows[name]) for name in _SHOWN)
+
+
+def _check(part: Detection, whole: Detection) -> None:
+    lost = part.flagged & ~whole.flagged
+    if part.spec.get("reformer") == whole.spec.get("reformer"):
+        lost |= part.defended() & ~whole.defended()
+    if lost.any():
+        raise StoreError(
+            f"{_named(whole)} loses {lost.sum()} of the images that {part.spec['system']} withstands with "
+            f"fewer detectors and the same thresholds, which a union cannot do: delete the cells "
+            f"{whole.id} and {part.id} and run the same command again"
+        )
+
+
+def _named(record: Detection) -> str:
+    spec = record.spec
+    words = " ".join(spec[key] for key in ("dataset", "system", "attack"))
+    return f"{words} at κ = {spec['confidence']:g}, seed {record.seed},"
+
+
+def check_settings(lines: Iterable[DetectionLine]) -> None:
+    """Raise StoreError where a table would have two lines for one cell."""
+    seen: dict[tuple[object, ...], DetectionLine] = {}
+    for line in lines:
+        other = seen.setdefault(line.key, line)
+        if other is not line:
+            words = " ".join(line.key[:4])
+            raise StoreError(
+                f"the results hold {words} at κ = {line.confidence:g} under two settings ({other.family} and "
+                f"{line.family}): move those of one to a folder of their own (--out)"
+            )

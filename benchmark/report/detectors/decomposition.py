@@ -1,0 +1,79 @@
+"""What MagNet's detectors and its reformer withstand each, beside the curves of Lu et al. 2018."""
+
+from collections.abc import Iterator, Sequence
+
+from robustness_bench.benchmark.report.detectors.captions import seeds, span
+from robustness_bench.benchmark.report.detectors.cells import plain
+from robustness_bench.benchmark.report.detectors.lines import OBLIVIOUS, DetectionLine
+from robustness_bench.benchmark.report.detectors.names import attack_label, confidence
+from robustness_bench.benchmark.report.detectors.tables import NOT_A_CLAIM, Found
+from robustness_bench.benchmark.report.literature.published import LU, Curve, curves
+from robustness_bench.benchmark.report.rendering.table import Cell, Column, Notes, Row, Table
+
+_SYSTEM = "magnet"
+_PARTS = {"none": "None", "det_only": "Detectors", "ref_only": "Reformer", "both": "Both"}
+_PRINTED = {"cw": "cw-l2"}
+_THEIRS = ("none", "det", "ref", "both")
+
+
+def published_name(attack: str) -> str:
+    """What the detectors' papers call one of our attacks."""
+    return _PRINTED.get(attack, attack)
+
+
+def decomposition(there: Found, dataset: str) -> Table | None:
+    """A block per attack, a row per κ that was run; None without results of MagNet.
+
+    Args:
+        dataset: whose published curves stand beside ours, where there are any.
+    """
+    lines = there.at(_SYSTEM, OBLIVIOUS)
+    if not lines:
+        return None
+    drawn = {
+        (each.attack, each.kappa): each
+        for each in curves()
+        if (each.dataset, each.variant) == (dataset, "default")
+    }
+    notes = Notes()
+    groups = ["Ours", LU] if drawn else ["Ours"]
+    return Table(
+        name=f"decomposition-{there.label}",
+        title=f"What each part of MagNet withstands, {there.label}",
+        caption=_caption(there.label, lines, bool(drawn)),
+        measure="detection",
+        heading="κ",
+        columns=tuple(Column(group=group, label=part) for group in groups for part in _PARTS.values()),
+        rows=tuple(_rows(there, drawn, notes)),
+        notes=tuple(notes.lettered()),
+        template="paper",
+    )
+
+
+def _caption(label: str, lines: Sequence[DetectionLine], beside: bool) -> str:
+    text = (
+        f"Share in % of {span({line.n for line in lines})} attacked test images of {label} that are "
+        "withstood with none of MagNet's parts, its detectors alone (flagged or classified correctly), its "
+        f"reformer alone (classified correctly once reformed), and both; {seeds(lines)}"
+    )
+    text += ", mean ± sample standard deviation." if any(len(line.per_seed) > 1 for line in lines) else "."
+    if beside:
+        text += f" {LU}: read off the figures of arXiv:1805.00310, EAD with β = 0.1; good to 0.1."
+    return f"{text} {NOT_A_CLAIM.capitalize()}."
+
+
+def _rows(there: Found, drawn: dict[tuple[str, float], Curve], notes: Notes) -> Iterator[Row]:
+    for attack in there.attacks:
+        for line in there.at(_SYSTEM, OBLIVIOUS, attack):
+            ours = [plain(line, part, notes) for part in _PARTS]
+            theirs = _theirs(drawn.get((published_name(attack), line.confidence))) if drawn else []
+            yield Row(
+                group=attack,
+                label=confidence(line.confidence),
+                cells=(*ours, *theirs),
+                block=attack_label(attack),
+            )
+
+
+def _theirs(point: Curve | None) -> list[Cell]:
+    return [Cell(text=f"{getattr(point, name):.1f}" if point else "") for name in _THEIRS]

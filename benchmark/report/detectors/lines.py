@@ -1,0 +1,187 @@
+"""What guarded classifiers withstand: one line per cell, from the records of its seeds."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustness_bench.benchmark.report.detectors.names import known_attacks, position, system_names
+from robustness_bench.benchmark.statistics import Interval, MeanStd, mean_std, widened
+from robustness_bench.benchmark.store.detections import Detection, Mask
+
+NATURAL, OBLIVIOUS, WHITE, GREY = SETTINGS = ("natural", "oblivious", "white", "grey")
+
+
+class Outcome(NamedTuple):
+    """One seed of one cell. Shares in percent; None where no image is left to take them of.
+
+    Attributes:
+        n: the images that count: under attack those whose natural version the bare classifier gets right.
+        successful: those of them on which the attack beats the bare classifier.
+        none, det_only, ref_only, both: withstood by the parts of the system that are switched on. On natural
+            images the accuracy with these parts; there a flag is an error.
+        detected: flagged by any detector, of the n and of the successful ones.
+        l1, l2: means over the successful ones.
+        forwards, forwards_max: passes per image of the attack.
+    """
+
+    n: int
+    successful: int
+    attack_success: float | None
+    none: float | None
+    det_only: float | None
+    ref_only: float | None
+    both: float | None
+    detected: float | None
+    detected_successful: float | None
+    l1: float | None
+    l2: float | None
+    forwards: float | None
+    forwards_max: float | None
+
+
+FIGURES = Outcome._fields[2:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionLine:
+    """What the seeds of one cell say together.
+
+    Attributes:
+        beta: weight of the L1 norm in the attack, where it has one.
+        parameters: the attack's.
+        per_seed: seed -> outcome, None for a seed that failed.
+        remarks: what must be said of the system's detectors.
+        error: last line of the first failed seed's traceback.
+        family: names everything but the seed that decided the result.
+    """
+
+    dataset: str
+    system: str
+    setting: str
+    attack: str
+    confidence: float
+    beta: float | None
+    parameters: dict[str, Any]
+    per_seed: dict[int, Outcome | None]
+    remarks: tuple[str, ...]
+    error: str
+    family: str
+
+    @property
+    def key(self) -> tuple[str, str, str, str, float]:
+        """Data set, system, setting, attack, confidence."""
+        return self.dataset, self.system, self.setting, self.attack, self.confidence
+
+    @property
+    def n(self) -> int:
+        """The images that count, the fewest of any seed."""
+        return min((outcome.n for outcome in self.per_seed.values() if outcome), default=0)
+
+    def figure(self, name: str) -> MeanStd | None:
+        """Over the seeds; None if any of them failed, or none has the figure."""
+        if self.error:
+            return None
+        found = [getattr(outcome, name) for outcome in self.per_seed.values()]
+        values = [value for value in found if value is not None]
+        return mean_std(values) if values else None
+
+    def interval(self, name: str = "both") -> Interval | None:
+        """Of a share of the n images, in percent: see ``widened``."""
+        figure = self.figure(name)
+        return widened(figure, self.n) if figure and self.n else None
+
+
+def percent(mask: Mask, of: Mask) -> float | None:
+    """Share of true values where ``of`` is true; None where it never is."""
+    return 100.0 * float(mask[of].mean()) if of.any() else None
+
+
+def detection_lines(records: Iterable[Detection]) -> list[DetectionLine]:
+    """One line per family; data sets by name, then systems and attacks in the order of the registries."""
+    return sorted((_line(members) for members in by_family(records)), key=order)
+
+
+def by_family(records: Iterable[Detection]) -> list[list[Detection]]:
+    """The records that differ in their seed alone, in its order."""
+    families: dict[str, list[Detection]] = {}
+    for record in sorted(records, key=lambda record: (record.seed, record.id)):
+        families.setdefault(record.family, []).append(record)
+    return list(families.values())
+
+
+def _line(records: list[Detection]) -> DetectionLine:
+    spec = records[0].spec
+    errors = [record.error for record in records if record.status == "error"]
+    parameters = spec.get("parameters") or {}
+    return DetectionLine(
+        **{name: spec[name] for name in ("dataset", "system", "setting", "attack", "confidence")},
+        beta=parameters.get("beta"),
+        parameters=parameters,
+        per_seed={each.seed: None if each.status == "error" else outcome(each) for each in records},
+        remarks=tuple(f"{name}: {text}" for name, text in remarks(records).items()),
+        error=last_line(errors[0]) if errors else "",
+        family=records[0].family,
+    )
+
+
+def remarks(records: Sequence[Detection]) -> dict[str, str]:
+    """Detector -> what its seeds say of it, and how many where not all do."""
+    names = dict.fromkeys(name for record in records for name, text in record.remarks.items() if text)
+    said = {}
+    for name in names:
+        texts = [text for record in records if (text := record.remarks.get(name))]
+        some = f" ({len(texts)} of {len(records)} seeds)" if len(texts) < len(records) else ""
+        said[name] = "; ".join(dict.fromkeys(texts)) + some
+    return said
+
+
+def last_line(traceback: str) -> str:
+    """What a traceback comes to."""
+    return (traceback.strip().splitlines() or ["no reason was kept"])[-1]
+
+
+def successful(record: Detection) -> Mask:
+    """Selected images on which the attack beats the bare classifier; none on natural images."""
+    return np.zeros_like(record.fooled) if record.spec["setting"] == NATURAL else record.fooled
+
+
+def outcome(record: Detection) -> Outcome:
+    """The figures of one seed that did not fail."""
+    natural = record.spec["setting"] == NATURAL
+    over = np.ones(len(record.rows["label"]), bool) if natural else record.selected
+    kept = record.right & ~record.flagged if natural else record.defended(reformer=False)
+    fooled = successful(record)
+    return Outcome(
+        n=int(over.sum()),
+        successful=int(fooled.sum()),
+        attack_success=None if natural else percent(fooled, over),
+        none=percent(record.right, over),
+        det_only=percent(kept, over),
+        ref_only=percent(record.reformed_right, over),
+        both=percent(record.accepted if natural else record.defended(), over),
+        detected=percent(record.flagged, over),
+        detected_successful=None if natural else percent(record.flagged, fooled),
+        l1=_mean(record.rows["l1"], fooled),
+        l2=_mean(record.rows["l2"], fooled),
+        forwards=None if natural else _mean(record.rows["forwards"], over),
+        forwards_max=None if natural or not over.any() else float(record.rows["forwards"][over].max()),
+    )
+
+
+def _mean(values: NDArray[Any], over: Mask) -> float | None:
+    return float(np.asarray(values, np.float64)[over].mean()) if over.any() else None
+
+
+def order(line: DetectionLine) -> tuple[object, ...]:
+    """The order of the tables."""
+    return (
+        line.dataset,
+        position(line.system, system_names()),
+        position(line.setting, SETTINGS),
+        position(line.attack, known_attacks()),
+        line.confidence,
+        line.family,
+    )

@@ -1,0 +1,198 @@
+"""How well each detector tells adversarial images from natural ones, from the records of its seeds."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.plan.detectors import CALIBRATION
+from robustness_bench.benchmark.report.detectors.lines import (
+    NATURAL,
+    DetectionLine,
+    by_family,
+    detection_lines,
+    last_line,
+    percent,
+    remarks,
+    successful,
+)
+from robustness_bench.benchmark.report.detectors.names import detector_names, position
+from robustness_bench.benchmark.report.detectors.roc import RATES, Scores, at_rates, auroc
+from robustness_bench.benchmark.statistics import Interval, MeanStd, mean_std, widened
+from robustness_bench.benchmark.store.detections import Detection, Mask
+
+UNION = "union"  # stands in a detector's place for all of the system's detectors
+Validation = Mapping[str, Scores]
+"""Calibration's id -> the scores of held-out natural images that its threshold comes from."""
+
+
+class Reading(NamedTuple):
+    """One detector of one seed. Shares in percent; None where there is nothing to take them of.
+
+    Attributes:
+        threshold: the score from which on it flags; None of the union.
+        nominal: share of the held-out images that it flags; of the union the sum of its detectors',
+            which it cannot exceed.
+        natural: natural test images; ``fpr`` is the share of them that is flagged.
+        successful: images that fool the bare classifier; ``tpr`` is the share of them that is flagged.
+        auroc: 0 to 1, of the successful ones against the natural test images.
+        tprs: share flagged of the successful ones at the thresholds that flag ``RATES`` of the held-out
+            images; None where these are too few, or tied.
+    """
+
+    threshold: float | None
+    nominal: float | None
+    natural: int
+    fpr: float | None
+    successful: int
+    tpr: float | None
+    auroc: float | None
+    tprs: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorLine:
+    """One detector of one cell; ``remark`` is what must be said of it."""
+
+    detector: str
+    cell: DetectionLine
+    per_seed: dict[int, Reading | None]
+    remark: str
+
+    @property
+    def natural(self) -> int:
+        """Natural test images, the fewest of any seed."""
+        return min((reading.natural for reading in self.per_seed.values() if reading), default=0)
+
+    @property
+    def successful(self) -> int:
+        """Successful images, of all seeds together."""
+        return sum(reading.successful for reading in self.per_seed.values() if reading)
+
+    def figure(self, name: str, index: int | None = None) -> MeanStd | None:
+        """Over the seeds that have it; None if any seed failed. ``index`` is of ``tprs``."""
+        if None in self.per_seed.values():
+            return None
+        found = [getattr(reading, name) for reading in self.per_seed.values()]
+        picked = found if index is None else [each[index] for each in found]
+        values = [value for value in picked if value is not None]
+        return mean_std(values) if values else None
+
+    def false_positives(self) -> Interval | None:
+        """Interval of ``fpr``."""
+        figure = self.figure("fpr")
+        return widened(figure, self.natural) if figure and self.natural else None
+
+
+def detector_lines(records: Sequence[Detection], validation: Validation) -> list[DetectorLine]:
+    """A line per cell and detector, and one for their union.
+
+    False positives and AUROC are taken on the natural cell of the very same system.
+
+    Raises:
+        StoreError: a score that is not a number.
+    """
+    natural = _natural(records)
+    members = {each[0].family: each for each in by_family(records)}
+    return [
+        line
+        for cell in detection_lines(records)
+        for line in _of_cell(cell, members[cell.family], natural, validation)
+    ]
+
+
+def _calibrated(record: Detection) -> tuple[object, ...]:
+    """All that decides a system's answers to natural images."""
+    parents = ((role, parent) for role, parent in record.spec["parents"].items() if role != "crafted")
+    return record.spec["dataset"], record.spec["system"], record.seed, *sorted(parents)
+
+
+def _natural(records: Iterable[Detection]) -> dict[tuple[object, ...], Detection]:
+    """The natural cell of each such system; that of the most images where there are several."""
+    found = [each for each in records if each.status == "ok" and each.spec["setting"] == NATURAL]
+    return {
+        _calibrated(each): each for each in sorted(found, key=lambda each: (len(each.rows["label"]), each.id))
+    }
+
+
+def _of_cell(
+    cell: DetectionLine,
+    records: Sequence[Detection],
+    natural: Mapping[tuple[object, ...], Detection],
+    validation: Validation,
+) -> list[DetectorLine]:
+    names = dict.fromkeys(name for record in records for name in record.detectors)
+    lines = []
+    for name in [*sorted(names, key=lambda name: position(name, detector_names())), UNION]:
+        failed = [last_line(record.error) for record in records if record.status == "error"]
+        lines.append(
+            DetectorLine(
+                detector=name,
+                cell=cell,
+                per_seed={
+                    each.seed: None
+                    if each.status == "error"
+                    else _reading(each, name, natural.get(_calibrated(each)), validation)
+                    for each in records
+                },
+                remark="; ".join(dict.fromkeys(filter(None, [remarks(records).get(name, ""), *failed]))),
+            )
+        )
+    return lines
+
+
+def _reading(record: Detection, name: str, natural: Detection | None, validation: Validation) -> Reading:
+    fooled = successful(record)
+    everything = np.ones(len(natural.rows["label"]) if natural else 0, bool)
+    union = Reading(
+        threshold=None,
+        nominal=_sum([_nominal(record, each, validation) for each in record.detectors]),
+        natural=len(everything),
+        fpr=percent(_flags(natural, name), everything) if natural else None,
+        successful=int(fooled.sum()),
+        tpr=percent(_flags(record, name), fooled),
+        auroc=None,
+        tprs=(None,) * len(RATES),
+    )
+    if name == UNION:
+        return union
+    caught = _scores(record, name)[fooled]
+    ordinary = _scores(natural, name) if natural else caught[:0]
+    return union._replace(
+        threshold=record.thresholds[name],
+        nominal=_nominal(record, name, validation),
+        auroc=auroc(ordinary, caught) if caught.size and ordinary.size else None,
+        tprs=at_rates(caught, _held_out(record, name, validation)),
+    )
+
+
+def _sum(shares: Sequence[float | None]) -> float | None:
+    """None if any of them is not known."""
+    known = [share for share in shares if share is not None]
+    return sum(known) if len(known) == len(shares) else None
+
+
+def _flags(record: Detection, name: str) -> Mask:
+    return record.flagged if name == UNION else record.flags(name)
+
+
+def _scores(record: Detection, name: str) -> Scores:
+    scores = record.scores(name)
+    if np.isnan(scores).any():
+        where = " ".join(str(record.spec[key]) for key in ("dataset", "system", "setting", "attack"))
+        raise StoreError(
+            f"a score of {name} in {where} at κ = {record.spec['confidence']:g}, seed {record.seed}, is not "
+            f"a number: delete the cell {record.id} and run the same command again"
+        )
+    return scores
+
+
+def _held_out(record: Detection, name: str, validation: Validation) -> Scores | None:
+    return validation.get(record.spec["parents"].get(CALIBRATION + name, ""))
+
+
+def _nominal(record: Detection, name: str, validation: Validation) -> float | None:
+    scores = _held_out(record, name, validation)
+    return None if scores is None else 100.0 * float((scores >= record.thresholds[name]).mean())

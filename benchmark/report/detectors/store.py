@@ -1,0 +1,59 @@
+"""What a store holds for the detectors' tables."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from robustness_bench.benchmark.data import Located
+from robustness_bench.benchmark.plan.detectors import make_detection_plan
+from robustness_bench.benchmark.plan.protocol import ADAPTIVE, Protocol, Settings
+from robustness_bench.benchmark.report.detectors.lines import OBLIVIOUS
+from robustness_bench.benchmark.report.detectors.roc import Scores
+from robustness_bench.benchmark.store.detections import Detection, find_detections, read_detection
+from robustness_bench.benchmark.store.tensors import read_card, verify
+from robustness_bench.defenses.detectors.registry import system_presets
+
+
+def detections(out: Path) -> list[Detection]:
+    """Every cell of a store, in a fixed order."""
+    return [read_detection(path) for path in find_detections(out)]
+
+
+def validation_scores(out: Path) -> dict[str, Scores]:
+    """Of every calibration of a store: its id -> the scores of held-out natural images.
+
+    Raises:
+        StoreError: a damaged file.
+    """
+    from safetensors.numpy import load_file
+
+    found = {}
+    for card in sorted(out.glob("calibrations/**/*.json")):
+        path = card.with_suffix(".safetensors")
+        verify(path)
+        found[read_card(path)["id"]] = load_file(path)["scores"]
+    return found
+
+
+def fitting(
+    protocol: Protocol, settings: Settings, data: Mapping[str, Located], records: Sequence[Detection]
+) -> list[Detection]:
+    """The cells that any run of detectors with these settings would count as its own."""
+    oblivious = [record.spec for record in records if record.spec["setting"] == OBLIVIOUS]
+    detection = dataclasses.replace(
+        settings.detection,
+        attacks=tuple(sorted({spec["attack"] for spec in oblivious})),
+        confidences=tuple(sorted({spec["confidence"] for spec in oblivious})) or (0.0,),
+        adaptive=ADAPTIVE,
+    )
+    widest = dataclasses.replace(
+        protocol,
+        defenses=(),
+        detectors=tuple(
+            name for name, each in system_presets().items() if settings.dataset in each.detectors
+        ),
+        seeds=max((record.seed for record in records), default=0) + 1,
+        settings=(dataclasses.replace(settings, detection=detection),),
+    )
+    by_id = {record.id: record for record in records}
+    return [by_id[task.id] for task in make_detection_plan(widest, dict(data)) if task.id in by_id]

@@ -1,0 +1,203 @@
+"""The detectors' tables of one data set: each system at its worst κ, and at every κ."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from robustness_bench.benchmark.report.detectors.captions import every_caption, worst_caption
+from robustness_bench.benchmark.report.detectors.cells import MISSING, bracketed, failed, plain
+from robustness_bench.benchmark.report.detectors.lines import GREY, NATURAL, OBLIVIOUS, WHITE, DetectionLine
+from robustness_bench.benchmark.report.detectors.names import (
+    attack_label,
+    confidence,
+    known_attacks,
+    position,
+    system_group,
+    system_label,
+    system_names,
+)
+from robustness_bench.benchmark.report.detectors.rates import UNION, DetectorLine
+from robustness_bench.benchmark.report.rendering.table import Cell, Column, Notes, Row, Table
+
+NOT_A_CLAIM = "oblivious only: not a security claim"
+_ADAPTIVE = {WHITE: "White box", GREY: "Grey box"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The lines of one data set.
+
+    Attributes:
+        unions: of the union of each system's detectors.
+    """
+
+    label: str
+    lines: Sequence[DetectionLine]
+    unions: Sequence[DetectorLine]
+
+    @property
+    def systems(self) -> list[str]:
+        """In the order of the rows."""
+        return sorted({line.system for line in self.lines}, key=lambda name: position(name, system_names()))
+
+    @property
+    def attacks(self) -> list[str]:
+        """Of the oblivious attacks, in the order of the columns."""
+        met = {line.attack for line in self.lines if line.setting == OBLIVIOUS}
+        return sorted(met, key=lambda name: position(name, known_attacks()))
+
+    def at(self, system: str, setting: str = "", attack: str = "") -> list[DetectionLine]:
+        """The lines of a system, of every setting and attack unless one is named, by κ."""
+        return [
+            line
+            for line in self.lines
+            if line.system == system and setting in ("", line.setting) and attack in ("", line.attack)
+        ]
+
+    def kappas(self, attack: str = "") -> list[float]:
+        """Those an oblivious attack was run with on any system."""
+        met = (line for line in self.lines if line.setting == OBLIVIOUS and attack in ("", line.attack))
+        return sorted({line.confidence for line in met})
+
+
+def found(label: str, lines: Iterable[DetectionLine], detectors: Iterable[DetectorLine]) -> Found:
+    """What there is of the data set that is called ``label``."""
+    return Found(
+        label=label,
+        lines=[line for line in lines if line.dataset == label],
+        unions=[each for each in detectors if each.cell.dataset == label and each.detector == UNION],
+    )
+
+
+def worst_table(there: Found) -> Table:
+    """A row per system: natural images, each oblivious attack at its worst κ, adaptive attacks."""
+    notes = Notes()
+    rows = [_alone(there, notes), *(_row(there, system, notes) for system in there.systems)]
+    return Table(
+        name=f"detectors-{there.label}",
+        title=f"Detectors, {there.label}",
+        caption=worst_caption(there.label, there.lines),
+        measure="accuracy",
+        heading="System",
+        columns=(
+            *(Column(group="Natural images", label=name) for name in ("Accuracy", "Flagged", "Nominal")),
+            *(
+                Column(group="Withstood at the worst κ, oblivious", label=attack_label(name))
+                for name in there.attacks
+            ),
+            *(Column(group="Success of an adaptive attack", label=name) for name in _ADAPTIVE.values()),
+        ),
+        rows=tuple(rows),
+        notes=tuple(notes.lettered()),
+        template="paper",
+    )
+
+
+def _alone(there: Found, notes: Notes) -> Row:
+    """The classifier without any system; every system's cells hold its answers."""
+    first = there.systems[0]
+    worst = [_worst(there, first, attack, notes, "none") for attack in there.attacks]
+    natural = _share(there.at(first, NATURAL), "none", notes)
+    return Row(
+        group="alone",
+        label="Classifier alone",
+        cells=(natural, MISSING, MISSING, *worst, *[MISSING] * len(_ADAPTIVE)),
+    )
+
+
+def _row(there: Found, system: str, notes: Notes) -> Row:
+    adaptive = {setting: there.at(system, setting) for setting in _ADAPTIVE}
+    claim = "" if any(map(worst_of, adaptive.values())) else NOT_A_CLAIM
+    accuracy = _share(there.at(system, NATURAL), "both", notes)
+    return Row(
+        group=system_group(system),
+        label=system_label(system),
+        cells=(
+            dataclasses.replace(accuracy, marks=notes.marks(*_remarks(there, system)) + accuracy.marks),
+            *_false_positives(there, system),
+            *(_worst(there, system, attack, notes, "both") for attack in there.attacks),
+            *(_success(lines, notes, claim) for lines in adaptive.values()),
+        ),
+    )
+
+
+def _remarks(there: Found, system: str) -> list[str]:
+    """Of all lines of a system, each once."""
+    return list(dict.fromkeys(text for line in there.at(system) for text in line.remarks))
+
+
+def _share(lines: Sequence[DetectionLine], name: str, notes: Notes) -> Cell:
+    """Of one line, with its interval."""
+    if not lines:
+        return MISSING
+    (line,) = lines
+    figure, interval = line.figure(name), line.interval(name)
+    return Cell(text=bracketed(figure.mean, interval)) if figure and interval else failed(line, notes)
+
+
+def _false_positives(there: Found, system: str) -> Iterator[Cell]:
+    """Measured on test images, and nominal."""
+    at = [each for each in there.unions if (each.cell.system, each.cell.setting) == (system, NATURAL)]
+    fpr, nominal = (at[0].figure(name) for name in ("fpr", "nominal")) if at else (None, None)
+    interval = at[0].false_positives() if at else None
+    yield Cell(text=bracketed(fpr.mean, interval)) if fpr and interval else MISSING
+    yield Cell(text=f"{nominal.mean:.2f}") if nominal else MISSING
+
+
+def _worst(there: Found, system: str, attack: str, notes: Notes, name: str) -> Cell:
+    lines = there.at(system, OBLIVIOUS, attack)
+    line = worst_of(lines, name)
+    figure, interval = (line.figure(name), line.interval(name)) if line else (None, None)
+    if line is None or figure is None or interval is None:
+        return failed(lines[0], notes) if lines else MISSING
+    text = f"{bracketed(figure.mean, interval)} κ {confidence(line.confidence)}"
+    return Cell(text=text, marks=notes.marks(_gaps(lines, there.kappas(attack), name)))
+
+
+def worst_of(lines: Sequence[DetectionLine], name: str = "both") -> DetectionLine | None:
+    """The line that withstands least, the first of equals; None without figures."""
+    figures = [(figure.mean, line) for line in lines if (figure := line.figure(name))]
+    return min(figures, key=lambda each: each[0])[1] if figures else None
+
+
+def _gaps(lines: Sequence[DetectionLine], kappas: Sequence[float], name: str) -> str:
+    """What the worst κ was not looked for among."""
+    have = [line.confidence for line in lines if line.figure(name)]
+    lack = [confidence(kappa) for kappa in kappas if kappa not in have]
+    return f"without κ {', '.join(lack)}, which failed or did not run" if lack else ""
+
+
+def _success(lines: Sequence[DetectionLine], notes: Notes, claim: str) -> Cell:
+    """Share of images on which the adaptive attack is neither flagged nor put right, at its best."""
+    line = worst_of(lines)
+    figure, interval = (line.figure("both"), line.interval()) if line else (None, None)
+    if line is None or figure is None or interval is None:
+        cell = failed(lines[0], notes) if lines else MISSING
+        return dataclasses.replace(cell, marks=cell.marks + notes.marks(claim))
+    return Cell(text=bracketed(100 - figure.mean, (100 - interval[1], 100 - interval[0])))
+
+
+def every_table(there: Found) -> Table:
+    """A block per oblivious attack, a row per system, a column per κ."""
+    notes = Notes()
+    kappas = there.kappas()
+    return Table(
+        name=f"detectors-{there.label}-kappa",
+        title=f"Detectors at every κ, {there.label}",
+        caption=every_caption(there.label, there.lines),
+        measure="detection",
+        heading="System",
+        columns=tuple(Column(group="Confidence κ of the attack", label=confidence(each)) for each in kappas),
+        rows=tuple(row for attack in there.attacks for row in _rows_of(there, attack, kappas, notes)),
+        notes=tuple(notes.lettered()),
+        template="paper",
+    )
+
+
+def _rows_of(there: Found, attack: str, kappas: Sequence[float], notes: Notes) -> Iterator[Row]:
+    alone = [("alone", "Classifier alone", there.systems[0], "none")]
+    guarded = [(system_group(name), system_label(name), name, "both") for name in there.systems]
+    for group, label, system, figure in [*alone, *guarded]:
+        at = {line.confidence: line for line in there.at(system, OBLIVIOUS, attack)}
+        cells = tuple(plain(at.get(kappa), figure, notes) for kappa in kappas)
+        yield Row(group=group, label=label, cells=cells, block=attack_label(attack))

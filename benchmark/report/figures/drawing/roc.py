@@ -1,0 +1,152 @@
+"""Detectors' ROC curves by matplotlib, as ``drawing`` draws: an axes per attack, a curve per detector.
+
+A detector has its colour, dashes and symbol by its place among all detectors, whichever else is drawn.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from robustness_bench.benchmark.files import canonical_json
+from robustness_bench.benchmark.report.figures.drawing.namid import GRID, INK, WIDTHS, legend, saved, style
+from robustness_bench.benchmark.report.figures.roc_curves import FPRS
+from robustness_bench.benchmark.report.figures.roc_words import caption
+from robustness_bench.defenses.detectors.registry import detector_presets
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+    from robustness_bench.benchmark.report.figures.pairs import Panel
+    from robustness_bench.benchmark.report.figures.roc import Curve, RocFigure
+
+_COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
+    *("#882255", "#8C6D31", "#6A3D9A", "#7A9A01", "#777777"),
+)
+_DASHES: tuple[Any, ...] = (
+    *("-", (0, (5, 1.6)), (0, (1, 1.1)), (0, (6, 1.4, 1, 1.4)), (0, (2.6, 1.2))),
+    (0, (6, 1.2, 1, 1.2, 1, 1.2)),
+)
+_MARKERS = ("o", "s", "^", "D", "v", "<", ">")
+_CHANCE: dict[str, Any] = {"color": "#999999", "linestyle": (0, (0.8, 1.6)), "linewidth": 1.4}
+_TICKS = (0.001, 0.01, 0.1, 1.0)
+
+
+def draw_roc(figure: "RocFigure", form: str, columns: int = 1) -> bytes:
+    """The bytes of a file: png, svg or pdf, over one or two of a page's columns."""
+    with style():
+        canvas = _roc(figure, columns)
+        return saved(canvas, form, f"ROC. {figure.title}", " ".join([caption(figure), *figure.notes]))
+
+
+def grid(
+    columns: int, panels: int, row_height: float, above: float, across: int
+) -> "tuple[Canvas, list[Axes]]":
+    """A canvas with ``panels`` axes in rows of ``across``.
+
+    Args:
+        row_height, above: inches of a row, and of the legend over all.
+    """
+    from matplotlib.figure import Figure as Canvas
+
+    across = min(across, panels)
+    rows = -(-panels // across)
+    canvas = Canvas(figsize=(WIDTHS[columns], rows * row_height + above), layout="constrained")
+    every = canvas.subplots(rows, across, squeeze=False).flatten().tolist()
+    for unused in every[panels:]:
+        unused.set_axis_off()
+    return canvas, every[:panels]
+
+
+def wrapped(text: str, width: int) -> str:
+    """On as many lines as it needs."""
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def _roc(figure: "RocFigure", columns: int) -> "Canvas":
+    from matplotlib.lines import Line2D
+
+    panels = figure.panels
+    across = (1 if len(panels) <= 3 else 2) if columns == 1 else 3
+    entries = -(-(1 + len(figure.detectors)) // (2 if columns == 1 else 4))
+    canvas, axes = grid(columns, len(panels), 1.65 if columns == 1 else 2.0, 0.4 + 0.14 * entries, across)
+    looks = {name: look(name, figure.detectors) for name in figure.detectors}
+    for each, panel in zip(axes, panels, strict=True):
+        _panel(each, figure, panel, looks, 26 if across > columns else 40)
+    canvas.supxlabel("FPR on natural images (%)", fontsize="medium")
+    canvas.supylabel("TPR on adversarial images (%)", fontsize="medium")
+    labels = [wrapped(figure.label(name), 22) for name in figure.detectors]
+    chance = Line2D([], [], **_CHANCE)
+    legend(canvas, figure.title, [*map(_handle, looks.values()), chance], [*labels, "chance"])
+    return canvas
+
+
+def look(detector: str, met: Sequence[str]) -> dict[str, Any]:
+    """Colour, dashes and symbol of a detector; those that compute the same score count once."""
+    presets = {name: canonical_json(preset.identity()) for name, preset in detector_presets().items()}
+    strangers = sorted({*met, detector} - set(presets))
+    scores = list(dict.fromkeys([*presets.values(), *strangers]))
+    place = scores.index(presets.get(detector, detector))
+    return {
+        "color": _COLOURS[place % len(_COLOURS)],
+        "linestyle": _DASHES[place % len(_DASHES)],
+        "marker": _MARKERS[place % len(_MARKERS)],
+    }
+
+
+def _handle(looks: dict[str, Any]) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D(
+        [], [], linewidth=1.1, markersize=3.8, markeredgecolor="white", markeredgewidth=0.4, **looks
+    )
+
+
+def _panel(
+    axes: "Axes", figure: "RocFigure", panel: "Panel", looks: dict[str, dict[str, Any]], letters: int
+) -> None:
+    curves = [curve for curve in figure.curves if curve.drawn and curve.panel == panel]
+    axes.plot(FPRS, [100 * fpr for fpr in FPRS], zorder=2.5, **_CHANCE)
+    least = 1 / curves[0].natural_images
+    if least > FPRS[0]:
+        axes.axvspan(FPRS[0], least, facecolor="#EEEEEE", zorder=0)
+    for curve in curves:
+        if curve.alias == curve.detector or not any(c.detector == curve.alias for c in curves):
+            _line(axes, curve, looks[curve.alias])
+    for curve in curves:
+        _symbol(axes, curve, looks[curve.alias])
+    _frame(axes, wrapped(panel.label, letters))
+
+
+def _line(axes: "Axes", curve: "Curve", looks: dict[str, Any]) -> None:
+    points = [100 * tpr for tpr in curve.points]
+    shown = {**looks, "marker": ""}
+    axes.plot(FPRS, points, drawstyle="steps-post", linewidth=1.0, zorder=3, **shown)
+
+
+def _symbol(axes: "Axes", curve: "Curve", looks: dict[str, Any]) -> None:
+    """The threshold in use."""
+    if curve.tpr is not None:
+        axes.plot(
+            max(curve.fpr.mean, FPRS[0]), 100 * curve.tpr.mean, color=looks["color"], marker=looks["marker"],
+            markersize=4.0, markeredgecolor="white", markeredgewidth=0.5, linestyle="", clip_on=False,
+            zorder=5,
+        )  # fmt: skip
+
+
+def _frame(axes: "Axes", title: str) -> None:
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.set_xlim(FPRS[0], 1.0)
+    axes.set_ylim(0, 100)
+    axes.xaxis.set_major_locator(FixedLocator(_TICKS))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([f"{100 * tick:g}" for tick in _TICKS])
+    axes.set_yticks([0, 25, 50, 75, 100])
+    axes.tick_params(width=0.6, length=2.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color=GRID, linewidth=0.4)
+    axes.set_axisbelow(True)
+    axes.set_title(title, color=INK)

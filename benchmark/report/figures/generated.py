@@ -1,0 +1,117 @@
+"""What a conditional generator makes of test images, as values; ``detection_grids`` draws them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from robustness_bench.benchmark.report.figures.roc_words import as_csv
+from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
+from robustness_bench.benchmark.store.generated import ConditionalExamples
+
+ROWS = 6
+CONDITIONS = 10
+COLUMNS = ("figure", "dataset", "generator", "image", "label", "condition", "predicted", "agrees")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedFigure:
+    """Everything a drawing needs, and nothing it has to decide.
+
+    Attributes:
+        generator: the name of its checkpoint.
+        rows: which images are drawn.
+        conditions: which classes are drawn.
+    """
+
+    dataset: str
+    generator: str
+    examples: ConditionalExamples
+    rows: tuple[int, ...]
+    conditions: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """What its files are called."""
+        return f"generated-{self.dataset}-{self.generator}"
+
+    @property
+    def title(self) -> str:
+        """Over the images."""
+        return f"Generator on {self.dataset}"
+
+    @property
+    def agreeing(self) -> float:
+        """Share of all images made under a class, drawn or not, that the classifier gives that class."""
+        predicted = self.examples.predicted
+        return float((predicted == np.arange(predicted.shape[1])).mean())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is not drawn."""
+        n, classes = self.examples.predicted.shape
+        parts = [f"{len(self.rows)} of {n} images"] if len(self.rows) < n else []
+        parts += [f"{len(self.conditions)} of {classes} classes"] if len(self.conditions) < classes else []
+        return (f"drawn: {', '.join(parts)}; the CSV has all",) if parts else ()
+
+
+def generated_figure(dataset: str, generator: str, examples: ConditionalExamples) -> GeneratedFigure:
+    """The first image of each of a few classes; all classes as conditions, or else those of the images."""
+    labels = examples.label.tolist()
+    first = {label: labels.index(label) for label in sorted(set(labels))}
+    rows = tuple(first.values())[:ROWS]
+    rest = [index for index in range(len(labels)) if index not in rows]
+    rows = tuple(sorted([*rows, *rest[: ROWS - len(rows)]], key=lambda index: (labels[index], index)))
+    classes = examples.predicted.shape[1]
+    of_rows = sorted({labels[index] for index in rows})
+    others = [each for each in range(classes) if each not in of_rows]
+    conditions = sorted([*of_rows, *others[: max(0, CONDITIONS - len(of_rows))]])
+    return GeneratedFigure(
+        dataset=dataset, generator=generator, examples=examples, rows=rows, conditions=tuple(conditions)
+    )
+
+
+def caption(figure: GeneratedFigure) -> str:
+    """Everything one must know to read the images."""
+    n, classes = figure.examples.predicted.shape
+    return (
+        f"Natural images x of {figure.dataset}, x̂ as they are rebuilt, and G(E(x), j): what the generator "
+        f"{figure.generator} makes of their code under each class j. Framed, the class in the corner: the "
+        f"classifier sees another than j. It sees j in {100 * figure.agreeing:.1f} % of {n} images under "
+        f"{classes} classes."
+    )
+
+
+def to_csv(figure: GeneratedFigure) -> str:
+    """A line per image and class, drawn or not, as CSV text with a header."""
+    examples = figure.examples
+    return as_csv(
+        COLUMNS,
+        [
+            [
+                *("generated", figure.dataset, figure.generator, image, label),
+                *(condition, predicted, "yes" if condition == predicted else "no"),
+            ]
+            for image, label in enumerate(examples.label.tolist())
+            for condition, predicted in enumerate(examples.predicted[image].tolist())
+        ],
+    )
+
+
+def to_table(figure: GeneratedFigure) -> Table:
+    """What the classifier sees in the images that are drawn: a row per image, a column per class."""
+    predicted = figure.examples.predicted
+    return Table(
+        name=figure.name,
+        title=figure.title,
+        caption=caption(figure),
+        measure="mi",
+        columns=tuple(Column(group="classifier on G(E(x), j)", label=f"j = {j}") for j in figure.conditions),
+        rows=tuple(
+            Row(
+                group="",
+                label=f"image {row}, class {figure.examples.label[row]}",
+                cells=tuple(Cell(text=str(predicted[row, j])) for j in figure.conditions),
+            )
+            for row in figure.rows
+        ),
+    )

@@ -1,0 +1,218 @@
+"""Natural against adversarial scores, detector by detector, from the cells of one data set."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustness_bench.attacks.registry import attack_names
+from robustness_bench.benchmark.errors import BenchError, StoreError
+from robustness_bench.benchmark.files import canonical_json
+from robustness_bench.benchmark.report.detectors.lines import (
+    NATURAL,
+    OBLIVIOUS,
+    SETTINGS,
+    last_line,
+    successful,
+)
+from robustness_bench.benchmark.report.detectors.names import (
+    attack_label,
+    detector_names,
+    position,
+    system_label,
+    system_names,
+)
+from robustness_bench.benchmark.store.detections import Detection
+from robustness_bench.defenses.detectors.registry import detector_presets
+
+_BOX = {"grey": "grey box", "white": "white box"}
+
+
+class Panel(NamedTuple):
+    """Which adversarial images are meant.
+
+    Attributes:
+        system: whose; "" where the attack does not know of it, so that all systems see the same images.
+    """
+
+    setting: str
+    attack: str
+    system: str
+
+    @property
+    def label(self) -> str:
+        """Its heading."""
+        attack = attack_label(self.attack)
+        if not self.system:
+            return attack
+        return f"{attack}, {_BOX.get(self.setting, self.setting)}, {system_label(self.system)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """The scores of one detector, one seed.
+
+    Attributes:
+        alias: the first detector that computes the same score, maybe itself.
+        natural: (n,) of all natural images.
+        adversarial: (m,) of the images that beat the bare classifier.
+        fpr, tpr: the shares of both that it flags; tpr is NaN without adversarial images.
+        remark: what must be said of it, "" if nothing.
+    """
+
+    panel: Panel
+    detector: str
+    alias: str
+    kappa: float
+    seed: int
+    natural: NDArray[np.float64]
+    adversarial: NDArray[np.float64]
+    threshold: float
+    fpr: float
+    tpr: float
+    remark: str
+
+
+def detector_label(name: str) -> str:
+    """Its name where it has no preset."""
+    presets = detector_presets()
+    return presets[name].label if name in presets else name
+
+
+def pair_up(detections: Sequence[Detection], kappas: Sequence[float] = ()) -> tuple[list[Pair], list[str]]:
+    """Every detector on every panel, once even if several systems have it, and what could not be used.
+
+    Args:
+        detections: cells of one data set.
+        kappas: these alone; all unless given.
+
+    Raises:
+        BenchError: two cells say different things about the same; no cell has one of ``kappas``.
+        StoreError: a score that is not a number.
+    """
+    notes = [_failure(cell) for cell in sorted(detections, key=_order) if cell.status == "error"]
+    cells = sorted((cell for cell in detections if cell.status == "ok"), key=_order)
+    natural = _natural(cells)
+    attacked = _at([cell for cell in cells if cell.spec["setting"] != NATURAL], kappas)
+    _check_distinct(attacked)
+    aliases = _aliases(cells)
+    pairs: dict[tuple[Panel, str, float, int], Pair] = {}
+    for cell in attacked:
+        clean = natural.get(_calibrated(cell))
+        if clean is None:
+            notes.append(f"{_name(cell)}: its natural images are missing")
+            continue
+        for detector in cell.detectors:
+            key = (_panel(cell), detector, float(cell.spec["confidence"]), cell.seed)
+            if key not in pairs:
+                pairs[key] = _pair(key, clean, cell, aliases[detector])
+    found = sorted(pairs.values(), key=lambda pair: (position(pair.detector, detector_names()), pair.seed))
+    return found, list(dict.fromkeys(notes))
+
+
+def panels_of(pairs: Iterable[Pair]) -> list[Panel]:
+    """In order: oblivious attacks first, attacks as in the tables, systems as in theirs."""
+    return sorted({pair.panel for pair in pairs}, key=_panel_order)
+
+
+def _pair(key: tuple[Panel, str, float, int], clean: Detection, cell: Detection, alias: str) -> Pair:
+    panel, detector, kappa, seed = key
+    fooled = successful(cell)
+    flags = cell.flags(detector)[fooled]
+    return Pair(
+        panel=panel,
+        detector=detector,
+        alias=alias,
+        kappa=kappa,
+        seed=seed,
+        natural=_scores(clean, detector),
+        adversarial=_scores(cell, detector)[fooled],
+        threshold=cell.thresholds[detector],
+        fpr=float(clean.flags(detector).mean()),
+        tpr=float(flags.mean()) if len(flags) else float("nan"),
+        remark=cell.remarks.get(detector, ""),
+    )
+
+
+def _scores(cell: Detection, detector: str) -> NDArray[np.float64]:
+    scores = cell.scores(detector)
+    if np.isnan(scores).any():
+        raise StoreError(
+            f"a score of {detector} of {_name(cell)} is not a number: delete the cell {cell.id} and run the "
+            "same command again"
+        )
+    return scores
+
+
+def _panel(cell: Detection) -> Panel:
+    setting = str(cell.spec["setting"])
+    return Panel(setting, cell.spec["attack"], "" if setting == OBLIVIOUS else cell.spec["system"])
+
+
+def _natural(cells: Sequence[Detection]) -> dict[tuple[object, ...], Detection]:
+    """The natural cell of each calibrated system; that of the most images where there are several."""
+    found = [cell for cell in cells if cell.spec["setting"] == NATURAL]
+    return {_calibrated(cell): cell for cell in sorted(found, key=lambda c: (len(c.rows["label"]), c.id))}
+
+
+def _calibrated(cell: Detection) -> tuple[object, ...]:
+    return cell.spec["system"], cell.seed, tuple(sorted(cell.thresholds.items()))
+
+
+def _aliases(cells: Sequence[Detection]) -> dict[str, str]:
+    """Detector -> the first of those that differ from it in their threshold alone."""
+    identities = {
+        name: canonical_json(cell.spec["detectors"][name]) for cell in cells for name in cell.detectors
+    }
+    first: dict[str, str] = {}
+    for name in sorted(identities, key=lambda each: position(each, detector_names())):
+        first.setdefault(identities[name], name)
+    return {name: first[identity] for name, identity in identities.items()}
+
+
+def _at(cells: list[Detection], kappas: Sequence[float]) -> list[Detection]:
+    there = sorted({float(cell.spec["confidence"]) for cell in cells})
+    if cells and (absent := sorted(set(kappas) - set(there))):
+        met = ", ".join(f"{kappa:g}" for kappa in there)
+        raise BenchError(f"no results at κ = {', '.join(f'{kappa:g}' for kappa in absent)}: there are {met}")
+    return [cell for cell in cells if not kappas or cell.spec["confidence"] in kappas]
+
+
+def _check_distinct(detections: Sequence[Detection]) -> None:
+    """Refuse two runs of the same cell under different settings."""
+    seen: dict[object, Detection] = {}
+    for cell in detections:
+        key = (_panel(cell), cell.spec["system"], cell.spec["confidence"], cell.seed)
+        other = seen.setdefault(key, cell)
+        if other.id != cell.id:
+            raise BenchError(
+                f"{_name(cell)} was run under different settings ({other.id} and {cell.id}): pick one by "
+                "--n-examples, or move the files of the other out of the store"
+            )
+
+
+def _failure(cell: Detection) -> str:
+    return f"{_name(cell)} failed: {last_line(cell.error)}"
+
+
+def _name(cell: Detection) -> str:
+    spec = cell.spec
+    if spec["setting"] == NATURAL:
+        return f"{spec['system']} on natural images, seed {cell.seed}"
+    where = f"{spec['attack']} ({spec['setting']}) at κ = {spec['confidence']:g}"
+    return f"{spec['system']} under {where}, seed {cell.seed}"
+
+
+def _order(cell: Detection) -> tuple[object, ...]:
+    system = position(cell.spec["system"], system_names())
+    return *_panel_order(_panel(cell)), system, cell.spec["confidence"], cell.seed
+
+
+def _panel_order(panel: Panel) -> tuple[object, ...]:
+    return (
+        position(panel.setting, SETTINGS),
+        position(panel.attack, attack_names()),
+        position(panel.system, system_names()),
+    )

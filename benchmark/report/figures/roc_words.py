@@ -1,0 +1,141 @@
+"""What stands around a figure of ROC curves: its caption, its CSV, its numbers as a table."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+from robustness_bench.benchmark.report.detectors.lines import OBLIVIOUS
+from robustness_bench.benchmark.report.detectors.roc import RATES
+from robustness_bench.benchmark.report.figures.pairs import Panel, detector_label
+from robustness_bench.benchmark.report.figures.roc import WORST_AT, Curve, RocFigure, which
+from robustness_bench.benchmark.report.figures.roc_curves import FPRS
+from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
+from robustness_bench.benchmark.statistics import MeanStd
+
+COLUMNS = (
+    *("figure", "dataset", "setting", "attack", "system", "detector", "kappa", "drawn"),
+    *("seeds", "natural_images", "adversarial_images", "auroc", "auroc_std"),
+    *(f"{name}{100 * fpr:g}" for fpr in RATES for name in ("curve_tpr_at_", "curve_tpr_std_at_")),
+    *("fpr", "fpr_std", "tpr", "tpr_std", "curve", "remark"),
+)
+
+
+def caption(figure: RocFigure) -> str:
+    """Everything one must know to read the curves."""
+    drawn = [curve for curve in figure.curves if curve.drawn]
+    images = drawn[0].natural_images
+    where = chosen(figure.kappas)
+    says = [
+        f"Share of adversarial images of {figure.dataset} that fool the classifier and are flagged (TPR) "
+        f"against that of {images} natural test images (FPR); {where}.",
+        "Symbols: the thresholds in use, set on held-out natural images; "
+        f"on the left edge: FPR of {100 * FPRS[0]:g} % or less. Dotted: chance.",
+    ]
+    if 1 / images > FPRS[0]:
+        says.append("Shaded: less than one natural image.")
+    return " ".join([*says, seeds_in_words([curve.seeds for curve in drawn]), *claim(figure.panels)])
+
+
+def chosen(kappas: Sequence[float]) -> str:
+    """Which κ is drawn, in words."""
+    if len(kappas) == 1:
+        return which(kappas)
+    of = f", of {', '.join(f'{kappa:g}' for kappa in kappas)}," if kappas else ""
+    return f"each detector at the κ{of} at which it flags the fewest at {100 * WORST_AT:g} % FPR"
+
+
+def claim(panels: Iterable[Panel]) -> list[str]:
+    """What oblivious attacks alone do not show."""
+    oblivious = all(panel.setting == OBLIVIOUS for panel in panels)
+    return ["The attacks do not know of the detectors: no claim of security."] if oblivious else []
+
+
+def seeds_in_words(counts: Sequence[int]) -> str:
+    """How many trainings a mean is over."""
+    low, high = min(counts), max(counts)
+    if high == 1:
+        return "One training seed."
+    span = f"{low} to {high}" if low < high else f"{low}"
+    return f"Means over {span} training seeds, of curves at equal FPR."
+
+
+def to_csv(figure: RocFigure) -> str:
+    """A line per panel, detector and κ as CSV text with a header; shares in [0, 1].
+
+    ``curve`` has FPR:TPR wherever TPR changes, of the curves that are drawn.
+    """
+    return as_csv(COLUMNS, [_row(figure, curve) for curve in figure.curves])
+
+
+def as_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """CSV text."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _row(figure: RocFigure, curve: Curve) -> list[object]:
+    reported = curve.tprs or (None,) * len(RATES)
+    return [
+        *(
+            "roc",
+            figure.dataset,
+            *curve.panel,
+            curve.detector,
+            f"{curve.kappa:g}",
+            "yes" if curve.drawn else "",
+        ),
+        *(curve.seeds, curve.natural_images, curve.adversarial_images),
+        *(text for figure in (curve.auroc, *reported, curve.fpr, curve.tpr) for text in _mean_std(figure)),
+        _points(curve) if curve.drawn else "",
+        curve.remark,
+    ]
+
+
+def _mean_std(figure: MeanStd | None) -> tuple[str, str]:
+    if figure is None:
+        return "", ""
+    return f"{figure.mean:.5f}", "" if figure.std is None else f"{figure.std:.5f}"
+
+
+def _points(curve: Curve) -> str:
+    """Where the steps are."""
+    steps = [(FPRS[0], curve.points[0])]
+    for fpr, tpr in zip(FPRS, curve.points, strict=True):
+        if tpr != steps[-1][1]:
+            steps.append((fpr, tpr))
+    return " ".join(f"{fpr:.5f}:{tpr:.5f}" for fpr, tpr in steps)
+
+
+def to_table(figure: RocFigure) -> Table:
+    """What is drawn in numbers: a row per detector, a block of columns per panel."""
+    drawn = {(curve.panel, curve.detector): curve for curve in figure.curves if curve.drawn}
+    heads = ("κ", "AUROC", *(f"TPR at {100 * fpr:g} %" for fpr in RATES), "FPR in use", "TPR in use")
+    return Table(
+        name=figure.name,
+        title=figure.title,
+        caption=caption(figure),
+        measure="mi",
+        columns=tuple(Column(group=panel.label, label=head) for panel in figure.panels for head in heads),
+        rows=tuple(
+            Row(
+                group="",
+                label=detector_label(detector),
+                cells=tuple(
+                    Cell(text=text)
+                    for panel in figure.panels
+                    for text in _texts(drawn.get((panel, detector)), len(heads))
+                ),
+            )
+            for detector in dict.fromkeys(detector for _, detector in drawn)
+        ),
+    )
+
+
+def _texts(curve: Curve | None, count: int) -> list[str]:
+    if curve is None or curve.auroc is None or curve.tpr is None:
+        return ["–"] * count
+    shares = [*curve.tprs, curve.fpr, curve.tpr]
+    return [f"{curve.kappa:g}", f"{curve.auroc.mean:.3f}", *(f"{100 * share.mean:.1f} %" for share in shares)]

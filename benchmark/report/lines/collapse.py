@@ -1,0 +1,142 @@
+"""Seeds whose training went another way than that of their siblings, by what their models withstand."""
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from robustness_bench.benchmark.report.lines.results import percent
+from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget
+from robustness_bench.benchmark.statistics import mcnemar_exact
+from robustness_bench.benchmark.store.cells import Record
+
+_GAP = 10.0  # points below the siblings
+_GAP_OF_TWO = 20.0  # below a single sibling
+_DEVIATIONS = 4.0
+_NORMAL = 1.4826  # from a median absolute deviation to a normal standard deviation
+_HIGH, _SHARE = 10.0, 0.25  # PGD from here on; AA below this share of it
+_CHANCE = 0.05
+
+
+class _Found(NamedTuple):
+    family: str
+    seed: int
+    points: float
+    """How far it stands out; the furthest is told."""
+    why: str
+
+
+def collapsed_seeds(records: Sequence[Record]) -> dict[str, dict[int, str]]:
+    """Model family -> seed -> why its training seems to have failed; only seeds that stand out.
+
+    Below its siblings: an accuracy more than 10 points and 4 deviations under the median of the other
+    seeds. The deviation is their median absolute one (× 1.4826), so that neither the seed itself nor a
+    second odd one widens it. Of three seeds two are left, which lie together by chance often enough:
+    it counts for no less than the ordinary deviation, the median over the other defenses under the same
+    attack, and no less than the binomial standard error of that many images. Of two seeds nobody knows
+    which is the odd one: the lower is named where they are 20 points (and 4 such deviations) apart.
+
+    PGD alone: at least 10 % withstand a PGD of the white box, AutoAttack leaves less than a quarter of
+    that, and McNemar's test (5 %) does not call it chance.
+    """
+    usable = [record for record in records if record.status == "ok"]
+    low, alone = _furthest(_below_siblings(usable)), _furthest(_pgd_alone(usable))
+    reasons: dict[str, dict[int, str]] = {}
+    for family, seed in sorted({*low, *alone}):
+        both = [found[family, seed].why for found in (low, alone) if (family, seed) in found]
+        reasons.setdefault(family, {})[seed] = "; ".join(both)
+    return reasons
+
+
+def _furthest(found: Iterable[_Found]) -> dict[tuple[str, int], _Found]:
+    most: dict[tuple[str, int], _Found] = {}
+    for each in found:
+        key = each.family, each.seed
+        if key not in most or each.points > most[key].points:
+            most[key] = each
+    return most
+
+
+def _below_siblings(records: Iterable[Record]) -> Iterator[_Found]:
+    columns: dict[str, dict[str, dict[int, Record]]] = {}
+    for record in records:
+        column = columns.setdefault(_column(record), {})
+        column.setdefault(record.family, {})[record.seed] = record
+    for column in columns.values():
+        accuracies = [{s: percent(r.robust) for s, r in cell.items()} for cell in column.values()]
+        spreads = [_deviation(list(each.values())) if len(each) > 2 else None for each in accuracies]
+        for place, (cell, per_seed) in enumerate(zip(column.values(), accuracies, strict=True)):
+            known = [each for each in [*spreads[:place], *spreads[place + 1 :]] if each is not None]
+            ordinary = statistics.median(known) if known else 0.0
+            for seed, record in cell.items():
+                others = [value for sibling, value in per_seed.items() if sibling != seed]
+                if others and _stands_out(per_seed[seed], others, ordinary, len(record.robust)):
+                    gap = statistics.median(others) - per_seed[seed]
+                    yield _Found(record.model_family, seed, gap, _low(record, per_seed[seed], others, gap))
+
+
+def _column(record: Record) -> str:
+    """What two cells share that differ in the model alone."""
+    return str({key: value for key, value in record.spec.items() if key not in ("defense", "parents")})
+
+
+def _deviation(values: Sequence[float]) -> float:
+    middle = statistics.median(values)
+    return _NORMAL * statistics.median(abs(value - middle) for value in values)
+
+
+def _stands_out(value: float, others: Sequence[float], ordinary: float, images: int) -> bool:
+    middle = statistics.median(others)
+    error = math.sqrt(middle * (100 - middle) / images)
+    deviation = max(_deviation(others), ordinary, error)
+    least = _GAP if len(others) > 1 else _GAP_OF_TWO
+    return middle - value > max(least, _DEVIATIONS * deviation)
+
+
+def _low(record: Record, value: float, others: Sequence[float], gap: float) -> str:
+    if len(others) == 1:
+        return f"the seeds differ by {gap:.1f} points {_under(record)}: {value:.1f} % is the lower"
+    siblings = f"{min(others):.1f} to {max(others):.1f} %"
+    return f"{value:.1f} % {_under(record)}, where the other seeds have {siblings}"
+
+
+def _under(record: Record) -> str:
+    spec = record.spec
+    if spec["kind_of_attack"] == "natural":
+        return "without an attack"
+    return f"under {spec['attack']} ({_place(record)}, {spec['threat']} box)"
+
+
+def _place(record: Record) -> str:
+    return f"{NORM_SYMBOLS[record.spec['norm']]}, ε = {budget(record.spec['eps'])}"
+
+
+def _pgd_alone(records: Iterable[Record]) -> Iterator[_Found]:
+    """Of each model and budget the PGD that most withstand, beside the AutoAttack that fewest do."""
+    models: dict[str, tuple[list[Record], list[Record]]] = {}
+    for record in records:
+        attack = f"{record.spec['attack']}-"
+        if record.spec["threat"] == "white" and attack.startswith(("pgd-", "aa-")):
+            model = models.setdefault(_model(record), ([], []))
+            model[attack.startswith("aa-")].append(record)
+    for pgds, autoattacks in models.values():
+        if pgds and autoattacks:
+            pgd = max(pgds, key=lambda record: percent(record.robust))
+            aa = min(autoattacks, key=lambda record: percent(record.robust))
+            high, low = percent(pgd.robust), percent(aa.robust)
+            if high >= _HIGH and low < _SHARE * high and not _by_chance(pgd, aa):
+                why = (
+                    f"{high:.1f} % withstand {pgd.spec['attack']} but {low:.1f} % {aa.spec['attack']} "
+                    f"({_place(pgd)}): PGD finds too little"
+                )
+                yield _Found(pgd.model_family, pgd.seed, high - low, why)
+
+
+def _model(record: Record) -> str:
+    keys = ("data", "n_examples", "norm", "eps")
+    return str([record.model_family, record.seed, *(record.spec[key] for key in keys)])
+
+
+def _by_chance(pgd: Record, aa: Record) -> bool:
+    only_pgd, only_aa = pgd.robust & ~aa.robust, aa.robust & ~pgd.robust
+    return mcnemar_exact(int(only_pgd.sum()), int(only_aa.sum())) >= _CHANCE

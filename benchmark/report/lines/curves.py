@@ -1,0 +1,77 @@
+"""Robustness curves: accuracy against ε, one line of ``curves.csv`` per point."""
+
+from collections.abc import Iterator, Sequence
+
+from robustness_bench.benchmark.report.lines.results import percent
+from robustness_bench.benchmark.statistics import mean_std
+from robustness_bench.benchmark.store.cells import Record
+
+COLUMNS = (
+    "dataset",
+    "norm",
+    "threat",
+    "defense",
+    "attack",
+    "eps",
+    "mean",
+    "std",
+    "seeds",
+    "images",
+    "setting",
+)
+Curve = dict[float, dict[int, float | None]]
+"""ε -> seed -> accuracy in percent, None for a cell that failed"""
+
+
+def curves(records: Sequence[Record], budgets: dict[str, Sequence[float]]) -> str:
+    """CSV text of every curve that has more than one point beside natural accuracy, which is ε = 0.
+
+    A budget attack has a point for each ε it ran at, a minimum-norm attack one for each of ``budgets``
+    from its one run.
+
+    Args:
+        budgets: norm -> every ε at which minimum-norm attacks are read.
+    """
+    import pandas as pd
+
+    found: dict[tuple[str, ...], Curve] = {}
+    natural: dict[tuple[str, ...], dict[int, float | None]] = {}
+    for record in records:
+        spec = record.spec
+        cell = tuple(str(spec[name]) for name in ("dataset", "norm", "threat", "defense"))
+        setting = (str(spec["n_examples"]), record.model_family)
+        if spec["kind_of_attack"] == "natural":
+            natural.setdefault((*cell, *setting), {})[record.seed] = _accuracy(record, spec["eps"])
+        else:
+            curve = found.setdefault((*cell, spec["attack"], *setting), {})
+            for eps in _budgets(record, budgets[spec["norm"]]):
+                curve.setdefault(eps, {})[record.seed] = _accuracy(record, eps)
+    rows = []
+    for key, curve in sorted(found.items()):
+        if len(curve) > 1:
+            start = natural.get((*key[:4], *key[5:]))
+            points = sorted(curve.items()) if start is None else [(0.0, start), *sorted(curve.items())]
+            rows += [[*key[:5], *_point(eps, seeds), *key[5:]] for eps, seeds in points]
+    if not rows:
+        return ""
+    text: str = pd.DataFrame(rows, columns=COLUMNS, dtype=str).to_csv(index=False, lineterminator="\n")
+    return text
+
+
+def _budgets(record: Record, grid: Sequence[float]) -> Iterator[float]:
+    open_ended = record.spec["kind_of_attack"] == "minimum-norm"
+    yield from grid if open_ended else [record.spec["eps"]]
+
+
+def _accuracy(record: Record, eps: float) -> float | None:
+    return None if record.status == "error" else percent(record.robust_at(eps))
+
+
+def _point(eps: float, seeds: dict[int, float | None]) -> list[str]:
+    """ε, mean, standard deviation and number of seeds as text."""
+    values = [value for value in seeds.values() if value is not None]
+    if len(values) < len(seeds):
+        return [f"{eps:.6g}", "ERROR", "", str(len(seeds))]
+    figure = mean_std(values)
+    std = "" if figure.std is None else f"{figure.std:.4f}"
+    return [f"{eps:.6g}", f"{figure.mean:.4f}", std, str(len(seeds))]

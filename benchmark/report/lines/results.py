@@ -1,0 +1,219 @@
+"""One line per data set × norm × ε × threat × defense × attack, from the records of its seeds."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from robustness_bench.attacks.registry import SETS, attack_names, attack_presets
+from robustness_bench.benchmark.report.lines.flags import flags_by_family, looked_at
+from robustness_bench.benchmark.statistics import MeanStd, mean_std
+from robustness_bench.benchmark.store.cells import Record
+from robustness_bench.defenses.registry import defense_presets
+
+COLUMNS = (
+    "dataset",
+    "norm",
+    "eps",
+    "threat",
+    "defense",
+    "attack",
+    "set",
+    "mean",
+    "std",
+    "seeds",
+    "images",
+    "per_seed",
+    "unbounded_mean",
+    "unbounded_std",
+    "median_distance",
+    "forwards",
+    "backwards",
+    "flags",
+    "status",
+    "setting",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """What the seeds of one cell say together; accuracies in percent.
+
+    Attributes:
+        bounded: accuracy counting only images within ε; None if any seed failed.
+        unbounded: accuracy at any distance, for minimum-norm attacks.
+        sets: the parameter sets in which the attack has these parameters.
+        median_distance: of the images that fooled a correctly classified sample, mean over seeds.
+        forwards, backwards: passes per image, the mean over images and seeds; without those that crafted
+            black-box images.
+        flags: signs of hidden gradients that any seed's model shows.
+        per_seed: seed -> accuracy, None for a seed that failed.
+        error: last line of the first failed seed's traceback, or what a worst case lacks.
+        setting: names everything but the seed that decided the result.
+        unlooked: what was not looked for in the models (``report.flags.looked_at``).
+    """
+
+    dataset: str
+    norm: str
+    eps: float
+    threat: str
+    defense: str
+    attack: str
+    sets: tuple[str, ...]
+    kind: str
+    bounded: MeanStd | None
+    unbounded: MeanStd | None
+    median_distance: float | None
+    forwards: float | None
+    backwards: float | None
+    flags: tuple[str, ...]
+    per_seed: dict[int, float | None]
+    images: int
+    error: str
+    setting: str
+    unlooked: str = ""
+    reading: str = ""
+    """How weights of others were run, and why so (``readings.Chosen.note``)."""
+    missing: bool = False
+    """No figure because a cell was never run, not because one failed."""
+
+
+def summarize(records: Sequence[Record]) -> list[Line]:
+    """Group records by family; the order is that of the registries, then by setting."""
+    families: dict[str, list[Record]] = {}
+    for record in records:
+        families.setdefault(record.family, []).append(record)
+    raised = flags_by_family(records)
+    return ordered(_line(members, raised[family]) for family, members in families.items())
+
+
+def ordered(lines: Iterable[Line]) -> list[Line]:
+    """Lines in the order of the tables, then by setting."""
+    return sorted(lines, key=_order)
+
+
+def _line(records: list[Record], flags: tuple[str, ...]) -> Line:
+    records = sorted(records, key=lambda record: record.seed)
+    spec = records[0].spec
+    failed = [record for record in records if record.status == "error"]
+    whole = not failed
+    open_ended = spec["kind_of_attack"] == "minimum-norm"
+    per_seed = {
+        record.seed: None if record.status == "error" else percent(record.robust) for record in records
+    }
+    return Line(
+        dataset=spec["dataset"],
+        norm=spec["norm"],
+        eps=spec["eps"],
+        threat=spec["threat"],
+        defense=spec["defense"],
+        attack=spec["attack"],
+        sets=sets_of(spec),
+        kind=spec["kind_of_attack"],
+        bounded=mean_std([value for value in per_seed.values() if value is not None]) if whole else None,
+        unbounded=mean_std([percent(r.withstood) for r in records]) if whole and open_ended else None,
+        median_distance=_median_distance(records) if whole and open_ended else None,
+        forwards=_mean(records, "forwards") if whole else None,
+        backwards=_mean(records, "backwards") if whole else None,
+        flags=flags,
+        per_seed=per_seed,
+        images=spec["n_examples"],
+        error=failed[0].error.strip().splitlines()[-1] if failed else "",
+        setting=records[0].family,
+        unlooked=looked_at(records),
+        reading=str(records[0].environment.get("input", "")),
+    )
+
+
+def sets_of(spec: dict[str, Any]) -> tuple[str, ...]:
+    """The parameter sets whose attack of this name has just the parameters of a cell."""
+    fitting = []
+    for name in SETS:
+        preset = attack_presets(name).get(spec["attack"])
+        if preset is None or spec["norm"] not in preset.norms:
+            continue
+        if preset.identity(spec["norm"], spec["eps"]) == spec["parameters"]:
+            fitting.append(name)
+    return tuple(fitting)
+
+
+def percent(mask: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> float:
+    """Share of true values in percent."""
+    return 100.0 * float(mask.mean())
+
+
+def _mean(records: list[Record], column: str) -> float:
+    return float(np.mean([record.rows[column].mean() for record in records]))
+
+
+def _median_distance(records: list[Record]) -> float | None:
+    medians = []
+    for record in records:
+        fell = record.clean & ~record.withstood
+        if fell.any():
+            medians.append(float(np.median(record.distance[fell])))
+    return sum(medians) / len(medians) if medians else None
+
+
+def _order(line: Line) -> tuple[object, ...]:
+    defenses, attacks = list(defense_presets()), attack_names()
+    return (
+        line.dataset,
+        line.norm != "linf",
+        line.norm,
+        line.threat != "white",
+        _position(line.defense, defenses),
+        _position(line.attack, attacks),
+        line.sets,
+        line.eps,
+        line.setting,
+    )
+
+
+def _position(name: str, names: list[str]) -> tuple[int, str]:
+    return (names.index(name) if name in names else len(names), name)
+
+
+def to_csv(lines: Iterable[Line]) -> str:
+    """The lines as CSV text with a header; the same records give the same bytes."""
+    import pandas as pd
+
+    rows = []
+    for line in lines:
+        bounded, unbounded = line.bounded, line.unbounded
+        rows.append(
+            [
+                line.dataset,
+                line.norm,
+                f"{line.eps:.6g}",
+                line.threat,
+                line.defense,
+                line.attack,
+                " ".join(line.sets),
+                _number(bounded.mean) if bounded else _absent(line),
+                _number(bounded.std if bounded else None),
+                len(line.per_seed),
+                line.images,
+                " ".join(f"{seed}:{_number(v) or _absent(line)}" for seed, v in line.per_seed.items()),
+                _number(unbounded.mean if unbounded else None),
+                _number(unbounded.std if unbounded else None),
+                _number(line.median_distance),
+                _number(line.forwards),
+                _number(line.backwards),
+                "; ".join(filter(None, [" ".join(line.flags), line.unlooked])),
+                line.error or "ok",
+                line.setting,
+            ]
+        )
+    text: str = pd.DataFrame(rows, columns=COLUMNS, dtype=str).to_csv(index=False, lineterminator="\n")
+    return text
+
+
+def _absent(line: Line) -> str:
+    """What stands for a figure that is not there."""
+    return "missing" if line.missing else "ERROR"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

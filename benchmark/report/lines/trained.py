@@ -1,0 +1,79 @@
+"""How many epochs a model was trained on natural and on adversarial images, by its card."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from robustness_bench.benchmark.report.lines.learning import find_trainings
+from robustness_bench.benchmark.report.rendering.wording import count
+from robustness_bench.benchmark.store.tensors import read_card
+
+UNKNOWN = "unknown"
+
+
+class Epochs(NamedTuple):
+    """Of one training; the mutual-information estimators that it may need are trained apart."""
+
+    natural: int
+    adversarial: int
+
+    def __str__(self) -> str:
+        kinds = [f"{n} {kind}" for n, kind in zip(self, ("natural", "adversarial"), strict=True) if n]
+        return f"{' and '.join(kinds) or '0'} {count(sum(self), 'epoch').split()[1]}"
+
+
+Trained = Mapping[int, Epochs | None]
+"""Seed -> its training; None where no card tells of it."""
+
+
+def epochs_of(card: Mapping[str, Any]) -> Epochs | None:
+    """From the settings and the learning curve of a card; None without a curve, as for given weights.
+
+    A training without a norm has natural images alone; of any other an epoch is natural if its loss was a
+    warm-up's.
+    """
+    history = card.get("history")
+    if not history:
+        return None
+    if "norm" not in card["spec"]:
+        return Epochs(len(history), 0)
+    warm = sum("warm_up" in entry for entry in history)
+    return Epochs(warm, len(history) - warm)
+
+
+def trainings(out: Path) -> dict[str, Epochs]:
+    """Checkpoint id -> its epochs, for every card of a store that tells them.
+
+    Raises:
+        StoreError: a card is damaged.
+    """
+    cards = (read_card(path) for path in find_trainings(out))
+    return {str(card["id"]): epochs for card in cards if (epochs := epochs_of(card))}
+
+
+def said(trained: Trained) -> str:
+    """2 natural and 10 adversarial epochs; with its seeds, where they differ; unknown without cards."""
+    by_text: dict[str, list[int]] = {}
+    for seed, epochs in sorted(trained.items()):
+        by_text.setdefault(UNKNOWN if epochs is None else str(epochs), []).append(seed)
+    if len(by_text) <= 1:
+        return next(iter(by_text), UNKNOWN)
+    return ", ".join(f"{text} (seed {' '.join(map(str, seeds))})" for text, seeds in by_text.items())
+
+
+def differ(first: Trained, second: Trained) -> bool:
+    """Whether both sides are known and were not all trained for the same epochs."""
+    known = [set(side.values()) - {None} for side in (first, second)]
+    return bool(known[0] and known[1]) and len(known[0] | known[1]) > 1
+
+
+def column(trained: Trained, kind: int) -> str:
+    """For a table of figures: SEED:EPOCHS of one kind (0 natural, 1 adversarial), as far as known."""
+    return " ".join(
+        f"{seed}:{UNKNOWN if epochs is None else epochs[kind]}" for seed, epochs in sorted(trained.items())
+    )
+
+
+def sentence(sides: Iterable[tuple[str, Trained]]) -> str:
+    """What each side trained, without a full stop."""
+    return "; ".join(f"{name} {said(trained)}" for name, trained in sides)

@@ -1,0 +1,90 @@
+"""Worst case: a sample counts as robust only if it survived every bounded attack of its threat model."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.report.lines.results import Line, percent, sets_of
+from robustness_bench.benchmark.statistics import mean_std
+from robustness_bench.benchmark.store.cells import Record
+
+NAME = "worst-case"
+SUBMITTED = "submitted"
+"""The kind of cells whose images someone sent in: they count against one model, no other needs them."""
+BOUNDED = ("budget", "minimum-norm")
+"""Kinds of attacks that stay inside, or are read at, the ε of a threat model."""
+Group = tuple[object, ...]
+
+
+def worst_case(records: Sequence[Record], attack_set: str) -> list[Line]:
+    """A line per model family and threat model, from the records whose attacks are of ``attack_set``.
+
+    The union is per sample, never a minimum of means. It runs over every bounded attack that any
+    defense faces there, so that rows compare; a seed without one of them, or with one that failed,
+    leaves the line without a figure. Attacks in a ball of their own (Wasserstein, spatial) do not count.
+    Images sent in against a model count against that model.
+    """
+    groups: dict[Group, list[Record]] = {}
+    for record in records:
+        if attack_set in sets_of(record.spec) or record.spec["kind_of_attack"] == SUBMITTED:
+            groups.setdefault(_threat_model(record), []).append(record)
+    lines = []
+    for members in groups.values():
+        required = sorted({r.spec["attack"] for r in members if r.spec["kind_of_attack"] in BOUNDED})
+        natural = [record for record in members if record.spec["kind_of_attack"] == "natural"]
+        for family in sorted({record.model_family for record in natural} if required else ()):
+            own = [record for record in members if record.model_family == family]
+            lines.append(_line(own, required, attack_set))
+    return lines
+
+
+def _threat_model(record: Record) -> Group:
+    spec = record.spec
+    return tuple(spec[key] for key in ("dataset", "data", "n_examples", "norm", "eps", "threat"))
+
+
+def _line(records: list[Record], required: list[str], attack_set: str) -> Line:
+    sent = [r for r in records if r.spec["kind_of_attack"] == SUBMITTED and r.status == "ok"]
+    cells = {(record.seed, record.spec["attack"]): record for record in records}
+    seeds = sorted({record.seed for record in records if record.spec["kind_of_attack"] != SUBMITTED})
+    wanted = [(seed, attack) for seed in seeds for attack in required]
+    lacking = [f"{attack} (seed {seed})" for seed, attack in wanted if (seed, attack) not in cells]
+    failed = [
+        f"{cell[1]} (seed {cell[0]})" for cell in wanted if cell in cells and cells[cell].status == "error"
+    ]
+    whole = not lacking and not failed
+    per_seed: dict[int, float | None] = dict.fromkeys(seeds)
+    if whole:
+        faced = {seed: [cells[seed, attack] for attack in required] for seed in seeds}
+        per_seed = {seed: _robust(faced[seed] + [r for r in sent if r.seed == seed]) for seed in seeds}
+    spec = records[0].spec
+    return Line(
+        dataset=spec["dataset"],
+        norm=spec["norm"],
+        eps=spec["eps"],
+        threat=spec["threat"],
+        defense=spec["defense"],
+        attack=NAME,
+        sets=(attack_set,),
+        kind=NAME,
+        bounded=mean_std([value for value in per_seed.values() if value is not None]) if whole else None,
+        unbounded=None,
+        median_distance=None,
+        forwards=None,
+        backwards=None,
+        flags=(),
+        per_seed=per_seed,
+        images=spec["n_examples"],
+        error="" if whole else f"no worst case without {', '.join(failed or lacking)}",
+        missing=bool(lacking) and not failed,
+        setting=short_hash(sorted({record.family for record in records})),
+    )
+
+
+def _robust(records: list[Record]) -> float:
+    """Percentage of samples that every record calls robust."""
+    samples = records[0].rows["sample"]
+    if not all(np.array_equal(record.rows["sample"], samples) for record in records):
+        raise ValueError("a worst case needs the same samples in the same order under every attack")
+    return percent(np.logical_and.reduce([record.robust for record in records]))

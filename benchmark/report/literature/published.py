@@ -1,0 +1,137 @@
+"""The figures that the papers print, as data: ``results/published``, one file per paper."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+_FOLDER = Path(__file__).parents[3] / "results" / "published"
+_DATASETS = {"CIFAR-10": "cifar10", "Tiny-ImageNet": "tiny-imagenet", "MNIST": "mnist"}
+Source = Literal["namid", "magnet"]
+SOURCES: dict[Source, str] = {"namid": "Zhou et al. 2022", "magnet": "Hsu et al. 2018"}
+LU = "Lu et al. 2018"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One printed figure, under our names.
+
+    Attributes:
+        table: 1 to 6 of the NAMID paper; magnet-1 and magnet-2 of the detectors' paper.
+        dataset: our name of it.
+        threat: white or black; "" in the detectors' tables, whose attacks do not know of the detector.
+        group: what heads the column's group: a norm; a detector in the detectors' tables.
+        column: an attack.
+        row: a defense; the attack's confidence κ in the detectors' tables.
+        mean, std: percent; std is None where none is printed.
+    """
+
+    table: str
+    dataset: str
+    threat: str
+    group: str
+    column: str
+    row: str
+    mean: float
+    std: float | None
+
+    @property
+    def place(self) -> tuple[str, str, str, str]:
+        """Where its counterpart stands in another table of the same threat model."""
+        return self.dataset, self.group, self.column, self.row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One point of a figure of Lu et al. 2018, https://arxiv.org/abs/1805.00310, read off its drawing.
+
+    Percent of the adversarial images that MagNet withstands with none of its parts, its detectors alone,
+    its reformer alone, and both; good to 0.1.
+
+    Attributes:
+        curve: of their figures 2 to 6.
+        variant: default, or jsd: with two more detectors.
+        attack: cw-l2, ead-l1 or ead-en, the latter with β = 0.1.
+    """
+
+    curve: str
+    dataset: str
+    variant: str
+    attack: str
+    kappa: float
+    none: float
+    det: float
+    ref: float
+    both: float
+
+
+@cache
+def curves() -> tuple[Curve, ...]:
+    """Every point, curve by curve."""
+    with (_FOLDER / "lu2018.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(_curve(row) for row in csv.DictReader(file))
+
+
+def _curve(row: Mapping[str, str]) -> Curve:
+    return Curve(
+        curve=row["curve"],
+        dataset=_DATASETS[row["dataset"]],
+        variant=row["variant"],
+        attack=row["attack"].lower(),
+        **{name: float(row[name]) for name in ("kappa", "none", "det", "ref", "both")},
+    )
+
+
+@cache
+def published(source: Source) -> tuple[Published, ...]:
+    """Every figure of one paper, in the order of its tables."""
+    read = {"namid": _namid, "magnet": _magnet}[source]
+    with (_FOLDER / f"{source}.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(read(row) for row in csv.DictReader(file))
+
+
+def _namid(row: Mapping[str, str]) -> Published:
+    return Published(
+        table=row["table"],
+        dataset=_DATASETS[row["dataset"]],
+        threat=row["threat"].removesuffix("-box"),
+        group=row["norm"].lower(),
+        column=row["attack"].lower(),
+        row=row["defense"].lower().replace("_", "-"),
+        mean=float(row["mean"]),
+        std=float(row["std"]) if row["std"] else None,
+    )
+
+
+def _magnet(row: Mapping[str, str]) -> Published:
+    return Published(
+        table=f"magnet-{row['table']}",
+        dataset=_DATASETS[row["dataset"]],
+        threat="",
+        group=row["defense"].lower(),
+        column=row["attack"].lower(),
+        row=row["kappa"],
+        mean=float(row["accuracy"]),
+        std=None,
+    )
+
+
+def printed_name(dataset: str) -> str:
+    """What the papers call a data set that they have."""
+    return next(name for name, ours in _DATASETS.items() if ours == dataset)
+
+
+def contradictions(figures: tuple[Published, ...]) -> dict[Published, str]:
+    """Figures that another table of the same paper prints differently -> what to say of them."""
+    at: dict[tuple[str, ...], list[Published]] = {}
+    for figure in figures:
+        at.setdefault((figure.threat, *figure.place), []).append(figure)
+    said = {}
+    for each in figures:
+        others = [o for o in at[each.threat, *each.place] if o.mean != each.mean]
+        if others:
+            elsewhere = " and ".join(f"{other.mean:.2f} in Table {other.table}" for other in others)
+            said[each] = f"the paper prints {each.mean:.2f} in Table {each.table} and {elsewhere}"
+    return said

@@ -1,0 +1,1 @@
+"""The tables of the papers, from results of ours."""

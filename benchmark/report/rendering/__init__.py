@@ -1,0 +1,1 @@
+"""A finished table and the forms it is written in."""

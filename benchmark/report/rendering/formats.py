@@ -1,0 +1,179 @@
+"""A table as text, HTML and LaTeX: pure functions that decide nothing."""
+
+import math
+import re
+import textwrap
+from functools import cache
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.report.rendering.table import Cell, Note, Row, Table
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "∞": r"$\infty$",
+    "ε": r"$\varepsilon$",
+    "λ": r"$\lambda$",
+    "≤": r"$\leq$",
+    "≈": r"$\approx$",
+    "≠": r"$\neq$",
+    "−": "$-$",
+    "κ": r"$\kappa$",
+    "–": "--",
+    "×": r"$\times$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
+_PAGE = 21  # rows that fit on a page of LaTeX, with a caption and notes
+_KNOWN_TO_LATEX = "…—‘’“”"  # beside Latin-1 letters
+
+
+def latex_escape(text: str) -> str:
+    """Text that LaTeX sets as it is; a character that pdflatex has no letter for becomes a question mark."""
+    return "".join(_LATEX.get(character) or _settable(character) for character in text)
+
+
+def _settable(character: str) -> str:
+    if character.isascii() or character in _KNOWN_TO_LATEX:
+        return character
+    return character if character.isalpha() and ord(character) < 0x100 else "?"
+
+
+def latex_label(name: str) -> str:
+    r"""A name that \label takes: what it cannot hold is replaced, and a hash keeps names apart."""
+    clean = re.sub(r"[^A-Za-z0-9:._-]", "-", name)
+    return clean if clean == name else f"{clean}-{short_hash(name)[:6]}"
+
+
+def to_text(table: Table) -> str:
+    """For the terminal: one block per column group, the best of a column between asterisks."""
+    blocks, start = [f"{table.title}\n{table.caption}"], 0
+    for group, width in table.groups():
+        blocks.append(_block(table, group, slice(start, start + width)))
+        start += width
+    if table.notes:
+        blocks.append("\n".join(_note(note) for note in table.notes))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _note(note: Note) -> str:
+    """Wrapped, but for a command, which has to stay in one piece."""
+    mark = f"[{note.mark}] " if note.mark else ""
+    text = textwrap.fill(mark + note.text, 100)
+    return f"{text}\n  {note.command}" if note.command else text
+
+
+def _block(table: Table, group: str, part: slice) -> str:
+    corner = group if table.heading == Table.heading else f"{table.heading} · {group}"
+    head = [corner, *(column.label for column in table.columns[part])]
+    body = [[_label(row), *(_marked(cell) for cell in row.cells[part])] for row in table.rows]
+    widths = [max(len(line[index]) for line in [head, *body]) for index in range(len(head))]
+    rule = "─" * (sum(widths) + 2 * len(widths) - 2)
+    lines = [_aligned(head, widths), rule]
+    for index, row in enumerate(table.rows):
+        above = table.rows[index - 1] if index else None
+        if above and (row.block, row.group) != (above.block, above.group):
+            lines.append(rule)
+        if row.block and (above is None or row.block != above.block):
+            lines += [row.block, rule]
+        lines.append(_aligned(body[index], widths))
+    return "\n".join(lines)
+
+
+def _label(row: Row) -> str:
+    return f"  {row.label}" if row.minor else row.label
+
+
+def _marked(cell: Cell) -> str:
+    text = f"*{cell.text}*" if cell.best else f"{cell.text} "
+    return f"{text}[{','.join(cell.marks)}]" if cell.marks else text
+
+
+def _aligned(line: list[str], widths: list[int]) -> str:
+    first, *rest = line
+    cells = [text.rjust(width) for text, width in zip(rest, widths[1:], strict=True)]
+    return "  ".join([first.ljust(widths[0]), *cells]).rstrip()
+
+
+def to_html(table: Table) -> str:
+    """A whole page without any outside resource; everything in it is escaped."""
+    starts = [
+        number > 0 and table.columns[number - 1].group != c.group for number, c in enumerate(table.columns)
+    ]
+    return str(_template(f"{table.template}.html.j2").render(table=table, starts=starts)) + "\n"
+
+
+def to_latex(table: Table) -> str:
+    """A booktabs float, two columns wide, to be \\input; needs \\usepackage{booktabs,graphicx}."""
+    made = _template(f"{table.template}.tex.j2").render(
+        table=table, rules=_column_rules(table), floats=_floats(table)
+    )
+    return f"{made}\n"
+
+
+def _floats(table: Table) -> list[list[Row]]:
+    """All rows in one float; where rows have rows below them or are many, one or more for each block."""
+    if len(table.rows) <= _PAGE and not any(row.minor for row in table.rows):
+        return [list(table.rows)]
+    blocks = [list(rows) for _, rows in groupby(table.rows, key=lambda row: row.block)]
+    return [part for block in blocks for part in _parts(block)]
+
+
+def _parts(rows: list[Row]) -> list[list[Row]]:
+    """As few parts as fit on a page each, about equally long; a row stays with those below it."""
+    starts = [index for index, row in enumerate(rows) if not row.minor]
+    length = len(rows) / math.ceil(len(rows) / _PAGE)
+    parts: list[list[Row]] = []
+    for start, end in pairwise([*starts, len(rows)]):
+        if not parts or len(parts[-1]) >= length:
+            parts.append([])
+        parts[-1] += rows[start:end]
+    return parts
+
+
+def _column_rules(table: Table) -> str:
+    rules, start = [], 2
+    for _, width in table.groups():
+        rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
+        start += width
+    return " ".join(rules)
+
+
+@cache
+def _template(name: str) -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    latex = name.endswith(".tex.j2")
+    marks = {
+        "block_start_string": "<%",
+        "block_end_string": "%>",
+        "variable_start_string": "<<",
+        "variable_end_string": ">>",
+        "comment_start_string": "<#",
+        "comment_end_string": "#>",
+    }
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=not latex,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **(marks if latex else {}),  # type: ignore[arg-type]
+    )
+    environment.filters["tex"] = latex_escape
+    environment.filters["label"] = latex_label
+    environment.filters["oneline"] = lambda text: " ".join(text.split())
+    return environment.get_template(name)

@@ -1,0 +1,272 @@
+"""The white-box and the black-box table of one data set, from the lines of its records."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from robustness_bench.attacks.registry import NORMS, SETS, attack_names, attack_presets
+from robustness_bench.benchmark.plan.protocol import Settings
+from robustness_bench.benchmark.report.lines.results import Line
+from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
+from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
+from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
+from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, count
+from robustness_bench.benchmark.report.tables.given import given
+from robustness_bench.benchmark.statistics import MeanStd
+from robustness_bench.benchmark.store.diagnoses import EARLIER, SIGNS_ONLY
+from robustness_bench.defenses.registry import defense_presets
+
+_THREAT_NAMES = {"white": "White box", "black": "Black box"}
+_MISSING = "–"
+_OWN_BALL = ("wasserstein", "unbounded")
+Pick = Callable[[Line], MeanStd | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measure:
+    """One column: which attack's lines, and which figure of them."""
+
+    norm: str
+    attack: str
+    label: str
+    pick: Pick
+
+
+def threat_tables(threat: str, lines: list[Line], settings: Settings, label: str) -> list[Table]:
+    """The accuracies under one threat model and what they cost; none where there are no lines.
+
+    Args:
+        lines: all of one data set and one setting; other threats are passed over.
+        label: what the data set is called.
+    """
+    lines = [line for line in lines if line.threat == threat]
+    return (
+        [_accuracies(threat, lines, settings, label), _costs(threat, lines, settings, label)] if lines else []
+    )
+
+
+def _accuracies(threat: str, lines: list[Line], settings: Settings, label: str) -> Table:
+    cells = _by_cell(lines)
+    measures = _measures(lines, settings.attack_set)
+    defenses = _defenses(lines)
+    figures = {
+        (defense, measure): _figure(cells.get((measure.norm, measure.attack, defense)), measure.pick)
+        for defense in defenses
+        for measure in measures
+    }
+    decimals = 2 if min(line.images for line in lines) >= 1000 else 1
+    best = {m: _best([figures[defense, m] for defense in defenses], decimals) for m in measures}
+
+    def cell(defense: str, measure: _Measure) -> Cell:
+        line = cells.get((measure.norm, measure.attack, defense))
+        return _cell(line, figures[defense, measure], best[measure], decimals)
+
+    return Table(
+        name=_name(label, threat, settings),
+        title=_title(label, threat, settings),
+        caption=_caption(threat, lines, settings, label),
+        measure="accuracy",
+        columns=_columns(lines, measures),
+        rows=_rows(defenses, measures, cell),
+    )
+
+
+def _costs(threat: str, lines: list[Line], settings: Settings, label: str) -> Table:
+    """Passes per image, of every attack that was run."""
+    cells = _by_cell(lines)
+    presets = _labels(lines)
+    measures = [
+        _Measure(norm=norm, attack=name, label=text, pick=_bounded)
+        for norm in NORMS
+        for name, text in presets.items()
+        if any((line.norm, line.attack) == (norm, name) and line.kind != WORST_CASE for line in lines)
+    ]
+
+    def cell(defense: str, measure: _Measure) -> Cell:
+        line = cells.get((measure.norm, measure.attack, defense))
+        if line is None:
+            return Cell(text=_MISSING)
+        if line.forwards is None or line.backwards is None:
+            return Cell(text="ERROR", error=line.error)
+        return Cell(text=f"{line.forwards:.0f} / {line.backwards:.0f}")
+
+    caption = "Forward / backward passes per test image, mean over images and seeds."
+    if threat == "black":
+        caption += " Crafting on the surrogate, done once for all, is not in them."
+    return Table(
+        name=f"{_name(label, threat, settings)}-cost",
+        title=f"{_title(label, threat, settings)}: cost",
+        caption=caption,
+        measure="cost",
+        columns=_columns(lines, measures),
+        rows=_rows(_defenses(lines), measures, cell),
+    )
+
+
+def _name(label: str, threat: str, settings: Settings) -> str:
+    """What the table's files are called; that of the default set has no suffix."""
+    return f"{label}-{threat}" + ("" if settings.attack_set == "strict" else f"-{settings.attack_set}")
+
+
+def _title(label: str, threat: str, settings: Settings) -> str:
+    suffix = "" if settings.attack_set == "strict" else f", {settings.attack_set} set"
+    return f"{_THREAT_NAMES[threat]}, {label}{suffix}"
+
+
+def _by_cell(lines: list[Line]) -> dict[tuple[str, str, str], Line]:
+    return {(line.norm, line.attack, line.defense): line for line in lines}
+
+
+def _defenses(lines: list[Line]) -> list[str]:
+    return [name for name in defense_presets() if any(line.defense == name for line in lines)]
+
+
+def _labels(lines: list[Line]) -> dict[str, str]:
+    """attack -> what its column is called, in the order of the registry."""
+    presets = {name: p for each in SETS for name, p in attack_presets(each).items()}
+    present = {line.attack for line in lines}
+    return {name: presets[name].label for name in attack_names() if name in present}
+
+
+def _rows(
+    defenses: list[str], measures: list[_Measure], cell: Callable[[str, _Measure], Cell]
+) -> tuple[Row, ...]:
+    presets = defense_presets()
+    return tuple(
+        Row(
+            group=presets[defense].group,
+            label=presets[defense].label,
+            cells=tuple(cell(defense, measure) for measure in measures),
+        )
+        for defense in defenses
+    )
+
+
+def _columns(lines: list[Line], measures: list[_Measure]) -> tuple[Column, ...]:
+    budgets = {line.norm: line.eps for line in lines}
+    return tuple(
+        Column(group=f"{NORM_SYMBOLS[m.norm]} (ε = {budget(budgets[m.norm])})", label=m.label)
+        for m in measures
+    )
+
+
+def _measures(lines: list[Line], attack_set: str) -> list[_Measure]:
+    """Natural accuracy, the attacks, and after them the worst case of the norm."""
+    labels, kinds = _labels(lines), {line.attack: line.kind for line in lines}
+    measures = []
+    for norm in NORMS:
+        present = {line.attack for line in lines if line.norm == norm}
+        for name, label in labels.items():
+            if name not in present:
+                continue
+            if kinds[name] != "minimum-norm":
+                measures.append(_Measure(norm=norm, attack=name, label=label, pick=_bounded))
+            elif attack_set == "strict":
+                measures.append(_Measure(norm=norm, attack=name, label=f"{label} ≤ε", pick=_bounded))
+            else:
+                measures.append(_Measure(norm=norm, attack=name, label=f"{label} any", pick=_unbounded))
+        if WORST_CASE in present:
+            measures.append(_Measure(norm=norm, attack=WORST_CASE, label="Worst", pick=_bounded))
+    return measures
+
+
+def _bounded(line: Line) -> MeanStd | None:
+    return line.bounded
+
+
+def _unbounded(line: Line) -> MeanStd | None:
+    return line.unbounded
+
+
+def _figure(line: Line | None, pick: Pick) -> MeanStd | None:
+    return pick(line) if line is not None else None
+
+
+def _best(column: list[MeanStd | None], decimals: int) -> float | None:
+    """The highest mean as shown; None where all are equal, which distinguishes nobody."""
+    shown = {round(figure.mean, decimals) for figure in column if figure is not None}
+    return max(shown) if len(shown) > 1 else None
+
+
+def _cell(line: Line | None, figure: MeanStd | None, best: float | None, decimals: int) -> Cell:
+    if line is None:
+        return Cell(text=_MISSING)
+    if figure is None:
+        return Cell(text=_MISSING) if line.missing else Cell(text="ERROR", error=line.error)
+    text = f"{figure.mean:.{decimals}f}"
+    if figure.std is not None:
+        text += f" ± {figure.std:.{decimals}f}"
+    return Cell(text=text, best=round(figure.mean, decimals) == best)
+
+
+def _caption(threat: str, lines: list[Line], settings: Settings, label: str) -> str:
+    seeds = sorted({len(line.per_seed) for line in lines})
+    runs = count(seeds[-1], "training seed")
+    if len(seeds) > 1:
+        runs = f"{seeds[0]} to {runs}"
+    if seeds[-1] > 1:
+        runs += ", mean ± sample standard deviation over seeds"
+    text = f"Accuracy in % on {lines[0].images} test images of {label}, {runs}. {_models(settings, lines)}."
+    if threat == "black":
+        text += f" Adversarial images are crafted once on a Standard-AT {settings.surrogate.model}."
+    text += f" Attacks of the set {settings.attack_set}."
+    text += _judging(lines, settings.attack_set) + " The best of each column is marked."
+    return text + _flagged(lines)
+
+
+def _models(settings: Settings, lines: list[Line]) -> str:
+    """What was attacked, in a few words."""
+    network = f"{settings.model.name} of width {settings.model.width}"
+    if not (text := given(settings)):
+        return f"{network}, {count(settings.training.epochs, 'epoch')}"
+    text = text if text.startswith(network) else text[:1].upper() + text[1:]
+    readings = sorted({line.reading for line in lines if line.reading})
+    return "; input: ".join([text, *readings])
+
+
+def _judging(lines: list[Line], attack_set: str) -> str:
+    """How minimum-norm attacks and the worst case are counted, where there are any."""
+    kinds, text = {line.kind for line in lines}, ""
+    if "minimum-norm" in kinds and attack_set == "paper":
+        text += " Minimum-norm attacks: images at any distance count, as in the published tables."
+    elif "minimum-norm" in kinds:
+        text += " Minimum-norm attacks: only images within ε count (≤ε)."
+    if WORST_CASE in kinds:
+        text += " Worst: survived every attack within ε of the norm, sample by sample"
+        names = [line.attack for line in lines if line.kind in _OWN_BALL]
+        apart = [label for name, label in _labels(lines).items() if name in names]
+        text += f"; {', '.join(apart)} (a ball of its own) not counted." if apart else "."
+        ours = [line for line in lines if line.kind == SUBMITTED and set(line.per_seed.values()) != {None}]
+        if sent := sorted({(line.attack, line.defense) for line in ours}):
+            told = ", ".join(f"{attack} against {defense}" for attack, defense in sent)
+            text += f" Worst counts images that were sent in: {told}."
+    return text
+
+
+def unlooked(lines: Sequence[tuple[str, Line]]) -> list[str]:
+    """Which models were looked at less or not at all, in sentences; lines come with the name to say."""
+    said: dict[str, dict[str, set[str]]] = {}
+    norms: dict[str, set[str]] = {}
+    for label, line in lines:
+        norms.setdefault(label, set()).add(line.norm)
+        for words in filter(None, line.unlooked.split("; ")):
+            said.setdefault(words, {}).setdefault(label, set()).add(line.norm)
+    notes = []
+    for words, of in sorted(said.items()):
+        names = [
+            label if own == norms[label] else f"{label} in {', '.join(NORM_SYMBOLS[n] for n in sorted(own))}"
+            for label, own in of.items()
+        ]
+        told = words.replace(SIGNS_ONLY, "signs only, no attack looked for hidden gradients")
+        told = told.replace(EARLIER, "diagnosed by an earlier probe")
+        notes.append(f"{told[0].upper()}{told[1:]}: {', '.join(names)}.")
+    return notes
+
+
+def _flagged(lines: list[Line]) -> str:
+    presets = defense_presets()
+    flags = {
+        name: sorted({f for line in lines if line.defense == name for f in line.flags}) for name in presets
+    }
+    notes = [f"{presets[name].label}: {', '.join(raised)}" for name, raised in flags.items() if raised]
+    text = f" Flagged: {'; '.join(notes)}." if notes else ""
+    return text + "".join(f" {note}" for note in unlooked([(presets[x.defense].label, x) for x in lines]))

@@ -1,0 +1,124 @@
+"""How a run is going: live bars on a terminal, a line per finished task elsewhere."""
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from robustness_bench.benchmark.plan.cost import Passes, Seconds
+from robustness_bench.benchmark.plan.tasks import Task
+
+
+class Progress:
+    """Tells which task of how many runs, its throughput, and the time left for all.
+
+    Without bars a diagnosis is told of when it begins too: no cell is waited for any more.
+
+    Args:
+        work: task id -> passes, for attacks the middle of what they may be; the time left comes from what
+            those done so far took.
+        live: draw bars; otherwise print one line per finished task.
+    """
+
+    def __init__(self, tasks: Iterable[Task], work: dict[str, Passes], *, live: bool) -> None:
+        self._tasks = {task.id: task for task in tasks}
+        self._work = {identity: passes.total for identity, passes in work.items()}
+        self._begun = time.monotonic()
+        self._fraction = dict.fromkeys(self._tasks, 0.0)
+        self._started: dict[str, float] = {}
+        self._finished = 0
+        self._bars: dict[str, Any] = {}
+        self._display = _display() if live else None
+
+    def __enter__(self) -> "Progress":
+        if self._display is not None:
+            self._display.start()
+            self._overall = self._display.add_task("", total=len(self._tasks), detail="")
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._display is not None:
+            self._display.stop()
+
+    def started(self, task: Task) -> None:
+        self._started[task.id] = time.monotonic()
+        if self._display is not None:
+            number = len(self._started)
+            title = f"[{number}/{len(self._tasks)}] {task.title}"
+            self._bars[task.id] = self._display.add_task(title, total=1.0, detail="")
+        elif task.kind == "diagnose":
+            print(f"waiting for: {task.title}", flush=True)
+        self._refresh()
+
+    def advanced(self, task_id: str, done: float, total: float, unit: str) -> None:
+        if task_id not in self._started:
+            return
+        self._fraction[task_id] = done / total if total else 1.0
+        if self._display is not None and task_id in self._bars:
+            seconds = time.monotonic() - self._started[task_id]
+            rate = f"{done / seconds:.3g} {unit}/s" if seconds > 0.5 and done else ""
+            detail = f"{done:.4g}/{total:.4g} {unit}  {rate}"
+            self._display.update(self._bars[task_id], completed=self._fraction[task_id], detail=detail)
+        self._refresh()
+
+    def finished(self, task: Task, error: str) -> None:
+        self._finished += 1
+        self._fraction[task.id] = 1.0
+        if self._display is not None:
+            if bar := self._bars.pop(task.id, None):
+                self._display.remove_task(bar)
+            if error:
+                self._display.console.print(f"FAILED {task.title}: {_last_line(error)}", markup=False)
+        else:
+            seconds = time.monotonic() - self._started.get(task.id, time.monotonic())
+            end = f"  FAILED: {_last_line(error)}" if error else ""
+            left = f"{self._left()} left"
+            print(
+                f"[{self._finished}/{len(self._tasks)}] {seconds:6.1f} s  {task.title}{end}  ({left})",
+                flush=True,
+            )
+        self._refresh()
+
+    def _refresh(self) -> None:
+        if self._display is not None:
+            text = f"{self._finished} of {len(self._tasks)} tasks done"
+            self._display.update(
+                self._overall, completed=self._finished, description=text, detail=f"{self._left()} left"
+            )
+
+    def _left(self) -> str:
+        total = sum(self._work.values())
+        done = sum(self._work[identity] * part for identity, part in self._fraction.items())
+        if not done:
+            return "…"
+        elapsed = time.monotonic() - self._begun
+        return duration(elapsed * (total - done) / done)
+
+
+def _display() -> Any:
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    return Bars(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[detail]}", markup=False),
+        TimeElapsedColumn(),
+    )
+
+
+def _last_line(error: str) -> str:
+    return error.strip().splitlines()[-1]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 3 min, 2 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def between(seconds: Seconds) -> str:
+    """Both ends as a person says them, once where they are the same."""
+    low, high = duration(seconds.low), duration(seconds.high)
+    return low if low == high else f"{low} to {high}"

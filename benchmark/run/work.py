@@ -1,0 +1,126 @@
+"""What `bench run` and `bench plan` do, callable without a command line."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustness_bench.benchmark.context import Context
+from robustness_bench.benchmark.data import Located, locate
+from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.plan.protocol import Protocol
+from robustness_bench.benchmark.plan.tasks import RESULTS, Task, make_plan
+from robustness_bench.benchmark.report.rendering.table import Table
+from robustness_bench.benchmark.store import tensors
+from robustness_bench.benchmark.store.folder import locked, open_tasks
+
+Publish = Callable[[Path, Protocol, dict[str, Located]], list[Table]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A plan held against a store."""
+
+    protocol: Protocol
+    data: dict[str, Located]
+    tasks: list[Task]
+    todo: list[Task]
+
+    @property
+    def cells(self) -> int:
+        """Cells of the plan, done or not."""
+        return _cells(self.tasks)
+
+    @property
+    def chains(self) -> int:
+        """Data set × norm × seed, and the networks of detectors: each trains on its own."""
+        cells = [task for task in self.tasks if task.kind in RESULTS and "norm" in task.spec]
+        parts = sum(task.kind == "part" for task in self.tasks)
+        return len({(task.spec["data"], task.spec["norm"], task.seed) for task in cells}) + parts
+
+    @property
+    def open_cells(self) -> int:
+        """Cells that have to run."""
+        return _cells(self.todo)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What a run leaves: title -> traceback of what failed, and the tables."""
+
+    failures: dict[str, str]
+    tables: list[Table]
+
+
+def _cells(tasks: Sequence[Task]) -> int:
+    return sum(task.kind in RESULTS for task in tasks)
+
+
+def prepare(
+    protocol: Protocol,
+    out: Path,
+    data_dir: Path,
+    *,
+    download: bool = False,
+    make: Callable[[Protocol, dict[str, Located]], list[Task]] = make_plan,
+) -> Work:
+    """Find the data, expand the protocol by ``make`` and see what the store already holds.
+
+    Raises:
+        BenchError: data missing, or something in the store is damaged.
+    """
+    names = [settings.dataset for settings in protocol.settings]
+    data = {name: locate(name, data_dir, download=download) for name in names}
+    tasks = make(protocol, data)
+    todo = open_tasks(out, tasks)
+    _verify_parents(out, todo)
+    return Work(protocol=protocol, data=data, tasks=tasks, todo=todo)
+
+
+def _verify_parents(out: Path, todo: list[Task]) -> None:
+    """A damaged checkpoint is found before any work, not hours into it."""
+    running = {task.id for task in todo}
+    parents = {parent.path: parent for task in todo for parent in task.parents.values()}
+    for path, parent in sorted(parents.items()):
+        if parent.id not in running:
+            tensors.verify(out / path)
+
+
+def run(work: Work, context: Context, publish: Publish, *, workers: int, live: bool) -> Finished:
+    """Run what is open, then ``publish`` what all records say.
+
+    Raises:
+        BenchError: something only the user can mend; finished tasks are kept.
+    """
+    with locked(context.out):
+        failures = _run_open(work, context, workers, live) if work.todo else {}
+        return Finished(failures=failures, tables=publish(context.out, work.protocol, work.data))
+
+
+def _run_open(work: Work, context: Context, workers: int, live: bool) -> dict[str, str]:
+    from robustness_bench.benchmark.plan.cost import passes
+    from robustness_bench.benchmark.run.local import local_contexts, run_tasks
+    from robustness_bench.benchmark.run.progress import Progress
+
+    contexts = local_contexts(context, workers, work.chains)
+    estimates = {task.id: passes(task) for task in work.todo}
+    with Progress(work.todo, estimates, live=live) as progress:
+        return run_tasks(work.todo, contexts, progress)
+
+
+def choose_device(wanted: str) -> str:
+    """The torch device for ``--device``: with "auto", CUDA where there is one.
+
+    Raises:
+        BenchError: unknown, or CUDA asked for and absent.
+    """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise BenchError(f"--device must be auto, cpu or cuda, got {wanted!r}")
+    if wanted == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise BenchError("--device cuda: torch sees no CUDA GPU here; use --device cpu, or mend the driver")
+    return "cpu"

@@ -1,0 +1,208 @@
+"""What a submitted model may do on this machine: limits, and walls that the kernel keeps."""
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.sandbox import kernel, landlock, seccomp
+
+MIB, GIB = 2**20, 2**30
+_TRUNCATE_ABI, _TCP_ABI = 3, 4  # of Landlock
+_SYSTEM_FILES = (
+    *("/lib", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/nix/store"),
+    *("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo", "/proc/cpuinfo", "/proc/meminfo"),
+    *("/sys/devices/system", "/dev/urandom", "/dev/random", "/dev/zero"),
+)
+_CUDA_FILES = (
+    "/usr/local/cuda",
+    "/usr/share/nvidia",
+    "/proc/driver/nvidia",
+    "/proc/devices",
+    "/proc/modules",
+)
+_PASSED_ON = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME")
+
+
+class ConfinementError(BenchError):
+    """Strangers' code cannot be confined here, so it does not run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a submitted model may use; past any of them its process is killed."""
+
+    seconds_to_start: float = 300.0
+    """For importing the model's file, build() and loading the weights."""
+    seconds_per_call: float = 300.0
+    """For one forward or backward pass of a batch."""
+    memory: int = 8 * GIB
+    """Bytes beyond what Python with torch takes."""
+    cpu_seconds: int = 7 * 24 * 3600
+    """Of all its threads together, from start to end."""
+    scratch: int = 64 * MIB
+    """Bytes of files in its scratch folder, which holds 100 files at most."""
+    threads: int = 1024
+    open_files: int = 256
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ConfinementError(f"the limit {name} must be above 0, got {value}")
+
+
+class Allowance(NamedTuple):
+    """The most passes that a submitted attack may ask for, per image under attack."""
+
+    forwards: int
+    backwards: int
+
+
+class Platform(NamedTuple):
+    """What this machine has to confine a process with."""
+
+    system: str
+    landlock: int
+    """The version of its ABI; 0 is none."""
+    seccomp: bool
+
+    @classmethod
+    def here(cls) -> "Platform":
+        system = platform.system()
+        return cls(system, landlock.abi() if system == "Linux" else 0, seccomp.available())
+
+
+class Protection(NamedTuple):
+    """One wall, in words for the user."""
+
+    name: str
+    stands: bool
+    text: str
+
+
+def protections(at: Platform | None = None) -> list[Protection]:
+    """What is kept from a submitted model on this machine, and what is not."""
+    at = at or Platform.here()
+    writes = at.landlock >= _TRUNCATE_ABI and at.seccomp
+    partly = "only in part" if at.landlock or at.seccomp else "not confined"
+    files, filtered = f"Landlock ABI {at.landlock}", "seccomp"
+    tcp = "no TCP, other sockets open (Landlock)" if at.landlock >= _TCP_ABI else "open"
+    return [
+        Protection(
+            "writes", writes, f"only its scratch folder ({files} and {filtered})" if writes else partly
+        ),
+        Protection(
+            "reads",
+            at.landlock > 0,
+            f"only Python, its packages and system libraries ({files})"
+            if at.landlock
+            else "every file of yours",
+        ),
+        Protection("network", at.seccomp, f"no sockets ({filtered})" if at.seccomp else tcp),
+        Protection(
+            "processes",
+            at.seccomp,
+            f"starts none, signals none, looks into none ({filtered})" if at.seccomp else "not confined",
+        ),
+    ]
+
+
+def confinement_report(at: Platform | None = None) -> str:
+    """``protections`` as one line, and what holds everywhere."""
+    at = at or Platform.here()
+    walls = [f"{each.name}: {each.text}" for each in protections(at)]
+    counted = "memory, threads, " if at.system == "Linux" else ""
+    return "; ".join([*walls, f"{counted}time, open files and size of files: limited; environment: clean"])
+
+
+def require(*, allow_weak: bool = False, at: Platform | None = None, file: str = "model.py") -> None:
+    """Refuse to go on where submitted code could harm this machine.
+
+    Raises:
+        ConfinementError: a wall is missing and ``allow_weak`` is false, or this is no POSIX system.
+    """
+    at = at or Platform.here()
+    if at.system == "Windows":
+        raise ConfinementError(f"a submitted {file} cannot be run on Windows; use Linux 6.2 or later")
+    missing = [f"{each.name} ({each.text})" for each in protections(at) if not each.stands]
+    if missing and not allow_weak:
+        raise ConfinementError(
+            f"this machine cannot confine a submitted {file}: {', '.join(missing)}; use Linux 6.2 or later "
+            "with Landlock and seccomp, or allow weak confinement if you have read and trust the code"
+        )
+
+
+def environment(scratch: Path, threads: int) -> dict[str, str]:
+    """All that a submitted model sees of the environment."""
+    home = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "MPLCONFIGDIR"), str(scratch))
+    kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    fixed = {
+        "PATH": "/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "USER": "submission",
+        "OMP_NUM_THREADS": str(threads),
+    }
+    return {**kept, **home, **fixed}
+
+
+def confine(scratch: Path, limits: Limits, *, parent: int, packages: Path, device: str, weak: bool) -> None:
+    """Bind this process, which has one thread yet, and all it will ever do.
+
+    Args:
+        parent: the process without which this one must not live.
+        packages: the folder that torch is imported from.
+        weak: leave out what this machine has not; else anything missing is an error.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    at = Platform.here()
+    _limit(limits)
+    if at.system == "Linux":
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        kernel.drop_capabilities()
+    if os.getppid() != parent:
+        os._exit(1)
+    if at.landlock or not weak:
+        landlock.restrict(_allowed(scratch, packages, device))
+    if at.seccomp or not weak:
+        seccomp.restrict()
+
+
+def limit_memory(taken: int, limits: Limits) -> None:
+    """Give this process ``limits.memory`` bytes beyond the private ones it has ``taken``."""
+    import resource
+
+    most = taken + limits.memory
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def _limit(limits: Limits) -> None:
+    import resource
+
+    wanted = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_CPU: limits.cpu_seconds,
+        resource.RLIMIT_FSIZE: limits.scratch,
+        resource.RLIMIT_NOFILE: limits.open_files,
+    }
+    for which, most in wanted.items():
+        _, hard = resource.getrlimit(which)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(which, (most, most))
+
+
+def _allowed(scratch: Path, packages: Path, device: str) -> dict[Path, int]:
+    """Where a submitted model may read and write: path -> rights."""
+    prefixes = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
+    libraries = [Path(prefix, name) for prefix in sorted(prefixes) for name in ("lib", "lib64")]
+    allowed = landlock.reading([*libraries, packages, *map(Path, _SYSTEM_FILES)])
+    allowed |= {Path("/dev/null"): landlock.USE_DEVICE, scratch: landlock.KEEP_FILES}
+    if device.startswith("cuda"):
+        allowed |= landlock.reading(map(Path, _CUDA_FILES))
+        allowed |= dict.fromkeys(Path("/dev").glob("nvidia*"), landlock.USE_DEVICE)
+    return allowed

@@ -1,0 +1,245 @@
+"""A confined process as the benchmark sees it: started, asked, ended."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any, ClassVar, NamedTuple
+
+from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.sandbox.child import WEIGHTS
+from robustness_bench.benchmark.sandbox.confinement import ConfinementError, Limits, environment
+from robustness_bench.benchmark.sandbox.failures import ModelError, printable
+from robustness_bench.benchmark.sandbox.untrusted import MODEL
+from robustness_bench.benchmark.sandbox.watcher import Watcher
+from robustness_bench.benchmark.sandbox.wire import Channel, Closed, Frame, Late, WireError, widen
+
+_ROOT = Path(__file__).parents[3]
+_START = (
+    "import sys; sys.path.insert(0, sys.argv[2]); from robustness_bench.benchmark.sandbox.child import main; "
+    "sys.path.pop(0); main()"
+)
+_SECONDS_FOR_TORCH, _LAST_BREATH = 300.0, 2.0
+_LAST_WORDS = 4096  # bytes of what it wrote to its standard error
+
+
+class Settings(NamedTuple):
+    """What the process is to serve."""
+
+    classes: int
+    channels: int
+    size: int
+    device: str
+    threads: int
+    packages: str
+    """The folder that torch is imported from."""
+    weak: bool
+    file: str = MODEL
+    """What the submitted file is called over there: says whether it is a model or an attack."""
+
+
+class ConfinedProcess:
+    """One confined process. Whatever becomes of it is an ``error``; once ended it stays so."""
+
+    error: ClassVar[type[ModelError]] = ModelError
+    starting: ClassVar[str] = "import and build()"
+
+    def __init__(self, code: Path, weights: Path | None, limits: Limits, settings: Settings) -> None:
+        self._limits = limits
+        self._ended: ModelError | None = None
+        self._watcher: Watcher | None = None
+        self._lock = threading.Lock()
+        self._scratch = Path(tempfile.mkdtemp(prefix=f"bench-{Path(settings.file).stem}-")).resolve()
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        try:
+            _copy(code, self._scratch / settings.file)
+            if weights is not None:
+                _copy(weights, self._scratch / WEIGHTS)
+            self._process, self._channel = self._launch(settings)
+        except BaseException:
+            self._tidy()
+            raise
+        self._await_start()
+
+    def close(self) -> None:
+        """End the process and all that it has started, and delete its scratch folder."""
+        with self._lock:
+            if self._ended is None:
+                self._end(self.error("died", "it was closed"))
+
+    def _launch(self, settings: Settings) -> tuple[subprocess.Popen[bytes], Channel]:
+        (to_read, to_send), (from_read, from_send) = os.pipe(), os.pipe()
+        told = {
+            **settings._asdict(),
+            "limits": asdict(self._limits),
+            "parent": os.getpid(),
+            "reading": to_read,
+            "writing": from_send,
+        }
+        python = [sys.executable, "-I", "-B", "-W", "ignore", "-c", _START]
+        try:
+            for end in (to_send, from_send):
+                widen(end)
+            process = subprocess.Popen(
+                [*python, json.dumps(told), str(_ROOT)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                pass_fds=(to_read, from_send),
+                cwd=self._scratch,
+                env=environment(self._scratch, settings.threads),
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(to_send)
+            os.close(from_read)
+            raise ConfinementError(f"cannot start {sys.executable} ({error.strerror}); mend it") from error
+        finally:
+            os.close(to_read)
+            os.close(from_send)
+        return process, Channel(from_read, to_send)
+
+    def _await_start(self) -> None:
+        with self._lock:
+            with self._answering(_SECONDS_FOR_TORCH, "start of Python and torch") as deadline:
+                self._expect("confined", deadline)
+            self._watcher = Watcher(self._process.pid, self._scratch, self._limits)
+            self._watcher.start()
+            with self._answering(self._limits.seconds_to_start, self.starting) as deadline:
+                self._channel.send({"kind": "go"}, deadline=deadline)
+                self._expect("ready", deadline)
+
+    def _expect(self, kind: str, deadline: float) -> None:
+        answer = self._channel.receive(0, deadline)
+        failure = self._reported(answer)
+        if failure is not None:
+            raise failure
+        if answer.header.get("kind") != kind:
+            raise WireError("a message of another kind")
+
+    @contextlib.contextmanager
+    def _answering(self, seconds: float, during: str) -> Iterator[float]:
+        """A deadline; any failure inside becomes a ModelError, after which the process is gone."""
+        try:
+            yield time.monotonic() + seconds
+        except ModelError as error:
+            self._end(error)
+            raise
+        except Late as late:
+            raise self._end(self.error("time", f"no answer within {seconds:g} s ({during})")) from late
+        except WireError as wrong:
+            raise self._end(self.error("garbled", f"its process sent {wrong} ({during})")) from wrong
+        except Closed as closed:
+            raise self._end(None, during) from closed
+        except BaseException:
+            self._end(self.error("died", f"it was interrupted ({during})"))
+            raise
+
+    def _end(self, error: ModelError | None, during: str = "") -> ModelError:
+        """Kill the process, clear up, and remember why; without an error, find out how it died."""
+        if error is None:
+            _await_exit(self._process.pid)
+        if self._watcher is not None:
+            self._watcher.stop()
+        alive = not _exited(self._process.pid)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
+        self._process.wait()
+        self._ended = error or self._story(alive, during)
+        self._channel.close()
+        self._tidy()
+        return self._ended
+
+    def _story(self, alive: bool, during: str) -> ModelError:
+        if self._watcher is not None and self._watcher.verdict is not None:
+            return self.error(*self._watcher.verdict)
+        status = self._process.returncode
+        how = f"ended with status {status}"
+        if alive:
+            how = "closed its end of the pipe"
+        elif status < 0:
+            how = f"was ended by {signal.Signals(-status).name}"
+        return self.error("died", f"its process {how} ({during}){self._last_words()}")
+
+    def _last_words(self) -> str:
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - _LAST_WORDS))
+        lines = self._errors.read(_LAST_WORDS).decode(errors="replace").split("\n")
+        spoken = [line for line in lines if line.strip()]
+        return f", its last words: {printable(spoken[-1])}" if spoken else ""
+
+    def _tidy(self) -> None:
+        self._errors.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _reported(self, answer: Frame) -> ModelError | None:
+        """The failure that the process tells of itself; it may be any words, by now."""
+        if answer.header.get("kind") != "error":
+            return None
+        stage, text = answer.header.get("stage"), answer.header.get("text")
+        if not (isinstance(stage, str) and stage in self.error.reported and isinstance(text, str)):
+            raise WireError("an error of an unknown kind")
+        return self.error(stage, printable(text))
+
+
+class ModelProcess(ConfinedProcess):
+    """The process of a submitted model."""
+
+    def ask(self, header: dict[str, Any], payload: memoryview, expected: tuple[str, int]) -> Frame:
+        """Send a request and return the answer to it.
+
+        Args:
+            expected: the answer's kind, and the bytes of its payload.
+        """
+        with self._lock:
+            if self._ended is not None:
+                raise self._ended
+            with self._answering(self._limits.seconds_per_call, str(header["kind"])) as deadline:
+                self._channel.send(header, payload, deadline)
+                answer = self._channel.receive(expected[1], deadline)
+                _check(answer, header["token"], *expected)
+                failure = self._reported(answer)
+        if failure is not None:
+            raise failure
+        return answer
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise BenchError(f"cannot read {source}: {error.strerror or error}; check the path") from error
+
+
+def _check(answer: Frame, token: int, kind: str, length: int) -> None:
+    header, payload = answer
+    if header.get("token") != token or header.get("kind") not in (kind, "error"):
+        raise WireError("an answer to something else")
+    empty = header["kind"] == "error" or (kind == "gradient" and header.get("missing") is True)
+    if len(payload) != (0 if empty else length):
+        raise WireError("an answer of another size")
+
+
+def _await_exit(pid: int) -> None:
+    """Give a process that has closed its pipe the time to end by itself."""
+    deadline = time.monotonic() + _LAST_BREATH
+    while not _exited(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _exited(pid: int) -> bool:
+    """Whether a child of ours is known to have ended; it stays to be waited for."""
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        return False
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, pid, flags) is not None

@@ -1,0 +1,294 @@
+"""Boards: the rows that compare, and what compares them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget
+from robustness_bench.benchmark.site.contents import names
+from robustness_bench.benchmark.site.contents.cells import Cell, Outcome, make_cell, worst_of
+from robustness_bench.benchmark.site.contents.columns import BOUNDED, Column, make_columns
+from robustness_bench.benchmark.statistics import Rank, ranks
+from robustness_bench.benchmark.store.cells import Record
+
+Records = list[Record]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model family on one board.
+
+    Attributes:
+        cells: column key -> cell; a column it never faced is not in it.
+        worst: None unless the row faced everything the worst case is made of.
+        problem: why it has no worst case.
+        rank: None without a worst case.
+        sent: images that someone sent in against it; they are in the worst case.
+    """
+
+    family: str
+    defense: str
+    seeds: tuple[int, ...]
+    cells: dict[str, Cell]
+    worst: Cell | None
+    problem: str
+    rank: Rank | None = None
+    sent: tuple[Record, ...] = ()
+
+    @property
+    def records(self) -> Records:
+        """All of them."""
+        return [record for cell in self.cells.values() for record in cell.records]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """Everything under one threat model: ranked rows by their worst case, then the partial ones.
+
+    Attributes:
+        preview_of: slug of the board with more images of the same data, of which this one's are the first
+            (test images are the first N of one fixed shuffle); "" if there is none. No row of a preview
+            has a rank.
+        among: how many images that board has, else as many as this one.
+    """
+
+    slug: str
+    dataset: str
+    data: str
+    images: int
+    norm: str
+    eps: float
+    threat: str
+    attack_set: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    preview_of: str = ""
+    among: int = 0
+
+    @property
+    def images_text(self) -> str:
+        """How many, and whether the board is a preview."""
+        return f"{self.images} images" + (f", preview of {self.among}" if self.preview_of else "")
+
+    @property
+    def threat_model(self) -> str:
+        """In a few words."""
+        return f"{NORM_SYMBOLS.get(self.norm, self.norm)} ε = {budget(self.eps)}, {names.threat(self.threat)}"
+
+    @property
+    def set_text(self) -> str:
+        """Which parameters its attacks have."""
+        return names.set_text(self.attack_set)
+
+    @property
+    def natural(self) -> Column | None:
+        """The column of natural accuracy."""
+        return next((column for column in self.columns if column.kind == "natural"), None)
+
+    @property
+    def required(self) -> tuple[Column, ...]:
+        """What the worst case is made of."""
+        return tuple(column for column in self.columns if column.bounded)
+
+    @property
+    def ranked(self) -> int:
+        """How many rows have a rank."""
+        return sum(row.rank is not None for row in self.rows)
+
+
+def make_boards(
+    records: Sequence[Record], sent: Sequence[Record] = (), unranked: Mapping[str, str] | None = None
+) -> list[Board]:
+    """Every data set × threat model × attack set that has a natural accuracy and an attack inside ε.
+
+    A set whose cells another set has all and more is no board of its own. Of two boards that differ in the
+    number of images alone, the smaller is a preview of the larger.
+
+    Args:
+        sent: records of images that someone sent in.
+        unranked: defense -> why it has no place among the others.
+    """
+    against = _Sent(sent)
+    threats: dict[tuple[str, ...], dict[str, Records]] = {}
+    sets = names.Sets()
+    for record in records:
+        of = threats.setdefault(_threat_model(record), {})
+        for each in sets.of(record.spec):
+            of.setdefault(each, []).append(record)
+    boards = []
+    for of in threats.values():
+        natural = [r for r in of.get("strict", ()) if r.spec["kind_of_attack"] == "natural"]
+        if names.OWN_SET in of:
+            of[names.OWN_SET] += natural
+        for name, members in of.items():
+            kinds = {record.spec["kind_of_attack"] for record in members}
+            if "natural" in kinds and kinds & set(BOUNDED) and not _covered(name, of):
+                boards.append(_board(members, name, against, unranked or {}))
+    return _previewed(_distinct(sorted(boards, key=_order)))
+
+
+def _threat_model(record: Record) -> tuple[str, ...]:
+    spec = record.spec
+    return tuple(str(spec[key]) for key in ("dataset", "data", "n_examples", "norm", "eps", "threat"))
+
+
+def _covered(name: str, of: dict[str, Records]) -> bool:
+    own = {record.id for record in of[name]}
+    return any(own < {record.id for record in of[other]} for other in of if other != name)
+
+
+def _order(board: Board) -> tuple[object, ...]:
+    return (
+        board.dataset,
+        board.norm != "linf",
+        board.norm,
+        board.eps,
+        board.threat != "white",
+        board.attack_set != "strict",
+        board.attack_set,
+        -board.images,
+        board.data,
+    )
+
+
+def _distinct(boards: list[Board]) -> list[Board]:
+    """The boards, with slugs that no other has."""
+    taken: dict[str, int] = {}
+    for board in boards:
+        taken[board.slug] = taken.get(board.slug, 0) + 1
+    return [
+        replace(board, slug=f"{board.slug}-{_hash(board)}") if taken[board.slug] > 1 else board
+        for board in boards
+    ]
+
+
+def _previewed(boards: list[Board]) -> list[Board]:
+    """The same, the smaller of several sizes without ranks."""
+    largest: dict[tuple[object, ...], Board] = {}
+    for board in boards:
+        best = largest.setdefault(_question(board), board)
+        if board.images > best.images:
+            largest[_question(board)] = board
+    return [_preview(board, largest[_question(board)]) for board in boards]
+
+
+def _question(board: Board) -> tuple[object, ...]:
+    """What a board asks, whatever the number of images."""
+    return board.dataset, board.data, board.norm, board.eps, board.threat, board.attack_set
+
+
+def _preview(board: Board, largest: Board) -> Board:
+    if board.images == largest.images:
+        return replace(board, among=board.images)
+    rows = tuple(replace(row, rank=None) for row in board.rows)
+    return replace(board, rows=rows, preview_of=largest.slug, among=largest.images)
+
+
+def _hash(board: Board) -> str:
+    return short_hash([board.dataset, board.data, board.attack_set, board.eps])
+
+
+class _Sent:
+    """Images that someone sent in, by the model and the threat model they are against."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._by_row: dict[tuple[str, ...], Records] = {}
+        for record in records:
+            self._by_row.setdefault((record.model_family, *_threat_model(record)), []).append(record)
+
+    def against(self, row: Records) -> Records:
+        """Those against the row with these records."""
+        return self._by_row.get((row[0].model_family, *_threat_model(row[0])), [])
+
+
+def _board(members: Records, attack_set: str, against: _Sent, unranked: Mapping[str, str]) -> Board:
+    spec = members[0].spec
+    columns, keys = make_columns(members, attack_set)
+    families: dict[str, Records] = {}
+    for record in members:
+        families.setdefault(record.model_family, []).append(record)
+    rows = [
+        _row(family, own, columns, keys, against.against(own), unranked)
+        for family, own in sorted(families.items())
+    ]
+    return Board(
+        slug=names.slug(
+            spec["dataset"], spec["norm"], f"{spec['eps']:.4g}", spec["threat"], attack_set,
+            str(spec["n_examples"]),
+        ),
+        dataset=spec["dataset"],
+        data=spec["data"],
+        images=spec["n_examples"],
+        norm=spec["norm"],
+        eps=spec["eps"],
+        threat=spec["threat"],
+        attack_set=attack_set,
+        columns=columns,
+        rows=_ranked(rows, next((c.key for c in columns if c.kind == "natural"), "")),
+    )  # fmt: skip
+
+
+def _row(
+    family: str,
+    own: Records,
+    columns: Sequence[Column],
+    keys: dict[str, str],
+    sent: Records,
+    unranked: Mapping[str, str],
+) -> Row:
+    seeds = tuple(sorted({record.seed for record in own}))
+    found: dict[str, dict[int, Record]] = {}
+    for record in own:
+        found.setdefault(keys[record.id], {})[record.seed] = record
+    cells = {
+        column.key: make_cell([*found[column.key].values()], seeds, any_distance=column.any_distance)
+        for column in columns
+        if column.key in found
+    }
+    needed = [column for column in columns if column.bounded or column.kind == "natural"]
+    problems = [_problem(column, cells.get(column.key)) for column in needed]
+    defense = own[0].spec["defense"]
+    told = dict.fromkeys(record.unranked for record in own)
+    problem = "; ".join(filter(None, [*problems, unranked.get(defense, ""), *told]))
+    faced = [cells[c.key] for c in needed if c.bounded and c.key in cells]
+    worst = None if problem else worst_of(faced, seeds, sent)
+    return Row(
+        family=family,
+        defense=defense,
+        seeds=seeds,
+        cells=cells,
+        worst=worst,
+        problem=problem,
+        sent=tuple(sent),
+    )
+
+
+def _problem(column: Column, cell: Cell | None) -> str:
+    if cell is None:
+        return f"{column.label} missing"
+    return "" if cell.whole else f"{column.label} {cell.problem}"
+
+
+def _ranked(rows: list[Row], natural: str) -> tuple[Row, ...]:
+    whole = sorted((row for row in rows if row.worst), key=lambda row: _standing(row, natural))
+    stood = [_stacked(row.worst) for row in whole if row.worst]
+    places = ranks(stood) if stood else []
+    partial = sorted((row for row in rows if not row.worst), key=lambda row: (row.defense, row.family))
+    return (
+        *(replace(row, rank=place) for row, place in zip(whole, places, strict=True)),
+        *partial,
+    )
+
+
+def _stacked(worst: Cell) -> Outcome:
+    """(seeds, images)"""
+    return np.stack([outcome for outcome in worst.outcomes.values() if outcome is not None])
+
+
+def _standing(row: Row, natural: str) -> tuple[object, ...]:
+    assert row.worst is not None
+    assert row.worst.figure is not None
+    figure = row.cells[natural].figure
+    return -row.worst.figure.mean, -figure.mean if figure else 0.0, row.defense, row.family

@@ -1,0 +1,130 @@
+"""One cell of a board: what the seeds of a defense say about one attack."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustness_bench.benchmark.statistics import Interval, MeanStd, mean_std, wilson
+from robustness_bench.benchmark.store.cells import Record
+
+Outcome = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Which images stood, seed by seed.
+
+    Attributes:
+        outcomes: seed -> (n,), None where the cell failed; a seed that never ran is not in it.
+        lacking: seeds of the row that never ran.
+        records: of the seeds, by seed; none for a worst case.
+        error: the last line of the first traceback.
+    """
+
+    outcomes: dict[int, Outcome | None]
+    lacking: tuple[int, ...] = ()
+    records: tuple[Record, ...] = ()
+    error: str = ""
+
+    @cached_property
+    def images(self) -> int:
+        """How many there are."""
+        return next((len(outcome) for outcome in self.outcomes.values() if outcome is not None), 0)
+
+    @cached_property
+    def per_seed(self) -> dict[int, float | None]:
+        """Seed -> accuracy in percent."""
+        return {
+            seed: None if outcome is None else 100.0 * float(outcome.mean())
+            for seed, outcome in self.outcomes.items()
+        }
+
+    @cached_property
+    def figure(self) -> MeanStd | None:
+        """Over the seeds that ran; None without any, or if one failed."""
+        values = [value for value in self.per_seed.values() if value is not None]
+        return mean_std(values) if values and len(values) == len(self.outcomes) else None
+
+    @cached_property
+    def interval(self) -> Interval | None:
+        """Where the mean would lie on other images of the same kind, in percent."""
+        if self.figure is None:
+            return None
+        low, high = wilson(self.figure.mean / 100.0 * self.images, self.images)
+        return Interval(100.0 * low, 100.0 * high)
+
+    @property
+    def whole(self) -> bool:
+        """Every seed of the row has run without an error."""
+        return self.figure is not None and not self.lacking
+
+    @property
+    def problem(self) -> str:
+        """Which seeds failed or never ran, or nothing."""
+        failed = [seed for seed, outcome in self.outcomes.items() if outcome is None]
+        if failed:
+            return f"failed (seed {_numbers(failed)})"
+        return f"missing (seed {_numbers(self.lacking)})" if self.lacking else ""
+
+    def passes(self) -> tuple[float, float] | None:
+        """Forward and backward passes per image, means over images and seeds."""
+        if self.figure is None or not self.records:
+            return None
+        forwards, backwards = (
+            float(np.mean([record.rows[name].mean() for record in self.records]))
+            for name in ("forwards", "backwards")
+        )
+        return forwards, backwards
+
+    def median_distance(self) -> float | None:
+        """Of the images that fooled, for a minimum-norm attack: mean over seeds of the median."""
+        medians = []
+        for record in self.records:
+            if record.status == "error" or record.spec["kind_of_attack"] != "minimum-norm":
+                return None
+            fell = record.clean & ~record.withstood
+            if fell.any():
+                medians.append(float(np.median(record.distance[fell])))
+        return sum(medians) / len(medians) if medians else None
+
+
+def make_cell(records: Sequence[Record], seeds: Sequence[int], *, any_distance: bool) -> Cell:
+    """The cell of some seeds' records."""
+    ordered = tuple(sorted(records, key=lambda record: record.seed))
+    failed = [record for record in ordered if record.status == "error"]
+    return Cell(
+        outcomes={r.seed: _outcome(r, any_distance) for r in ordered},
+        lacking=tuple(seed for seed in seeds if seed not in {record.seed for record in ordered}),
+        records=ordered,
+        error=(failed[0].error.strip().splitlines() or ["no traceback"])[-1] if failed else "",
+    )
+
+
+def _outcome(record: Record, any_distance: bool) -> Outcome | None:
+    if record.status == "error":
+        return None
+    return record.withstood if any_distance else record.robust
+
+
+def worst_of(cells: Sequence[Cell], seeds: Sequence[int], sent: Sequence[Record] = ()) -> Cell:
+    """Sample by sample: robust only if every record of the cells, and of what was sent in, calls it so.
+
+    Raises:
+        ValueError: the records are not of the same samples.
+    """
+    stood: dict[int, Outcome | None] = {}
+    for seed in seeds:
+        faced = [*(record for cell in cells for record in cell.records), *sent]
+        records = [record for record in faced if record.seed == seed]
+        samples = records[0].rows["sample"]
+        if not all(np.array_equal(record.rows["sample"], samples) for record in records):
+            raise ValueError("a worst case needs the same samples in the same order under every attack")
+        stood[seed] = np.logical_and.reduce([record.robust for record in records])
+    return Cell(outcomes=stood)
+
+
+def _numbers(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))

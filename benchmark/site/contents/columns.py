@@ -1,0 +1,71 @@
+"""The columns of a board: one for each attack, told apart by all that decides what it does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.site.contents import names
+from robustness_bench.benchmark.store.cells import Record
+
+BOUNDED = ("budget", "minimum-norm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One attack of a board.
+
+    Attributes:
+        key: unique on its board; the attack's name where that is.
+        bounded: whether it lies inside ε and so enters the worst case.
+        any_distance: whether images beyond ε count, as the published tables have minimum-norm attacks.
+    """
+
+    key: str
+    attack: str
+    label: str
+    kind: str
+    bounded: bool
+    any_distance: bool = False
+
+
+def _variant(record: Record) -> str:
+    """Tells attacks of one name apart: by their parameters, and in a black box by what they were made on."""
+    spec = record.spec
+    crafted = spec["parents"].get("crafted", "") if spec["threat"] == "black" else ""
+    return short_hash([spec["attack"], spec["parameters"], crafted])
+
+
+def make_columns(members: Sequence[Record], attack_set: str) -> tuple[tuple[Column, ...], dict[str, str]]:
+    """The columns, natural accuracy first, and record id -> column key."""
+    examples: dict[tuple[str, str], Record] = {}
+    variants: dict[str, set[str]] = {}
+    keys = {}
+    for record in members:
+        pair = record.spec["attack"], _variant(record)
+        examples.setdefault(pair, record)
+        variants.setdefault(pair[0], set()).add(pair[1])
+        keys[record.id] = pair
+    columns = {}
+    for (attack, variant), record in examples.items():
+        suffix = f"·{variant[:4]}" if len(variants[attack]) > 1 else ""
+        columns[attack, variant] = _column(record, attack_set, suffix)
+    shown = {c.attack: names.attack(c.attack) for c in columns.values()}
+    ordered = sorted(
+        columns.values(), key=lambda c: (c.kind != "natural", shown[c.attack].order, c.attack, c.key)
+    )
+    return tuple(ordered), {id_: columns[pair].key for id_, pair in keys.items()}
+
+
+def _column(record: Record, attack_set: str, suffix: str) -> Column:
+    attack, kind = record.spec["attack"], record.spec["kind_of_attack"]
+    any_distance = kind == "minimum-norm" and attack_set == "paper"
+    judged = {False: " ≤ε", True: " any"}[any_distance] if kind == "minimum-norm" else ""
+    label = "Natural" if kind == "natural" else names.attack(attack).label
+    return Column(
+        key=f"{attack}{suffix}",
+        attack=attack,
+        label=f"{label}{suffix}{judged}",
+        kind=kind,
+        bounded=kind in BOUNDED,
+        any_distance=any_distance,
+    )

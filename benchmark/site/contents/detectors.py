@@ -1,0 +1,145 @@
+"""What is known of the detectors of one data set: the lines, tables and curves of a page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from robustness_bench.benchmark.plan.detectors import PART
+from robustness_bench.benchmark.report.detectors.checks import check_unions
+from robustness_bench.benchmark.report.detectors.csv import detections_csv, detectors_csv
+from robustness_bench.benchmark.report.detectors.decomposition import decomposition
+from robustness_bench.benchmark.report.detectors.lines import NATURAL, OBLIVIOUS, SETTINGS, detection_lines
+from robustness_bench.benchmark.report.detectors.names import system_label
+from robustness_bench.benchmark.report.detectors.rates import DetectorLine, Validation, detector_lines
+from robustness_bench.benchmark.report.detectors.tables import Found as Lines
+from robustness_bench.benchmark.report.detectors.tables import every_table, found, worst_of, worst_table
+from robustness_bench.benchmark.report.figures.namid import NothingToDrawError
+from robustness_bench.benchmark.report.figures.roc import RocFigure, roc_figure
+from robustness_bench.benchmark.report.rendering.table import Table
+from robustness_bench.benchmark.site.contents import names
+from robustness_bench.benchmark.site.contents.detector_settings import by_setting, name_of
+from robustness_bench.benchmark.site.contents.parts import base
+from robustness_bench.benchmark.site.contents.reading import Found
+from robustness_bench.benchmark.statistics import MeanStd
+from robustness_bench.benchmark.store.detections import Detection
+from robustness_bench.benchmark.store.generated import ConditionalExamples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A system in few words; accuracies and shares in percent, None for what never ran or failed.
+
+    Attributes:
+        withstood: of the oblivious attack and κ at which it is least.
+        beaten: success of the best attack that knows the system.
+    """
+
+    label: str
+    natural: MeanStd | None
+    withstood: MeanStd | None
+    beaten: MeanStd | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorBoard:
+    """The cells of one data set under one setting.
+
+    Attributes:
+        setting: what tells it from others of its data set; empty where there is none.
+        generated: seed, generator's checkpoint id, its images; of the defenders' alone.
+    """
+
+    slug: str
+    dataset: str
+    setting: str
+    cells: Sequence[Detection]
+    held_out: Validation
+    generated: Sequence[tuple[int, str, ConditionalExamples]]
+
+    @cached_property
+    def lines(self) -> Lines:
+        """Cell by cell."""
+        return found(self.dataset, detection_lines(self.cells), self._detectors)
+
+    @cached_property
+    def _detectors(self) -> list[DetectorLine]:
+        return detector_lines(self.cells, self.held_out)
+
+    @cached_property
+    def tables(self) -> dict[str, Table]:
+        """Where it stands on the page -> the worst κ, every κ, what each part withstands."""
+        tables = {"worst": worst_table(self.lines)}
+        if self.lines.attacks:
+            tables["kappa"] = every_table(self.lines)
+            parts = decomposition(self.lines, base(self.dataset))
+            tables |= {"parts": parts} if parts else {}
+        return tables
+
+    @cached_property
+    def roc(self) -> RocFigure | None:
+        """None where no attack has both natural and adversarial scores."""
+        try:
+            return roc_figure(self.dataset, self.cells)
+        except NothingToDrawError:
+            return None
+
+    def downloads(self) -> dict[str, str]:
+        """File name -> CSV text, as ``bench run`` writes it."""
+        return {
+            f"detections{self.slug.removeprefix('detectors')}.csv": detections_csv(self.lines.lines),
+            f"{self.slug}.csv": detectors_csv(self._detectors),
+        }
+
+    def standings(self) -> list[Standing]:
+        """Every system, in the order of the tables."""
+        return [self._standing(system) for system in self.lines.systems]
+
+    def _standing(self, system: str) -> Standing:
+        adaptive = [setting for setting in SETTINGS if setting not in (NATURAL, OBLIVIOUS)]
+        held = self._least(system, *adaptive)
+        return Standing(
+            label=system_label(system),
+            natural=self._least(system, NATURAL),
+            withstood=self._least(system, OBLIVIOUS),
+            beaten=held and held._replace(mean=100 - held.mean),
+        )
+
+    def _least(self, system: str, *settings: str) -> MeanStd | None:
+        line = worst_of([line for setting in settings for line in self.lines.at(system, setting)])
+        return line.figure("both") if line else None
+
+
+def make_detector_boards(everything: Found) -> list[DetectorBoard]:
+    """A board per data set and setting.
+
+    Raises:
+        StoreError: cells that contradict each other.
+    """
+    settings = by_setting(everything.detections)
+    shown, met = everything.generated, [cells[0].spec["dataset"] for cells in settings]
+    boards = []
+    for cells in settings:
+        check_unions(cells)
+        dataset, name = cells[0].spec["dataset"], name_of(cells)
+        several = met.count(dataset) > 1
+        board = DetectorBoard(
+            slug=names.slug("detectors", dataset, *([name] if several else [])),
+            dataset=dataset,
+            setting=f"{_images(cells)}, setting {name}" if several else "",
+            cells=cells,
+            held_out=everything.held_out,
+            generated=[(seed, each, shown[each]) for each, seed in _parts(cells).items() if each in shown],
+        )
+        boards.append(board)
+    return boards
+
+
+def _parts(cells: Sequence[Detection]) -> dict[str, int]:
+    """Checkpoint id -> seed, of every network that defends, seed by seed."""
+    met = [(cell.seed, role, part) for cell in cells for role, part in cell.spec["parents"].items()]
+    return {part: seed for seed, role, part in sorted(met) if role.startswith(PART)}
+
+
+def _images(cells: Sequence[Detection]) -> str:
+    attacked = sorted({cell.spec["n_examples"] for cell in cells if cell.spec["setting"] != NATURAL})
+    return f"{names.listed([str(count) for count in attacked])} attacked images" if attacked else "natural"

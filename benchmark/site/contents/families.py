@@ -1,0 +1,175 @@
+"""Model families: a defense under one recipe, with all its seeds, boards and trainings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.report.lines.collapse import collapsed_seeds
+from robustness_bench.benchmark.report.lines.flags import flags_by_family, looked_at
+from robustness_bench.benchmark.report.lines.trained import epochs_of, said
+from robustness_bench.benchmark.site.contents import names
+from robustness_bench.benchmark.site.contents.boards import Board, Row
+from robustness_bench.benchmark.site.contents.reading import Found
+from robustness_bench.benchmark.store.cells import Record
+from robustness_bench.benchmark.store.flags import FLAGS
+
+Card = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One row of a board and all else that is known of it.
+
+    Attributes:
+        slug: what its page is called.
+        setting: what tells it from another recipe of the same defense.
+        cards: seed -> the card of its model, where a store has it.
+        places: the boards it stands on, and its row there.
+        raised: record family -> signs of hidden gradients.
+        collapsed: seed -> why its training is taken to have failed.
+    """
+
+    id: str
+    slug: str
+    defense: str
+    dataset: str
+    setting: str
+    records: tuple[Record, ...]
+    cards: dict[int, Card]
+    places: tuple[tuple[Board, Row], ...]
+    raised: dict[str, tuple[str, ...]]
+    collapsed: dict[int, str]
+
+    @property
+    def label(self) -> str:
+        """As tables have it."""
+        return names.defense(self.defense).label
+
+    @cached_property
+    def epochs(self) -> str:
+        """On natural and on adversarial images, by its cards; every seed of its records counts."""
+        seeds = sorted({record.seed for record in self.records})
+        return said({seed: epochs_of(self.cards[seed]) if seed in self.cards else None for seed in seeds})
+
+    @cached_property
+    def seconds(self) -> float | None:
+        """Of one training, mean over seeds; None for weights from elsewhere."""
+        times = [card["seconds"] for card in self.cards.values() if card.get("history")]
+        return sum(times) / len(times) if times else None
+
+    def flags_on(self, row: Row) -> list[str]:
+        """Signs of hidden gradients on one board."""
+        raised = {flag for record in row.records for flag in self.raised.get(record.family, ())}
+        return [name for name in FLAGS if name in raised]
+
+    def unlooked_on(self, row: Row) -> str:
+        """What was not looked for in its models on one board; nothing if all was."""
+        return looked_at(row.records)
+
+    @cached_property
+    def flags(self) -> list[str]:
+        """Signs of hidden gradients anywhere."""
+        raised = {flag for flags in self.raised.values() for flag in flags}
+        return [name for name in FLAGS if name in raised]
+
+
+def make_families(found: Found, boards: Sequence[Board]) -> dict[str, Family]:
+    """Model family -> what is known, for every row of every board."""
+    records: dict[str, list[Record]] = {}
+    for record in found.records:
+        records.setdefault(record.model_family, []).append(record)
+    places: dict[str, list[tuple[Board, Row]]] = {}
+    for board in boards:
+        for row in board.rows:
+            places.setdefault(row.family, []).append((board, row))
+    raised, collapsed = flags_by_family(found.records), collapsed_seeds(found.records)
+    families = [
+        _family(family, records[family], found.cards, own, raised, collapsed.get(family, {}))
+        for family, own in sorted(places.items())
+    ]
+    return {family.id: family for family in _told_apart(families, found.cards)}
+
+
+def _family(
+    family: str,
+    records: list[Record],
+    cards: dict[str, Card],
+    places: list[tuple[Board, Row]],
+    raised: dict[str, tuple[str, ...]],
+    collapsed: dict[int, str],
+) -> Family:
+    models = {record.seed: record.spec["parents"].get("model", "") for record in records}
+    own = {seed: cards[model] for seed, model in sorted(models.items()) if model in cards}
+    spec = records[0].spec
+    return Family(
+        id=family,
+        slug=names.slug(spec["defense"][:40]) + f"-{page_id(family)}",
+        defense=spec["defense"],
+        dataset=spec["dataset"],
+        setting=_summary(next(iter(own.values()), None)),
+        records=tuple(sorted(records, key=lambda record: record.id)),
+        cards=own,
+        places=tuple(places),
+        raised={r.family: raised[r.family] for r in records if raised.get(r.family)},
+        collapsed=collapsed,
+    )
+
+
+def page_id(family: str) -> str:
+    """A name for files: the family itself where that is a hash, as it always should be."""
+    plain = len(family) == 12 and set(family) <= set("0123456789abcdef")
+    return family if plain else short_hash(family)
+
+
+def _summary(card: Card | None) -> str:
+    if card is None:
+        return ""
+    spec = card["spec"]
+    parts = [str(spec.get("model", ""))]
+    if "network" in spec:
+        parts[0] = f"a network of its own ({spec['network'][:12]})"
+    if "width" in spec:
+        parts[0] += f" of width {spec['width']}"
+    if training := spec.get("training"):
+        parts.append(f"{training['epochs']} epochs")
+    if weights := spec.get("weights"):
+        parts.append(f"weights {weights[:12]}")
+    return ", ".join(filter(None, parts))
+
+
+def identity(card: Card, cards: dict[str, Card]) -> dict[str, str]:
+    """Every setting of a training and of the estimators it needed: dotted key -> short value."""
+    spec = {key: value for key, value in card["spec"].items() if key not in ("kind", "format", "parents")}
+    parent = cards.get(card["spec"].get("parents", {}).get("estimators", ""))
+    if parent is not None:
+        spec["estimators"] = parent["spec"]["estimators"]
+    return names.flattened(spec)
+
+
+def _told_apart(families: Sequence[Family], cards: dict[str, Card]) -> list[Family]:
+    """The same, with what differs between recipes of one defense in their settings."""
+    alike: dict[tuple[str, ...], list[Family]] = {}
+    for family in families:
+        norm = next((c["spec"].get("norm", "") for c in family.cards.values()), "")
+        alike.setdefault((family.dataset, family.defense, norm), []).append(family)
+    return [replace(f, setting=_setting(f, group, cards)) for group in alike.values() for f in group]
+
+
+def _setting(family: Family, group: Sequence[Family], cards: dict[str, Card]) -> str:
+    if len(group) == 1:
+        return family.setting
+    known = [_identity(other, cards) for other in group]
+    own = _identity(family, cards)
+    shown = ("model", "width", "training.epochs", "weights", "data")
+    keys = [key for key in own if key not in shown and len({other.get(key) for other in known}) > 1]
+    parts = [f"{key.split('.', 1)[-1]} {own[key]}" for key in keys[:4]]
+    text = ", ".join(filter(None, [family.setting, *parts]))
+    same = sum(_identity(other, cards) == own for other in group) > 1
+    return f"{text}, {family.id[:6]}".removeprefix(", ") if same else text
+
+
+def _identity(family: Family, cards: dict[str, Card]) -> dict[str, str]:
+    card = next(iter(family.cards.values()), None)
+    return identity(card, cards) if card else {}

@@ -1,0 +1,95 @@
+"""Which of a family's records one command can make."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from robustness_bench.benchmark.data import DATASETS
+from robustness_bench.benchmark.files import canonical_json
+from robustness_bench.benchmark.site.contents.families import Card, Family
+from robustness_bench.benchmark.store.cells import Record
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Records that one command makes: one norm, set and number of images."""
+
+    family: Family
+    records: tuple[Record, ...]
+    attack_set: str
+    threats: tuple[str, ...]
+    attacks: tuple[str, ...]
+    curve: tuple[str, ...]
+    eps: float
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Of any of them."""
+        return self.records[0].spec
+
+    @property
+    def card(self) -> Card:
+        """Of the model; an empty one where no store has it."""
+        return next(iter(self.family.cards.values()), {"spec": {}})
+
+    def overrides(self) -> Tree:
+        """A protocol's keys, but for how the model is made."""
+        spec = self.spec
+        tree: Tree = {
+            "defenses": [self.family.defense],
+            "datasets": [base(spec["dataset"])],
+            "norms": [spec["norm"]],
+            "threats": list(self.threats),
+            "seeds": 1 + max(record.seed for record in self.records),
+            "n_examples": spec["n_examples"],
+            "attack_set": self.attack_set,
+            "attacks": {self.attack_set: {spec["norm"]: list(self.attacks)}},
+            "eps": {spec["norm"]: self.eps},
+        }
+        if self.curve:
+            tree["curve"] = {"attacks": list(self.curve)}
+        return tree
+
+
+def parts(family: Family) -> Iterator[Part]:
+    """Boards that differ in the threat alone, and faced the same attacks, share a command."""
+    merged: dict[tuple[Any, ...], dict[str, list[Record]]] = {}
+    for board, row in family.places:
+        attacks = tuple(column.attack for column in board.columns if column.key in row.cells)
+        key = board.dataset, board.norm, board.eps, board.attack_set, board.images, attacks
+        of = merged.setdefault(key, {})
+        of[board.threat] = [*row.records, *_other_budgets(family, row.records)]
+    for (_, _, eps, attack_set, _, attacks), threats in merged.items():
+        records = {record.id: record for own in threats.values() for record in own}
+        curve = {record.spec["attack"] for record in records.values() if record.spec["eps"] != eps}
+        yield Part(
+            family=family,
+            records=tuple(records.values()),
+            attack_set=attack_set,
+            threats=tuple(threats),
+            attacks=tuple(dict.fromkeys(attacks)),
+            curve=tuple(sorted(curve)),
+            eps=eps,
+        )
+
+
+def _other_budgets(family: Family, own: Sequence[Record]) -> list[Record]:
+    """Records of a robustness curve: the same attack at an ε that has no board."""
+    boards = {board.eps for board, _ in family.places}
+    known = {_but_eps(record) for record in own}
+    return [r for r in family.records if r.spec["eps"] not in boards and _but_eps(r) in known]
+
+
+def _but_eps(record: Record) -> str:
+    spec = record.spec
+    parameters = {key: value for key, value in spec["parameters"].items() if key != "eps"}
+    keys = ("dataset", "data", "norm", "threat", "n_examples", "attack")
+    return canonical_json([parameters, *(spec[key] for key in keys)])
+
+
+def base(label: str) -> str:
+    """The data set that a label is of; a folder of images may have any name."""
+    near = [name for name in DATASETS if name in label.casefold()]
+    return label if label in DATASETS else (near or [label])[0]

@@ -1,0 +1,119 @@
+"""Every record and card of a few stores, read in one pass."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.report.detectors.roc import Scores
+from robustness_bench.benchmark.report.lines.learning import find_trainings
+from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
+from robustness_bench.benchmark.site.contents.detector_reading import read_detectors
+from robustness_bench.benchmark.store.cells import FORMAT, Record, find_records, read_record, settled
+from robustness_bench.benchmark.store.detections import Detection, find_detections
+from robustness_bench.benchmark.store.diagnoses import Diagnoses
+from robustness_bench.benchmark.store.generated import ConditionalExamples
+from robustness_bench.benchmark.store.tensors import read_card
+from robustness_bench.benchmark.submit.board.entries import Entry, find_entries, register_entry
+from robustness_bench.benchmark.submit.board.external import ExternalRow, read_external
+
+_KINDS = ("records", "detections")
+_COLUMNS = ("sample", "label", "clean_prediction", "adversarial_prediction", "forwards", "backwards")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the stores hold.
+
+    Attributes:
+        records: each id once; one that succeeded goes before one that failed.
+        files: record id -> its file.
+        cards: checkpoint id -> its card.
+        entries: defense -> the submission it came as.
+    """
+
+    records: list[Record]
+    files: dict[str, Path]
+    cards: dict[str, dict[str, Any]]
+    entries: dict[str, Entry]
+    sent: list[Record]
+    """Of images that someone sent in against a model; not among ``records``."""
+    external: list[ExternalRow]
+    """What others measured elsewhere."""
+    detections: list[Detection] = field(default_factory=list)
+    """Cells of detectors, as ``records`` are."""
+    held_out: dict[str, Scores] = field(default_factory=dict)
+    """Calibration's id -> scores of held-out images."""
+    generated: dict[str, ConditionalExamples] = field(default_factory=dict)
+    """Generator's checkpoint id -> images of it."""
+
+
+def default_stores(folder: Path) -> list[Path]:
+    """The folder itself and the folders in it, as far as they have records."""
+    candidates = [folder, *sorted(folder.glob("*/"))]
+    return [store for store in candidates if any((store / kind).is_dir() for kind in _KINDS)]
+
+
+def read_stores(stores: Sequence[Path]) -> Found:
+    """Read and verify all records and cards; submissions become known as defenses.
+
+    Raises:
+        StoreError: one is damaged; the message names the file.
+        BenchError: a store without records.
+    """
+    files: dict[str, Path] = {}
+    records: dict[str, Record] = {}
+    shared: dict[bytes, NDArray[Any]] = {}
+    for store in stores:
+        paths = find_records(store)
+        if not paths and not find_detections(store):
+            raise BenchError(f"no records in {store}: name a folder that `bench run` wrote into")
+        for path in paths:
+            record = _read(path, shared)
+            if record.id not in records or records[record.id].status == "error":
+                records[record.id], files[record.id] = record, path
+    entries = [entry for store in stores for entry in find_entries(store)]
+    for entry in entries:
+        register_entry(entry)
+    cards = [read_card(path) for store in stores for path in find_trainings(store)]
+    diagnoses = Diagnoses(stores)
+    joined = [replace(each, diagnosis=diagnoses.of(each.spec)) for each in records.values()]
+    ordered = sorted(joined, key=lambda record: record.id)
+    return Found(
+        records=[record for record in ordered if record.spec["kind_of_attack"] != SUBMITTED],
+        sent=[r for r in ordered if r.spec["kind_of_attack"] == SUBMITTED and r.status == "ok"],
+        external=[row for store in stores for row in read_external(store)],
+        files=files,
+        cards={str(card["id"]): card for card in cards},
+        entries={entry.defense: entry for entry in entries},
+        **read_detectors(stores)._asdict(),
+    )
+
+
+def _read(path: Path, shared: dict[bytes, NDArray[Any]]) -> Record:
+    """As ``read_record``, without the distances that no figure needs: six times as fast."""
+    try:
+        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
+        story = json.loads(file.metadata.metadata[b"bench"])
+        open_ended = story["spec"]["kind_of_attack"] == "minimum-norm"
+        columns = [*_COLUMNS, story["spec"]["norm"]] if open_ended else list(_COLUMNS)
+        table = file.read(columns=columns, use_threads=False)
+        current = story["format"] == FORMAT
+        record = Record(rows={name: table.column(name).to_numpy() for name in columns}, **settled(story))
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+        return read_record(path)  # says what is wrong with it
+    return _sharing(record, shared) if current else read_record(path)
+
+
+def _sharing(record: Record, shared: dict[bytes, NDArray[Any]]) -> Record:
+    """The same with one array for the sample numbers, and one for the labels, of all records."""
+    own = {name: np.ascontiguousarray(record.rows[name]) for name in ("sample", "label")}
+    same = {name: shared.setdefault(array.tobytes(), array) for name, array in own.items()}
+    return replace(record, rows=record.rows | same)

@@ -1,0 +1,214 @@
+"""The command that makes a family's records again, held against their ids."""
+
+import dataclasses
+import shlex
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from robustness_bench.attacks.registry import PresetError
+from robustness_bench.benchmark.data import DATASETS, Located
+from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.files import canonical_json
+from robustness_bench.benchmark.networks.inputs import RULE
+from robustness_bench.benchmark.plan.protocol import Protocol, load_protocol, schedules
+from robustness_bench.benchmark.plan.tasks import ZOO, make_plan
+from robustness_bench.benchmark.site.contents.families import Card, Family
+from robustness_bench.benchmark.site.contents.parts import Part, Tree, parts
+from robustness_bench.benchmark.submit.board.entries import GROUP
+from robustness_bench.defenses.registry import defense_presets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to make some cells again.
+
+    Attributes:
+        command: a line for a shell; empty where none can be given.
+        config: the protocol it names, empty where options say all.
+        cells: how many records it is about.
+        exact: how many of them the command's plan has, by id; None where that cannot be told here.
+        note: what else is needed, or why there is no command.
+    """
+
+    command: str
+    config: str
+    cells: int
+    exact: int | None
+    note: str
+
+
+def recipes(family: Family, cards: dict[str, Card], config_name: str) -> list[Recipe]:
+    """The commands that make all of a family's records, one for each norm, set and number of images.
+
+    Args:
+        config_name: what a protocol file is called, without its number and ending.
+    """
+    preset = defense_presets().get(family.defense)
+    if preset is None or preset.group == GROUP:
+        note = "The defense is not part of this installation: run it with --plugin FILE, its source file."
+        if preset is not None:
+            note = "It was sent in: bench submit run, with the folder it came in, makes these records again."
+        return [Recipe(command="", config="", cells=len(family.records), exact=None, note=note)]
+    whole = list(parts(family))
+    return [
+        _recipe(part, cards, f"{config_name}{f'-{i}' if len(whole) > 1 else ''}.toml")
+        for i, part in enumerate(whole, 1)
+    ]
+
+
+def _recipe(part: Part, cards: dict[str, Card], config_name: str) -> Recipe:
+    label = part.spec["dataset"]
+    note = "" if label in DATASETS else f"--data-dir is a folder of images that is called {label}."
+    try:
+        tree, options, how = _making(part, cards)
+        tree, exact = _checked(part, cards, tree)
+    except (BenchError, PresetError, KeyError, TypeError, ValueError) as error:
+        reason = f"No command can be given from what the store holds ({str(error)[:200]})."
+        return Recipe(command="", config="", cells=len(part.records), exact=None, note=reason)
+    config = "" if options is not None and "surrogate" not in tree else _toml(tree)
+    words = ["bench", "run", "--config", config_name] if config else _words(part, options or [])
+    if label not in DATASETS:
+        words += ["--data-dir", f"FOLDER/{label}"]
+    return Recipe(
+        command=shlex.join([*words, "--out", "reproduced"]),
+        config=config,
+        cells=len(part.records),
+        exact=exact,
+        note=" ".join(filter(None, [how, note])),
+    )
+
+
+def _making(part: Part, cards: dict[str, Card]) -> tuple[Tree, list[str] | None, str]:
+    """The protocol, the options that say how the model is made (None: a file must), and a note."""
+    spec, tree = part.card["spec"], part.overrides()
+    if spec.get("kind") == "load":
+        return _loading(tree, spec)
+    if "training" not in spec:
+        return tree, [], "No card of the training is in the store: the recipe is the default one."
+    wanted = {"model": {"name": spec["model"], "width": spec["width"]}, "training": spec["training"]}
+    estimators = cards.get(spec["parents"].get("estimators", ""))
+    if estimators is not None:
+        fixed = defense_presets()[part.family.defense].estimators
+        recipe = estimators["spec"]["estimators"]
+        wanted["estimators"] = {key: value for key, value in recipe.items() if key not in fixed}
+    found = _by_options(tree["datasets"][0], canonical_json(wanted))
+    if found is not None:
+        return {**tree, **found[0]}, found[1], ""
+    return {**tree, **wanted}, None, ""
+
+
+def _loading(tree: Tree, spec: dict[str, Any]) -> tuple[Tree, list[str], str]:
+    """Weights that were not trained here."""
+    if str(spec["model"]).startswith(ZOO):
+        return {**tree, "weights": spec["model"]}, ["--weights", spec["model"]], ""
+    options, note = ["--weights", "FILE"], f"FILE is the one with SHA-256 {spec['weights']}"
+    if "network" in spec:
+        options += ["--network", "CODE.py", "--trust-code"]
+        note += f", CODE.py, which is run, the one with {spec['network']}"
+    else:
+        options += ["--width", str(spec["width"]), *_reading(spec)]
+    return {**tree, "weights": "FILE"}, options, f"{note}."
+
+
+def _reading(spec: dict[str, Any]) -> list[str]:
+    """The options that say how given weights were to be run."""
+    plain = ["--weights-plain"] if spec.get("plain") else []
+    normalised = ["--weights-input", "normalised"] if spec.get("plain") is False else []
+    asked = spec.get("input", RULE)
+    named = [] if asked == RULE else ["--weights-input", asked]
+    entry = ["--weights-entry", spec["entry"]] if "entry" in spec else []
+    return [*plain, *normalised, *named, *entry]
+
+
+@cache
+def _by_options(dataset: str, wanted: str) -> tuple[Tree, list[str]] | None:
+    """The schedule and options, if there are any, that amount to a way of training (JSON)."""
+    import json
+
+    tree: Tree = json.loads(wanted)
+    for schedule in schedules():
+        base: Tree = {"datasets": [dataset], "schedule": schedule, "model": {"width": tree["model"]["width"]}}
+        options = ["--schedule", schedule, "--width", str(tree["model"]["width"])]
+        for key in ("epochs", "train_limit"):
+            value = tree["training"][key]
+            if value != getattr(load_protocol(None, base).settings[0].training, key):
+                options += [f"--{key.replace('_', '-')}", str(value)]
+                base["training"] = base.get("training", {}) | {key: value}
+                if key == "epochs":
+                    base["estimators"] = {"epochs": value}
+        if _says(load_protocol(None, base), tree):
+            del base["datasets"]
+            return base, options
+    return None
+
+
+def _says(protocol: Protocol, wanted: Tree) -> bool:
+    settings = dataclasses.asdict(protocol.settings[0])
+    return all(
+        canonical_json({key: settings[section][key] for key in values}) == canonical_json(values)
+        for section, values in wanted.items()
+    )
+
+
+def _checked(part: Part, cards: dict[str, Card], tree: Tree) -> tuple[Tree, int | None]:
+    """The protocol, with the surrogate that gives most of the records' ids, and how many it gives."""
+    weights = tree.get("weights", "")
+    if weights and not weights.startswith(ZOO):
+        return tree, None
+    own = {record.id for record in part.records}
+    best = tree, len(own & _ids(part, tree))
+    if best[1] < len(own) and "black" in part.threats:
+        for surrogate in _surrogates(part, cards):
+            other = {**tree, "surrogate": surrogate}
+            best = max(best, (other, len(own & _ids(part, other))), key=lambda pair: pair[1])
+    return best
+
+
+def _ids(part: Part, tree: Tree) -> set[str]:
+    protocol = load_protocol(None, tree | {"diagnosis": False})
+    info = DATASETS[tree["datasets"][0]].info
+    tests = max(info.test_images, part.spec["n_examples"])
+    data = Located(info, part.spec["dataset"], part.spec["data"], info.train_images, tests, Path())
+    return {task.id for task in make_plan(protocol, {info.name: data}) if task.kind == "evaluate"}
+
+
+def _surrogates(part: Part, cards: dict[str, Card]) -> list[Tree]:
+    """Standard-AT models of the store that could have been what black-box images were made on."""
+    standard = canonical_json(defense_presets()["standard"].identity())
+    found = {}
+    for card in cards.values():
+        spec = card["spec"]
+        same = all(spec.get(key) == part.spec[key] for key in ("dataset", "data", "norm"))
+        if spec.get("kind") == "train" and same and canonical_json(spec["defense"]) == standard:
+            surrogate = {"model": spec["model"], "width": spec["width"], "seed": card["seed"]}
+            found[canonical_json(surrogate)] = surrogate
+    return [found[key] for key in sorted(found)]
+
+
+def _words(part: Part, making: list[str]) -> list[str]:
+    spec, tree = part.spec, part.overrides()
+    words = ["bench", "run", "--defense", part.family.defense, "--dataset", tree["datasets"][0]]
+    words += ["--norm", spec["norm"], "--threat", ",".join(part.threats)]
+    words += ["--attacks", ",".join(part.attacks), "--seeds", str(tree["seeds"])]
+    words += ["--n-examples", str(spec["n_examples"])]
+    words += [] if part.attack_set == "strict" else ["--set", part.attack_set]
+    words += ["--curve", ",".join(part.curve)] if part.curve else []
+    if part.eps != DATASETS[tree["datasets"][0]].info.eps(spec["norm"]):
+        words += [f"--eps-{spec['norm']}", repr(part.eps)]
+    return words + making
+
+
+def _toml(tree: Tree, path: str = "") -> str:
+    """A nested table of strings, numbers and lists as TOML."""
+    import json
+
+    plain = {key: value for key, value in tree.items() if not isinstance(value, dict)}
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            inner = _toml(value, f"{path}{key}.")
+            own = any(not isinstance(each, dict) for each in value.values())
+            lines += ["", f"[{path}{key}]", inner] if own else [inner]
+    return "\n".join(lines).strip("\n") + ("" if path else "\n")

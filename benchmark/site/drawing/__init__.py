@@ -1,0 +1,1 @@
+"""Plots, images and figures as the pages show them."""

@@ -1,0 +1,89 @@
+"""Kept images of a cell as one PNG: natural, adversarial, amplified difference, one under the other."""
+
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustness_bench.benchmark.store.cells import Record
+from robustness_bench.benchmark.store.gallery import examples_of, read_examples
+
+MOST = 10
+_GAP = 1
+_GAINS = (1, 2, 5, 10, 20, 50, 100)
+
+
+class Sprite(NamedTuple):
+    """The picture, and what is to be said of it."""
+
+    png: bytes
+    width: int
+    height: int
+    gain: int
+    """the third row shows 0.5 + gain × (x_adv - x)"""
+    labels: tuple[int, ...]
+    natural: tuple[int, ...]
+    adversarial: tuple[int, ...]
+
+    @property
+    def alt(self) -> str:
+        """In words."""
+        fooled = sum(a != y for a, y in zip(self.adversarial, self.labels, strict=True))
+        return (
+            f"{len(self.labels)} test images: natural above, attacked in the middle, their difference "
+            f"amplified {self.gain} times below; {fooled} of them misclassified after the attack."
+        )
+
+
+def sprite(record: Record, file: Path) -> Sprite | None:
+    """The picture of a record's images; None where none were kept.
+
+    Raises:
+        StoreError: the images are damaged.
+    """
+    path = examples_of(file)
+    if record.status == "error" or record.spec["kind_of_attack"] == "natural" or not path.is_file():
+        return None
+    kept = read_examples(path)
+    x, x_adv = kept.x[:MOST].astype(np.float64) / 255.0, kept.x_adv[:MOST].astype(np.float64)
+    if not len(x):
+        return None
+    gain = _gain(float(np.abs(x_adv - x).max()))
+    tiles = [x, x_adv, 0.5 + gain * (x_adv - x)]
+    sheet = sheet_of(np.stack(tiles))
+    figures = (kept.label, kept.clean_prediction, kept.adversarial_prediction)
+    labels, natural, adversarial = (tuple(int(value) for value in each[:MOST]) for each in figures)
+    return Sprite(png_of(sheet), sheet.shape[1], sheet.shape[0], gain, labels, natural, adversarial)
+
+
+def _gain(largest: float) -> int:
+    """The most that keeps every difference inside the picture's range."""
+    return max((gain for gain in _GAINS if gain * largest <= 0.5), default=1)
+
+
+def sheet_of(tiles: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """(R, K, C, H, W) in [0, 1] -> (rows, columns, 4), transparent between the tiles."""
+    rows, k, channels, height, width = tiles.shape
+    if channels not in (1, 3):  # shown as one grey image
+        tiles = tiles.mean(2, keepdims=True)
+    levels = np.rint(tiles.clip(0.0, 1.0) * 255.0).astype(np.uint8)
+    colours = np.broadcast_to(levels, (rows, k, 3, height, width)).transpose(0, 1, 3, 4, 2)
+    down, across = height + _GAP, width + _GAP
+    sheet = np.zeros((rows * down - _GAP, k * across - _GAP, 4), dtype=np.uint8)
+    for row in range(rows):
+        for column in range(k):
+            top, left = row * down, column * across
+            sheet[top : top + height, left : left + width, :3] = colours[row, column]
+            sheet[top : top + height, left : left + width, 3] = 255
+    return sheet
+
+
+def png_of(sheet: NDArray[Any]) -> bytes:
+    """The bytes of a file; equal pictures give equal bytes."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(sheet).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

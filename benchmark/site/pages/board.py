@@ -1,0 +1,190 @@
+"""What the page of a board shows."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from markupsafe import Markup, escape
+
+from robustness_bench.benchmark.site.contents import names, standings
+from robustness_bench.benchmark.site.contents.boards import Board, Row
+from robustness_bench.benchmark.site.contents.cells import Cell
+from robustness_bench.benchmark.site.contents.downloads import WORST
+from robustness_bench.benchmark.site.contents.families import Family, page_id
+from robustness_bench.benchmark.site.contents.reading import Found
+from robustness_bench.benchmark.site.drawing import markup
+from robustness_bench.benchmark.site.drawing.charts import Chart
+from robustness_bench.benchmark.site.drawing.svg import Axis, Plot, Series, draw, percent_axis
+from robustness_bench.benchmark.store.flags import FLAGS
+
+Families = dict[str, Family]
+
+
+class Line(NamedTuple):
+    """A row with what every column of the table shows of it."""
+
+    row: Row
+    family: Family
+    flags: list[str]
+    unlooked: str
+    status: str
+
+
+def context(board: Board, boards: Sequence[Board], families: Families, found: Found) -> dict[str, Any]:
+    """All that ``board.html.j2`` asks for."""
+    lines = [_line(board, row, families[row.family], found) for row in board.rows]
+    settings = {line.family.setting for line in lines}
+    shared = settings.pop() if len(settings) == 1 else ""
+    decimals = 2 if board.images >= 1000 else 1
+    best = _best(board, decimals)
+    apart = [column.label for column in board.columns if not column.bounded and column.kind != "natural"]
+    raised = {flag for line in lines for flag in line.flags}
+    natural = [(board.natural.key, board.natural.label, "n")] if board.natural else []
+    attacks = [(column.key, column.label, "n") for column in board.columns if column != board.natural]
+    heads = [
+        ("rank", "Rank", "r"),
+        ("defense", "Defense", "d"),
+        *natural,
+        (WORST, "Worst case", "w"),
+        *attacks,
+        ("seeds", "Seeds", "n"),
+        ("flags", "Flags", "t"),
+        ("status", "Status", "t"),
+    ]
+    return {
+        "board": board,
+        "required": _unbroken([column.label for column in board.required]),
+        "apart": _unbroken(apart[:8]),
+        "shared": shared,
+        "single": len(apart) == 1,
+        "others": [other for other in boards if other.dataset == board.dataset and other != board],
+        "groups": sorted({names.defense(row.defense).group for row in board.rows}),
+        "seeds": sorted({1, *(len(row.seeds) for row in board.rows)}),
+        "optional": [*((name, label) for name, label, _ in heads if name not in ("rank", "defense"))],
+        "heads": heads,
+        "lines": lines,
+        "partial": any(row.rank is None for row in board.rows),
+        "row": lambda line: _html(board, line, decimals, best, "" if shared else line.family.setting),
+        "raised": [name for name in FLAGS if name in raised],
+        "flag_texts": FLAGS,
+        "unlooked": [(line.family.label, line.unlooked) for line in lines if line.unlooked],
+        "fallen": [(x.family.label, *each) for x in lines for each in sorted(x.family.collapsed.items())],
+        "trade": _trade(board, families),
+        "external": standings.external(board, found),
+        "data": Markup(names.embedded(_data(board, lines))),
+    }
+
+
+def _line(board: Board, row: Row, family: Family, found: Found) -> Line:
+    said = [markup.status(board.columns, row.cells), *standings.status_of(row, found)]
+    return Line(row, family, family.flags_on(row), family.unlooked_on(row), "; ".join(said))
+
+
+def _unbroken(labels: list[str]) -> Markup:
+    """a, b and c, each on one line; a number where they are many."""
+    if len(labels) > 8:
+        return Markup(f"all {len(labels)} attacks inside ε")
+    return Markup(names.listed([Markup('<span class="nb">{}</span>').format(label) for label in labels]))
+
+
+def _best(board: Board, decimals: int) -> dict[str, float]:
+    """Column key -> the highest mean of the ranked rows, as shown; not where all are equal."""
+    best = {}
+    for key in (*(column.key for column in board.columns), WORST):
+        shown = set()
+        for row in board.rows:
+            cell = row.worst if key == WORST else row.cells.get(key)
+            if row.rank and cell and cell.figure:
+                shown.add(round(cell.figure.mean, decimals))
+        if len(shown) > 1:
+            best[key] = max(shown)
+    return best
+
+
+def _html(board: Board, line: Line, decimals: int, best: dict[str, float], setting: str) -> Markup:
+    row, family = line.row, line.family
+    natural = [board.natural] if board.natural else []
+    attacks = [column for column in board.columns if column != board.natural]
+    parts = [
+        f'<tr id="{page_id(row.family)}"><td class="r">{markup.rank(row.rank)}</td>',
+        f'<th scope="row" class="d"><a href="../defenses/{family.slug}.html">{escape(family.label)}</a>',
+        f"<small>{escape(setting)}</small></th>" if setting else "</th>",
+        *(markup.table_cell(row.cells.get(c.key), decimals, best.get(c.key)) for c in natural),
+        markup.worst_cell(row.worst, row.problem, decimals, best.get(WORST)),
+        *(markup.table_cell(row.cells.get(c.key), decimals, best.get(c.key)) for c in attacks),
+        f'<td class="n">{len(row.seeds)}</td>',
+        f'<td class="t">{markup.flags(line.flags, line.unlooked, family.collapsed)}</td>',
+        f'<td class="t state">{escape(line.status)}</td></tr>\n',
+    ]
+    return Markup("".join(parts))
+
+
+def _data(board: Board, lines: Sequence[Line]) -> dict[str, Any]:
+    """What sorting, filtering and the details of a row need.
+
+    counts: images that stood, a number per seed of the row: null if it failed, -1 if it never ran.
+    """
+    return {
+        "images": board.images,
+        "slug": board.slug,
+        "columns": [
+            *({"key": c.key, "label": c.label} for c in board.columns),
+            {"key": WORST, "label": "Worst case"},
+        ],
+        "rows": [
+            {
+                "id": page_id(line.row.family),
+                "label": line.family.label,
+                "text": f"{line.family.label} {line.row.defense} {line.family.setting}".casefold(),
+                "group": names.defense(line.row.defense).group,
+                "rank": list(line.row.rank) if line.row.rank else None,
+                "seeds": list(line.row.seeds),
+                "flags": len(line.flags) + len(line.family.collapsed),
+                "status": line.status,
+                "counts": [
+                    *(_counts(line.row, line.row.cells.get(c.key)) for c in board.columns),
+                    _counts(line.row, line.row.worst),
+                ],
+            }
+            for line in lines
+        ],
+    }
+
+
+def _counts(row: Row, cell: Cell | None) -> list[int | None] | None:
+    return [_count(cell, seed) for seed in row.seeds] if cell else None
+
+
+def _count(cell: Cell, seed: int) -> int | None:
+    if seed not in cell.outcomes:
+        return -1
+    outcome = cell.outcomes[seed]
+    return None if outcome is None else int(outcome.sum())
+
+
+def _trade(board: Board, families: Families) -> Chart | None:
+    """Natural accuracy against worst case, one mark per ranked row."""
+    found = []
+    for row in board.rows:
+        natural = row.cells.get(board.natural.key) if board.natural else None
+        if row.worst and row.worst.figure and natural and natural.figure:
+            found.append((natural.figure.mean, row.worst.figure.mean, families[row.family]))
+    if len(found) < 3:
+        return None
+    few = len(found) <= 24
+    title = f"Natural against worst-case accuracy, {board.dataset}, {board.threat_model}"
+    lowest = min(x for x, _, _ in found)
+    points = [(x, y) for x, y, _ in found]
+    plot = Plot(
+        ident="trade",
+        title=title,
+        description=f"{len(found)} defenses. Best worst case: {found[0][2].label}, "
+        f"{found[0][1]:.1f} % with {found[0][0]:.1f} % on natural images.",
+        x=Axis("natural accuracy, %", max(0.0, 5.0 * (lowest // 5) - 5.0), 100.0),
+        y=percent_axis("worst case, %"),
+        series=[Series("defenses", points, 0, False)] if few else [],
+        crowd=[] if few else points,
+        names=[(x, y, family.label) for x, y, family in found] if few else [],
+    )
+    rows = [[family.label, f"{x:.1f}", f"{y:.1f}"] for x, y, family in found]
+    note = "Up and to the right is better. A mark per row that has a worst case."
+    return Chart(title, note, draw(plot), [], ["defense", "natural, %", "worst case, %"], rows)

@@ -1,0 +1,175 @@
+"""A record is one evaluated cell: a Parquet file with a row per sample and its story in the metadata."""
+
+import io
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.files import write_atomic
+from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.store.diagnoses import BATCH_DEPENDENT, NOT_DIAGNOSED, Diagnoses, Diagnosis
+
+FORMAT = 2
+DISTANCES: tuple[Literal["linf", "l2", "l1"], ...] = ("linf", "l2", "l1")
+_KEY = b"bench"
+SCHEMA = pa.schema(
+    {
+        "sample": pa.int32(),  # index in the test set
+        "label": pa.int16(),
+        "clean_prediction": pa.int16(),
+        "adversarial_prediction": pa.int16(),
+        # norms of x_adv - x, 0 where the attack found nothing
+        **dict.fromkeys(DISTANCES, pa.float32()),
+        "forwards": pa.float32(),  # passes per sample, the mean over its batch
+        "backwards": pa.float32(),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One cell as read back.
+
+    Attributes:
+        spec: all that decides the result (the task's spec).
+        family: what it has in common with the same cell of other seeds.
+        model_family: the same of the evaluated model.
+        error: the traceback of a cell that failed, which has no rows.
+        environment: versions and hardware; never part of an id.
+        rows: column name -> (n,) array.
+        diagnosis: what its store knows of the model, where it was read with its store (``read_records``);
+            None: not diagnosed.
+    """
+
+    id: str
+    family: str
+    model_family: str
+    seed: int
+    spec: dict[str, Any]
+    status: Literal["ok", "error"]
+    error: str
+    environment: dict[str, Any]
+    seconds: float
+    rows: dict[str, NDArray[Any]]
+    diagnosis: Diagnosis | None = None
+
+    @property
+    def unranked(self) -> str:
+        """Why no place may rest on it, as its model's diagnosis has it; nothing if one may."""
+        if self.diagnosis is None or self.diagnosis.spec["eps"] != self.spec["eps"]:
+            return NOT_DIAGNOSED
+        if "batch-dependent" in self.diagnosis.flags:
+            return BATCH_DEPENDENT
+        return ""
+
+    @property
+    def clean(self) -> NDArray[np.bool_]:
+        """Which natural images are classified correctly: (n,)."""
+        return np.asarray(self.rows["clean_prediction"] == self.rows["label"])
+
+    @property
+    def distance(self) -> NDArray[np.float32]:
+        """The norm of each perturbation in the threat model's norm: (n,)."""
+        return np.asarray(self.rows[self.spec["norm"]])
+
+    @property
+    def withstood(self) -> NDArray[np.bool_]:
+        """Which samples no image at any distance fooled, the natural one included: (n,)."""
+        return np.asarray(self.clean & (self.rows["adversarial_prediction"] == self.rows["label"]))
+
+    @property
+    def robust(self) -> NDArray[np.bool_]:
+        """Which samples no image within the cell's own ε fooled, the natural one included: (n,)."""
+        return self.robust_at(self.spec["eps"])
+
+    def robust_at(self, eps: float) -> NDArray[np.bool_]:
+        """The same at another ε, which only a minimum-norm attack can answer.
+
+        Raises:
+            ValueError: another ε of an attack that ran inside one.
+        """
+        if self.spec["kind_of_attack"] != "minimum-norm":
+            if eps != self.spec["eps"]:
+                raise ValueError(f"{self.spec['attack']} ran at ε = {self.spec['eps']}, not {eps}")
+            return self.withstood
+        return np.asarray(self.withstood | (self.clean & (self.distance > eps * (1 + 1e-5) + 1e-6)))
+
+
+def write_record(
+    path: Path,
+    task: Task,
+    rows: dict[str, NDArray[Any]],
+    *,
+    environment: dict[str, Any],
+    seconds: float,
+    error: str = "",
+) -> None:
+    """Write the record of ``task``; without rows and with a traceback if it failed."""
+    story = {
+        "format": FORMAT,
+        "id": task.id,
+        "family": task.family,
+        "model_family": task.parents["model"].family,
+        "seed": task.seed,
+        "spec": task.spec,
+        "status": "error" if error else "ok",
+        "error": error,
+        "environment": environment,
+        "seconds": seconds,
+    }
+    columns = {name: rows.get(name, np.empty(0)) for name in SCHEMA.names}
+    arrays = [pa.array(columns[f.name]).cast(f.type) for f in SCHEMA]
+    table = pa.table(arrays, schema=SCHEMA.with_metadata({_KEY: json.dumps(story).encode()}))
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    write_atomic(path, buffer.getvalue())
+
+
+def read_record(path: Path) -> Record:
+    """Read and verify one record.
+
+    Raises:
+        StoreError: truncated, altered, or of another format; the message names the file.
+    """
+    try:
+        table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
+        story = json.loads(table.schema.metadata[_KEY])
+        if story["format"] != FORMAT:
+            raise StoreError(
+                f"{path} is a record of format {story['format']}, this is bench's format {FORMAT}: "
+                "use the version that wrote it, or another --out"
+            )
+        story = settled(story)
+        rows = {name: table.column(name).to_numpy() for name in SCHEMA.names}
+        return Record(rows=rows, **story)
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise StoreError(f"{path} is damaged ({reason}); delete it and run the same command again") from error
+
+
+def settled(story: dict[str, Any]) -> dict[str, Any]:
+    """What a record tells of itself, without what is not its own: earlier ones kept their model's flags."""
+    return {key: value for key, value in story.items() if key not in ("format", "flags")}
+
+
+def read_records(out: Path) -> list[Record]:
+    """All records of a store, each with what the store knows of its model.
+
+    Raises:
+        StoreError: a record or a diagnosis is damaged; the message names the file.
+    """
+    diagnoses = Diagnoses([out])
+    records = map(read_record, find_records(out))
+    return [replace(record, diagnosis=diagnoses.of(record.spec)) for record in records]
+
+
+def find_records(out: Path) -> list[Path]:
+    """All record files of a store, in a fixed order; unfinished cells are not among them."""
+    return sorted(path for path in out.glob("records/**/*.parquet") if not path.name.startswith("."))

@@ -1,0 +1,172 @@
+"""What a guarded classifier made of each image: a Parquet file per system, attack, confidence and seed."""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.files import write_atomic
+from robustness_bench.benchmark.plan.tasks import Task
+
+FORMAT = 1
+SCORE, FLAG = "score:", "flag:"  # + a detector's name: a column of its own
+_KEY = b"bench"
+_SCHEMA = {
+    "sample": pa.int32(),  # index in the test set
+    "label": pa.int16(),
+    "clean_prediction": pa.int16(),  # the bare classifier on the natural image
+    "prediction": pa.int16(),  # the bare classifier on the image that was judged
+    "reformed_prediction": pa.int16(),  # the same after reforming; equal without a reformer
+    "linf": pa.float32(),  # norms of x' - x, 0 where the attack found nothing
+    "l2": pa.float32(),
+    "l1": pa.float32(),
+    "forwards": pa.float32(),  # passes per sample of the attack, mean over its images
+    "backwards": pa.float32(),
+}
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """One cell as read back.
+
+    Attributes:
+        spec: the task's: ``dataset``, ``system``, ``attack`` ("none", "cw", "ead-l1", "ead-en", …),
+            ``confidence`` (κ; 0.0 for natural images), ``setting`` ("natural", "oblivious", "white",
+            "grey"), ``parameters`` of the attack, ``detectors``: name -> identity.
+        family: what it has in common with the same cell of other seeds.
+        thresholds: detector -> the score from which on it flags.
+        remarks: detector -> what must be said of it (a part that failed its quality gate).
+        rows: column name -> (n,) array; ``score:NAME`` and ``flag:NAME`` for every detector.
+    """
+
+    id: str
+    family: str
+    seed: int
+    spec: dict[str, Any]
+    status: Literal["ok", "error"]
+    error: str
+    environment: dict[str, Any]
+    seconds: float
+    thresholds: dict[str, float]
+    remarks: dict[str, str]
+    rows: dict[str, NDArray[Any]]
+
+    @property
+    def detectors(self) -> list[str]:
+        """The system's detectors, in its order."""
+        return list(self.thresholds)
+
+    def scores(self, detector: str) -> NDArray[np.float64]:
+        """(n,); higher is more suspicious."""
+        return np.asarray(self.rows[SCORE + detector], dtype=np.float64)
+
+    def flags(self, detector: str) -> Mask:
+        """(n,)."""
+        return np.asarray(self.rows[FLAG + detector], dtype=bool)
+
+    @property
+    def flagged(self) -> Mask:
+        """By any detector: (n,)."""
+        masks = [self.flags(name) for name in self.detectors]
+        return np.logical_or.reduce(masks) if masks else np.zeros(len(self.rows["label"]), bool)
+
+    @property
+    def selected(self) -> Mask:
+        """Images whose natural version the bare classifier gets right: the denominator under attack."""
+        return np.asarray(self.rows["clean_prediction"] == self.rows["label"])
+
+    @property
+    def fooled(self) -> Mask:
+        """Selected images on which the attack beats the bare classifier."""
+        return np.asarray(self.selected & (self.rows["prediction"] != self.rows["label"]))
+
+    @property
+    def right(self) -> Mask:
+        """Images that the bare classifier gets right as judged."""
+        return np.asarray(self.rows["prediction"] == self.rows["label"])
+
+    @property
+    def reformed_right(self) -> Mask:
+        """The same after reforming."""
+        return np.asarray(self.rows["reformed_prediction"] == self.rows["label"])
+
+    def defended(self, detectors: bool = True, reformer: bool = True) -> Mask:
+        """Flagged or correctly classified, by the parts of the system that are switched on: (n,).
+
+        Meng and Chen 2017, https://arxiv.org/abs/1705.09064, count adversarial images so. On natural images
+        a flag is an error: there it is ``accepted``.
+        """
+        right = self.reformed_right if reformer else self.right
+        return np.asarray(right | self.flagged) if detectors else right
+
+    @property
+    def accepted(self) -> Mask:
+        """Not flagged and correctly classified after reforming: what counts on natural images: (n,)."""
+        return np.asarray(~self.flagged & self.reformed_right)
+
+
+def write_detection(
+    path: Path,
+    task: Task,
+    rows: dict[str, NDArray[Any]],
+    *,
+    thresholds: dict[str, float],
+    remarks: dict[str, str],
+    environment: dict[str, Any],
+    seconds: float,
+    error: str = "",
+) -> None:
+    """Write the cell of ``task``; without rows and with a traceback if it failed."""
+    story = {
+        "format": FORMAT,
+        "id": task.id,
+        "family": task.family,
+        "seed": task.seed,
+        "spec": task.spec,
+        "status": "error" if error else "ok",
+        "error": error,
+        "thresholds": thresholds,
+        "remarks": remarks,
+        "environment": environment,
+        "seconds": seconds,
+    }
+    kinds = dict(_SCHEMA)
+    for name in thresholds:
+        kinds |= {SCORE + name: pa.float64(), FLAG + name: pa.bool_()}
+    empty: NDArray[Any] = np.zeros(0)
+    arrays = {name: pa.array(rows.get(name, empty)).cast(kind) for name, kind in kinds.items()}
+    table = pa.table(arrays).replace_schema_metadata({_KEY: json.dumps(story).encode()})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    write_atomic(path, buffer.getvalue())
+
+
+def read_detection(path: Path) -> Detection:
+    """Read and verify one cell.
+
+    Raises:
+        StoreError: truncated, altered, or of another format; the message names the file.
+    """
+    try:
+        table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
+        story = json.loads(table.schema.metadata[_KEY])
+        if story.pop("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
+        rows = {name: table.column(name).to_numpy() for name in table.column_names}
+        return Detection(rows=rows, **story)
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise StoreError(f"{path} is damaged ({reason}); delete it and run the same command again") from error
+
+
+def find_detections(out: Path) -> list[Path]:
+    """All cells of a store, in a fixed order."""
+    return sorted(path for path in out.glob("detections/**/*.parquet") if not path.name.startswith("."))

@@ -1,0 +1,114 @@
+"""What a store's diagnoses say of the models of its records."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.plan.probe import VERSION
+
+NOT_DIAGNOSED, SIGNS_ONLY, EARLIER = "not diagnosed", "signs only", "earlier probe"
+"""What is said of a model of which nothing is known, no more than what repeated passes show,
+or what an earlier version looked for."""
+BATCH_DEPENDENT = "outputs depend on the batch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """One model that was probed under one threat model.
+
+    Attributes:
+        spec: all that decides the result: ``norm``, ``eps``, ``probe``, the sample, the model as parent.
+        flags: signs that the model hides its gradients, in the order of ``diagnostics.FLAGS``.
+    """
+
+    id: str
+    seed: int
+    spec: dict[str, Any]
+    flags: tuple[str, ...]
+
+    @property
+    def signs_only(self) -> bool:
+        """Whether no attack was run, so that most flags were not looked for."""
+        probe = self.spec["probe"]
+        return not probe.get("attacks") and not self.is_earlier
+
+    @property
+    def is_earlier(self) -> bool:
+        """Whether it was made before some flags were looked for; attacks it had."""
+        return int(self.spec["probe"].get("version", 0)) < VERSION
+
+    @property
+    def thoroughness(self) -> tuple[int, ...]:
+        """Larger for what was looked at more closely."""
+        return probe_rank(self.spec["probe"])
+
+    def covers(self, spec: dict[str, Any]) -> bool:
+        """Whether another of this ``spec`` would say no more."""
+        same = _subject(self.spec) == _subject(spec) and self.spec["eps"] == spec["eps"]
+        return same and self.thoroughness >= probe_rank(spec["probe"])
+
+
+def probe_rank(probe: dict[str, Any]) -> tuple[int, ...]:
+    """Orders probes by how much they look for; those of before there were versions come first."""
+    attacks = probe.get("attacks") or {}
+    how = (int(attacks.get(key, 0)) for key in ("steps", "square_queries", "images"))
+    return (int(probe.get("version", 0)), *how, int(probe["images"]))
+
+
+def read_diagnosis(path: Path) -> Diagnosis:
+    """One diagnosis.
+
+    Raises:
+        StoreError: unreadable; the message names the file.
+    """
+    try:
+        story = json.loads(path.read_text())
+        spec = story["spec"]
+        hash(_subject(spec)), float(spec["eps"]), probe_rank(spec["probe"])  # or it cannot be looked up
+        flags = tuple(str(name) for name in story["flags"])
+        return Diagnosis(id=story["id"], seed=story["seed"], spec=spec, flags=flags)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+
+
+def find_diagnoses(out: Path) -> list[Path]:
+    """All diagnoses of a store, in a fixed order."""
+    return sorted(path for path in out.glob("diagnoses/*/*.json") if not path.name.startswith("."))
+
+
+class Diagnoses:
+    """Of some stores, by what was probed.
+
+    Raises:
+        StoreError: one is damaged; the message names the file.
+    """
+
+    def __init__(self, stores: Iterable[Path]) -> None:
+        self._of: dict[tuple[object, ...], list[Diagnosis]] = {}
+        for path in (path for store in stores for path in find_diagnoses(store)):
+            found = read_diagnosis(path)
+            self._of.setdefault(_subject(found.spec), []).append(found)
+
+    def of(self, spec: dict[str, Any]) -> Diagnosis | None:
+        """That of a cell's model on its images under its norm: at its ε, or at the nearest that was probed.
+
+        A curve has cells at other ε than the one at which a model is diagnosed. Of several the most
+        thorough.
+        """
+        found: Sequence[Diagnosis] = self._of.get(_subject(spec), ())
+        nearest = min((_apart(each.spec["eps"], spec["eps"]) for each in found), default=math.inf)
+        near = [each for each in found if _apart(each.spec["eps"], spec["eps"]) == nearest]
+        return max(near, key=lambda each: (each.thoroughness, each.id), default=None)
+
+
+def _subject(spec: dict[str, Any]) -> tuple[object, ...]:
+    return (spec["parents"].get("model"), *(spec[key] for key in ("data", "norm", "n_examples")))
+
+
+def _apart(eps: float, other: float) -> float:
+    """How many times one is the other, as a logarithm; endless where one is 0."""
+    return abs(math.log(eps / other)) if eps > 0 and other > 0 else math.inf

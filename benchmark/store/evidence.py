@@ -1,0 +1,116 @@
+"""Adversarial images kept as evidence: every image that fooled a model, so that anyone can look again."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.files import write_atomic
+
+FORMAT = 1
+_KEY = b"bench"
+Form = Literal["uint8", "float16", "float32"]
+Images = NDArray[np.float32]
+"""(K, C, H, W) in [0, 1]"""
+Natural = NDArray[np.uint8]
+"""(K, C, H, W), as the data set has them"""
+
+
+class Evidence(NamedTuple):
+    """What fooled a model in one cell."""
+
+    record: str
+    """The record's id."""
+    sample: NDArray[np.int64]
+    """(K,), indices in the test set, rising"""
+    form: Form
+    stored: NDArray[Any]
+    """(K, C, H, W): pixels as bytes, perturbations in half precision, or the images as they were"""
+
+    def images(self, x: Natural) -> Images:
+        """The adversarial images, from the natural ones of ``sample``.
+
+        Raises:
+            StoreError: images of another shape.
+        """
+        if x.shape != self.stored.shape:
+            raise StoreError(f"evidence of {self.record} is of {self.stored.shape}, the data of {x.shape}")
+        return unpack(self.form, self.stored, x)
+
+
+def evidence_of(record: Path) -> Path:
+    """Where the evidence of a record is: ``evidence/`` in place of ``records/``."""
+    store = record.parents[5]
+    return store / "evidence" / record.relative_to(store / "records")
+
+
+def pack(x: Natural, x_adv: Images, holds: Callable[[Images], bool]) -> tuple[Form, NDArray[Any]]:
+    """The smallest form that loses nothing, or in which the images still do what they did.
+
+    Bytes where every pixel is a multiple of 1/255, else the perturbation in half precision, cut towards
+    zero so that no norm grows, if ``holds`` says of all of them that they still fool; else the images.
+    """
+    levels = np.rint(x_adv * 255).astype(np.uint8)
+    if np.array_equal(unpack("uint8", levels, x), x_adv):
+        return "uint8", levels
+    halves = _towards_zero(x_adv - unpack("uint8", x, x))
+    if holds(unpack("float16", halves, x)):
+        return "float16", halves
+    return "float32", x_adv
+
+
+def unpack(form: Form, stored: NDArray[Any], x: Natural) -> Images:
+    """The inverse of ``pack``."""
+    if form == "uint8":
+        return stored.astype(np.float32) / np.float32(255)
+    if form == "float16":
+        natural = x.astype(np.float32) / np.float32(255)
+        return np.asarray((natural + stored.astype(np.float32)).clip(0, 1))
+    return stored
+
+
+def _towards_zero(delta: Images) -> NDArray[np.float16]:
+    halves = delta.astype(np.float16)
+    grown = np.abs(halves.astype(np.float32)) > np.abs(delta)
+    return np.where(grown, np.nextafter(halves, np.float16(0)), halves)
+
+
+def write_evidence(path: Path, evidence: Evidence) -> None:
+    """Write one cell's evidence, atomically."""
+    shape = evidence.stored.shape[1:]
+    story = {"format": FORMAT, "record": evidence.record, "form": evidence.form, "shape": shape}
+    images = pa.array([image.tobytes() for image in evidence.stored], pa.binary())
+    columns = {"sample": pa.array(evidence.sample, pa.int32()), "image": images}
+    table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(story).encode()})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", use_dictionary=False, write_page_checksum=True)
+    write_atomic(path, buffer.getvalue())
+
+
+def read_evidence(path: Path) -> Evidence:
+    """Read what was written.
+
+    Raises:
+        StoreError: absent, truncated or altered; the message names the file.
+    """
+    if not path.is_file():
+        raise StoreError(f"there is no {path}: add --keep-examples to the run that makes the record")
+    try:
+        table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
+        story = json.loads(table.schema.metadata[_KEY])
+        joined = b"".join(table.column("image").to_pylist())
+        stored = np.frombuffer(bytearray(joined), np.dtype(story["form"])).reshape(-1, *story["shape"])
+        sample = table.column("sample").to_numpy().astype(np.int64)
+        if story["format"] != FORMAT or len(sample) != len(stored):
+            raise ValueError("another format, or images missing")
+        return Evidence(story["record"], sample, story["form"], stored)
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise StoreError(f"{path} is damaged ({reason}); delete it and its record and run again") from error

@@ -1,0 +1,55 @@
+"""A few images of every cell, for people to look at; no figure comes from them."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.files import write_atomic
+
+_FIELDS = ("x", "x_adv", "label", "clean_prediction", "adversarial_prediction")
+
+
+class Examples(NamedTuple):
+    """The first K test images of a cell and what the attack made of them."""
+
+    x: NDArray[np.uint8]
+    """(K, C, H, W), the natural images"""
+    x_adv: NDArray[np.float32]
+    """(K, C, H, W) in [0, 1]"""
+    label: NDArray[np.int64]
+    clean_prediction: NDArray[np.int64]
+    adversarial_prediction: NDArray[np.int64]
+    """the last three (K,)"""
+
+
+def examples_of(record: Path) -> Path:
+    """Where the images of a record are: ``examples/`` in place of ``records/``, as safetensors."""
+    store = record.parents[5]
+    return (store / "examples" / record.relative_to(store / "records")).with_suffix(".safetensors")
+
+
+def write_examples(path: Path, examples: Examples) -> None:
+    """Write the images of one cell, atomically."""
+    from safetensors.numpy import save
+
+    tensors: dict[str, NDArray[Any]] = examples._asdict()
+    write_atomic(path, save({name: np.ascontiguousarray(value) for name, value in tensors.items()}))
+
+
+def read_examples(path: Path) -> Examples:
+    """The images of one cell.
+
+    Raises:
+        StoreError: truncated or without one of the tensors; the message names the file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        found = load(path.read_bytes())
+        return Examples(**{name: found[name] for name in _FIELDS})
+    except (SafetensorError, OSError, KeyError) as error:
+        raise StoreError(f"{path} is damaged ({error}); delete it, the page goes without images") from error

@@ -1,0 +1,204 @@
+"""Models and estimators from the store, and weights from outside into it."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+
+from robustness_bench.benchmark.context import Advance, Context, environment
+from robustness_bench.benchmark.data.base import subset
+from robustness_bench.benchmark.errors import BenchError, StoreError
+from robustness_bench.benchmark.files import write_atomic
+from robustness_bench.benchmark.networks import STEMS, build_model
+from robustness_bench.benchmark.networks.fold import folded
+from robustness_bench.benchmark.networks.inputs import RULE, parse
+from robustness_bench.benchmark.networks.matching import Matched, match
+from robustness_bench.benchmark.networks.readings import IMAGES, Trial
+from robustness_bench.benchmark.networks.weights import fingerprint, read_tensors, read_weights
+from robustness_bench.benchmark.networks.zoo import load_robustbench
+from robustness_bench.benchmark.plan.tasks import OWN, ZOO, Task
+from robustness_bench.benchmark.randomness import keyed
+from robustness_bench.benchmark.store.tensors import load_tensors, read_card, save_tensors
+from robustness_bench.defenses.mutual_information.estimator import MIEstimators, StandardMI, build_estimators
+
+if TYPE_CHECKING:
+    from robustness_bench.benchmark.sandbox.remote import RemoteModel
+
+Estimators: TypeAlias = MIEstimators | StandardMI
+
+
+def load_model(task: Task, context: Context) -> nn.Module:
+    """The model of a "train" or "load" task: frozen, evaluating, batch norm folded, on the device.
+
+    One that came as code runs in a confined process of its own, which ends with the model.
+    """
+    if task.spec["model"] == OWN:
+        return _confined(task, context, context.out / task.path)
+    with keyed(torch.device("cpu"), "replaced"):  # first weights are drawn, and replaced at once
+        model = _architecture(task, context, stem_of(task, context))
+        model.load_state_dict(load_tensors(context.out / task.path), strict=True)
+        model = folded(model).requires_grad_(False)
+    return model.to(context.device).to(memory_format=torch.channels_last)
+
+
+def load_estimators(task: Task, context: Context) -> Estimators:
+    """The trained estimators of an "estimators" task, frozen, in evaluation mode."""
+    with keyed(torch.device("cpu"), "replaced"):
+        module = new_estimators(task)
+    module.load_state_dict(load_tensors(context.out / task.path), strict=True)
+    return module.eval().requires_grad_(False).to(context.device)
+
+
+def new_estimators(task: Task) -> Estimators:
+    """Freshly initialised estimators of an "estimators" task; draws from torch's global generator."""
+    info, recipe = task.data.info, task.spec["estimators"]
+    return build_estimators(
+        info.channels,
+        info.classes,
+        units=recipe["units"],
+        scores=recipe["scores"],
+        temperature=recipe["temperature"],
+        bound=recipe["bound"],
+        objective=recipe["objective"],
+        floor=recipe["floor"],
+    )
+
+
+def import_weights(task: Task, context: Context, advance: Advance) -> None:
+    """Check weights from outside against their architecture and copy them into the store.
+
+    Raises:
+        BenchError: the file does not fit, or is no longer the one that was planned with.
+    """
+    started = time.monotonic()
+    state, reading = _imported(task, context)
+    card: dict[str, Any] = {
+        "id": task.id,
+        "seed": task.seed,
+        "spec": task.spec,
+        "source": task.source,
+        "environment": environment(context.device),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    if reading is not None:
+        card["reading"] = reading
+    save_tensors(context.out / task.path, state, card)
+
+
+def record_environment(task: Task, context: Context) -> dict[str, Any]:
+    """What a record says of where it was made, and of how the weights of others that it is of are run."""
+    facts, model = environment(context.device), task.parents.get("model")
+    if model is None or model.kind != "load":
+        return facts
+    reading = read_card(context.out / model.path).get("reading")
+    return facts if reading is None else {**facts, "input": reading["note"]}
+
+
+def stem_of(task: Task, context: Context) -> str:
+    """Of a ResNet whose weights are of others, as the training images chose it; else ours."""
+    if task.kind != "load":
+        return ""
+    stem: str = read_card(context.out / task.path).get("reading", {}).get("stem", "")
+    if stem not in STEMS:
+        raise StoreError(f"{task.path} has a stem that is none: {stem!r}; delete its .json and run again")
+    return stem
+
+
+def _imported(task: Task, context: Context) -> tuple[dict[str, torch.Tensor], dict[str, str] | None]:
+    """What a "load" task brings into the store, and how it is run; code it writes there itself."""
+    source = Path(task.source)
+    if task.spec["model"].startswith(ZOO):
+        return _architecture(task, context).state_dict(), None
+    _unchanged(source, task.spec["weights"])
+    if task.spec["model"] == OWN:
+        _unchanged(Path(task.network), task.spec["network"])
+        return _with_code(task, context, source), None
+    model = _architecture(task, context)
+    chosen = _trial(task, context, match(_read(task), model, str(source))).choose()
+    reading = {"name": chosen.reading.name, "stem": chosen.reading.stem, "note": chosen.note}
+    return chosen.state, reading
+
+
+def _with_code(task: Task, context: Context, source: Path) -> dict[str, torch.Tensor]:
+    """Bring the network's code into the store; it leaves again if the weights are not its."""
+    code = _code(context.out / task.path)
+    write_atomic(code, Path(task.network).read_bytes())
+    try:
+        _confined(task, context, source).close()
+        return read_tensors(source)
+    except BenchError:
+        code.unlink()
+        raise
+
+
+def _read(task: Task) -> dict[str, torch.Tensor]:
+    return read_weights(Path(task.source), task.spec.get("entry", ""))
+
+
+def _trial(task: Task, context: Context, matched: Matched) -> Trial:
+    """What the training images are asked."""
+    info, splits, spec = task.data.info, task.data.load(), task.spec
+    shown = subset(len(splits.train_y), max(IMAGES, 5 * info.classes))
+    asked = spec.get("input", RULE)
+    if "plain" in spec:
+        asked = "plain" if spec["plain"] else "normalised"
+    if matched.mean is not None and asked == "normalised":
+        asked = RULE  # it is, by the file's own
+    if matched.mean is not None and asked != RULE:
+        raise BenchError(
+            f"{task.source} brings its own normalisation of pixels: leave --weights-input {asked} out"
+        )
+    return Trial(
+        matched=matched,
+        model=spec["model"],
+        width=spec["width"],
+        info=info,
+        x=torch.from_numpy(splits.train_x[shown]).to(context.device).float() / 255,
+        y=np.asarray(splits.train_y[shown]),
+        where=task.source,
+        asked=None if asked == RULE else parse(asked),
+        accept_low=context.accept_low,
+    )
+
+
+def _unchanged(source: Path, planned: str) -> None:
+    if fingerprint(source) != planned:
+        raise BenchError(f"{source} has changed since the run began; run the same command again")
+
+
+def _code(checkpoint: Path) -> Path:
+    """Where the store keeps the network of weights that came with one."""
+    return checkpoint.with_suffix(".py")
+
+
+def _confined(task: Task, context: Context, weights: Path) -> "RemoteModel":
+    from robustness_bench.benchmark.sandbox.confinement import Limits
+    from robustness_bench.benchmark.sandbox.remote import RemoteModel
+
+    if not context.trust_code:
+        raise BenchError(f"{task.title} would run the code of others: read it, then add --trust-code")
+    code = _code(context.out / task.path)
+    _unchanged(code, task.spec["network"])
+    info = task.data.info
+    return RemoteModel.start(
+        code,
+        weights,
+        classes=info.classes,
+        channels=info.channels,
+        size=info.size,
+        limits=Limits(),
+        device=context.device,
+    )
+
+
+def _architecture(task: Task, context: Context, stem: str = "") -> nn.Module:
+    """The network of a task; one from a model zoo comes with its weights."""
+    name = task.spec["model"]
+    if name.startswith(ZOO):
+        return load_robustbench(
+            name.removeprefix(ZOO), task.data.info.name, task.spec["zoo_norm"], context.model_dir
+        )
+    return build_model(name, task.data.info, task.spec["width"], stem=stem)

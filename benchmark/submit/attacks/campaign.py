@@ -1,0 +1,155 @@
+"""A submitted attack against every listed defense whose models a store holds."""
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from robustness_bench.benchmark.context import Context
+from robustness_bench.benchmark.data import DATASETS, Located
+from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.measure.verification import data_of
+from robustness_bench.benchmark.plan.cost import passes
+from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
+from robustness_bench.benchmark.run.progress import Progress
+from robustness_bench.benchmark.run.worker import perform
+from robustness_bench.benchmark.store.cells import Record, find_records, read_record
+from robustness_bench.benchmark.submit.attacks.against import identity_of, spec_against, task_against
+from robustness_bench.benchmark.submit.manifest.attack import AttackSubmission
+
+_ATTACK = "benchmark.submission.remote_attack:SubmittedAttack"
+_QUICK = 20  # images of a first look
+
+
+class Campaign(NamedTuple):
+    """An attack's cells in a store."""
+
+    wanted: dict[str, Record]
+    """id of a cell -> the record of natural images of the model it is against"""
+    todo: list[Task]
+    skipped: dict[str, str]
+    """id of a model -> why it cannot be attacked"""
+
+
+class Aim(NamedTuple):
+    """What is attacked."""
+
+    store: Path
+    defenses: Collection[str] = ()
+    """All if there are none."""
+    quick: bool = False
+
+
+def plan_campaign(
+    attack: AttackSubmission, sha256: str, aim: Aim, find: Callable[[str], Located]
+) -> Campaign:
+    """Every cell of the attack: one for each white-box record of natural images.
+
+    Args:
+        sha256: of its attack.py.
+        find: data set label -> where it is.
+
+    Raises:
+        BenchError: there is nothing to attack, or no such defense.
+    """
+    records = [(path, read_record(path)) for path in find_records(aim.store)]
+    natural = [(path, record) for path, record in records if _is_natural(record)]
+    _check_names(aim, {record.spec["defense"] for _, record in natural})
+    done = {record.id for _, record in records if record.status == "ok"}
+    campaign = Campaign({}, [], {})
+    for path, record in natural:
+        if record.spec["norm"] in attack.norms and record.spec["defense"] in (
+            aim.defenses or (record.spec["defense"],)
+        ):
+            _add(campaign, attack, sha256, aim, done, (path, record), find)
+    if not campaign.wanted and not campaign.skipped:
+        raise BenchError(_nothing(attack, aim))
+    return campaign
+
+
+def _add(
+    campaign: Campaign,
+    attack: AttackSubmission,
+    sha256: str,
+    aim: Aim,
+    done: Collection[str],
+    of: tuple[Path, Record],
+    find: Callable[[str], Located],
+) -> None:
+    path, record = of
+    label = record.spec["dataset"]
+    if label in DATASETS and not attack.is_for(label):
+        return
+    spec = _spec(attack, sha256, record, quick=aim.quick)
+    identity = identity_of(spec, record.seed)
+    try:
+        if identity not in done:
+            data = data_of(record, path, find)
+            if not attack.is_for(data.info.name):
+                return
+            campaign.todo.append(task_against(aim.store, record, spec, data))
+        campaign.wanted[identity] = record
+    except BenchError as error:
+        told = f"{label} {record.spec['defense']}, seed {record.seed}: {error}"
+        campaign.skipped.setdefault(record.spec["parents"]["model"], told)
+
+
+def _spec(attack: AttackSubmission, sha256: str, record: Record, *, quick: bool) -> dict[str, object]:
+    told = {
+        "attack": _ATTACK,
+        "norm": record.spec["norm"],
+        "eps": record.spec["eps"],
+        "name": attack.name,
+        "authors": list(attack.authors),
+        "link": attack.link,
+        "sha256": sha256,
+    }
+    images = min(record.spec["n_examples"], _QUICK) if quick else record.spec["n_examples"]
+    return spec_against(record, f"{SUBMITTED}-{attack.slug}", told, n_examples=images)
+
+
+def _is_natural(record: Record) -> bool:
+    spec = record.spec
+    return record.status == "ok" and spec["threat"] == "white" and spec["kind_of_attack"] == "natural"
+
+
+def _check_names(aim: Aim, known: Collection[str]) -> None:
+    for name in aim.defenses:
+        if known and name not in known:
+            raise unknown("defense", name, sorted(known))
+
+
+def _nothing(attack: AttackSubmission, aim: Aim) -> str:
+    inner = sorted(path.parent for path in aim.store.glob("*/records"))
+    if inner and not (aim.store / "records").is_dir():
+        return f"{aim.store} is a folder of stores: name one with --out, such as {inner[0]}"
+    about = f"{', '.join(attack.datasets)} in {', '.join(attack.norms)}"
+    return f"nothing to attack: {aim.store} has no white-box results for {about}; bench run makes some"
+
+
+def run_campaign(todo: Sequence[Task], context: Context, *, live: bool) -> dict[str, str]:
+    """Run the cells one after the other, with progress; what fails does not keep the others.
+
+    Returns:
+        Title -> the story of each that failed.
+    """
+    failures: dict[str, str] = {}
+    with Progress(todo, {task.id: passes(task) for task in todo}, live=live) as progress:
+        for task in todo:
+            progress.started(task)
+
+            def advance(done: float, total: float, unit: str, of: str = task.id) -> None:
+                progress.advanced(of, done, total, unit)
+
+            error = _performed(task, context, advance)
+            progress.finished(task, error)
+            if error:
+                failures[task.title] = error
+    return failures
+
+
+def _performed(task: Task, context: Context, advance: Callable[[float, float, str], None]) -> str:
+    try:
+        return perform(task, context, advance)
+    except BenchError as error:  # no result of the cell: a damaged file, a full disk
+        return str(error)

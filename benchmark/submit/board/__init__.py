@@ -1,0 +1,1 @@
+"""Submitted defenses beside the results: entries, claims, rows that others published."""

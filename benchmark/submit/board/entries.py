@@ -1,0 +1,107 @@
+"""Submissions that a store has records of: ``submissions/<slug>.json``, what each said of itself."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustness_bench.benchmark.errors import BenchError, StoreError
+from robustness_bench.benchmark.files import file_hash, write_atomic
+from robustness_bench.benchmark.submit.intake.static import MODEL_FILE
+from robustness_bench.benchmark.submit.manifest.defense import Submission
+from robustness_bench.defenses.registry import DefensePreset, register
+
+FORMAT = 1
+GROUP = "submitted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A submission, and which code its records are of."""
+
+    submission: Submission
+    network: str
+    """SHA-256 of its model.py; empty if it has none."""
+
+    @property
+    def defense(self) -> str:
+        """What records call it; no built-in defense is called so."""
+        return f"{GROUP}-{self.submission.slug}"
+
+
+def entry_of(submission: Submission, folder: Path) -> Entry:
+    """The entry of a checked submission in ``folder``."""
+    return Entry(submission=submission, network=file_hash(folder / MODEL_FILE) if submission.own else "")
+
+
+def add_entry(store: Path, entry: Entry) -> None:
+    """Write the entry; the same weights may correct what is said of them.
+
+    Raises:
+        BenchError: the store has another submission of that name.
+    """
+    path = _path(store, entry.submission.slug)
+    if path.is_file():
+        before = read_entry(path)
+        same = (before.submission.sha256, before.network) == (entry.submission.sha256, entry.network)
+        if not same:
+            raise BenchError(
+                f"{store} has a submission {entry.submission.name!r} with other weights or code: give this "
+                f"one another name, or delete {path} and its records"
+            )
+    story = {"format": FORMAT, "network": entry.network, "submission": dataclasses.asdict(entry.submission)}
+    write_atomic(path, (json.dumps(story, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def find_entries(store: Path) -> list[Entry]:
+    """All entries of a store, by slug.
+
+    Raises:
+        StoreError: one is damaged; the message names the file.
+    """
+    return [read_entry(path) for path in sorted(store.glob("submissions/*.json"))]
+
+
+def register_entries(store: Path) -> None:
+    """Make the submissions of a store known as defenses, so that tables have rows for them."""
+    for entry in find_entries(store):
+        register_entry(entry)
+
+
+def register_entry(entry: Entry) -> None:
+    """Make one submission known as a defense that is loaded, never trained."""
+    sent = entry.submission
+    register(
+        DefensePreset(
+            name=entry.defense,
+            label=sent.name,
+            group=GROUP,
+            adversarial=True,
+            requires=(),
+            source=sent.paper or sent.code,
+            defense="",
+            parameters={},
+        )
+    )
+
+
+def _path(store: Path, slug: str) -> Path:
+    return store / "submissions" / f"{slug}.json"
+
+
+def read_entry(path: Path) -> Entry:
+    """One entry.
+
+    Raises:
+        StoreError: damaged; the message names the file.
+    """
+    try:
+        story: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if story["format"] != FORMAT:
+            raise ValueError(f"format {story['format']}, this is bench's format {FORMAT}")
+        values = story["submission"]
+        submission = Submission(**{**values, "authors": tuple(values["authors"])})
+        return Entry(submission=submission, network=str(story["network"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is damaged ({error}); delete it and run bench submit run again") from error

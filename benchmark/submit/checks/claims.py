@@ -1,0 +1,93 @@
+"""What is claimed against what a few hundred images show, and what the whole protocol would take."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from robustness_bench.attacks.registry import attack_presets
+from robustness_bench.benchmark.run.progress import duration
+from robustness_bench.benchmark.statistics import Interval, wilson
+from robustness_bench.benchmark.submit.checks.subject import Subject
+from robustness_bench.benchmark.submit.intake.static import Status
+
+_LEVEL = 0.99
+_MEND = "mend the claim or the weights"
+
+
+def natural(s: Subject) -> tuple[Status, str]:
+    """The claim against the test images that were tried, which more or less than chance explains."""
+    claim, at = s.submission.claimed["natural"], interval(s.natural, len(s.y))
+    how = f"{_share(s.natural, len(s.y), at)}; {claim:g} % claimed for natural"
+    return ("ok", how) if at.low <= claim / 100 <= at.high else ("flagged", f"{how}: {_MEND}")
+
+
+def robust(s: Subject) -> tuple[Status, str]:
+    """The same under a few steps of attack, which can only leave more than the full protocol does."""
+    claim, m = s.submission.claimed["aa"], s.measured
+    assert m.attacked  # as the quick probe always is
+    left, images = m.attacked.all, m.attacked.images
+    at = interval(left, images)
+    how = f"a quick attack leaves {_share(left, images, at)}; {claim:g} % claimed for aa"
+    return ("ok", how) if claim / 100 <= at.high else ("flagged", f"{how}: {_MEND}")
+
+
+def interval(share: float, images: int) -> Interval:
+    """Where the share of all images may lie."""
+    return wilson(round(share * images), images, _LEVEL)
+
+
+def _share(share: float, images: int, at: Interval) -> str:
+    return f"{100 * share:.1f} % of {images} images (99 % interval {100 * at.low:.1f} to {100 * at.high:.1f})"
+
+
+def speed(s: Subject) -> tuple[Status, str]:
+    """Images per second, and how long the attacks of the protocol would take on all test images."""
+    x = s.x[:64]
+    forward = _seconds(lambda: _forward(s.model, x)) / len(x)
+    both = max(_seconds(lambda: _gradient(s.model, x)) / len(x), forward)
+    names, forwards, backwards = _protocol_passes(s)
+    n = s.data.test_images
+    seconds = n * (forwards * forward + backwards * (both - forward))
+    return "ok", (
+        f"{1 / forward:.0f} images/s, {1 / both:.0f} with gradients on {s.x.device}; the protocol "
+        f"({', '.join(names)}) on {n} images takes about {duration(seconds)}"
+    )
+
+
+def _forward(model: nn.Module, x: Tensor) -> None:
+    with torch.no_grad():
+        model(x)
+
+
+def _gradient(model: nn.Module, x: Tensor) -> None:
+    z = x.clone().requires_grad_()
+    torch.autograd.grad(model(z).sum(), z)
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def _protocol_passes(s: Subject) -> tuple[list[str], float, float]:
+    """The attacks of the strict set for the claimed norm; forward and backward passes of an image.
+
+    Half of the images are assumed to fall at once.
+    """
+    from robustness_bench.benchmark.plan.protocol import load_protocol
+
+    submission = s.submission
+    overrides = {"datasets": [submission.dataset], "norms": [submission.norm]}
+    names = load_protocol(None, overrides).settings[0].attacks[submission.norm]
+    attacks = [attack_presets("strict")[name].build(submission.norm, submission.eps) for name in names]
+    passes = [attack.passes(s.info.classes) for attack in attacks]
+    forwards = sum(2 + each / 2 for each, _ in passes)
+    return list(names), forwards, sum(each / 2 for _, each in passes)

@@ -1,0 +1,73 @@
+"""A model on trial, and what is worth measuring only once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from robustness_bench.benchmark.data import Located
+from robustness_bench.benchmark.data.base import DatasetInfo
+from robustness_bench.benchmark.measure.attacks import Columns, Sample
+from robustness_bench.benchmark.measure.gradients import Piece, measure
+from robustness_bench.benchmark.store.flags import Measured
+from robustness_bench.benchmark.submit.manifest.defense import Submission
+
+BATCH = 100
+_QUICK = {
+    "images": 64,
+    "passes": 2,
+    "mixed": 16,
+    "attacks": {
+        "images": 64,
+        "steps": 10,
+        "rel_step_size": 0.25,
+        "restarts": 1,
+        "square_queries": 100,
+        "budgets": [0.5, 1.0, 2.0, 4.0],
+    },
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, what is claimed of it, and test images to try it on."""
+
+    submission: Submission
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    data: Located
+    weights: Path
+
+    @property
+    def info(self) -> DatasetInfo:
+        return self.data.info
+
+    def accuracy(self, model: nn.Module, x: Tensor) -> float:
+        """Share of right answers, in [0, 1]."""
+        right = sum(int((each.argmax(1) == y).sum()) for each, y in self._answers(model, x))
+        return right / len(self.y)
+
+    def _answers(self, model: nn.Module, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        with torch.no_grad():
+            for rows, y in zip(x.split(BATCH), self.y.split(BATCH), strict=True):
+                yield model(rows), y
+
+    @cached_property
+    def natural(self) -> float:
+        """Accuracy on the test images, in [0, 1]."""
+        return self.accuracy(self.model, self.x)
+
+    @cached_property
+    def measured(self) -> Measured:
+        """What a quick probe of the diagnosis sees."""
+        threat = {"norm": self.submission.norm, "eps": self.submission.eps}
+        sample = Sample(torch.arange(len(self.y), device=self.y.device), self.x, self.y)
+        return measure(self.model, sample, {**threat, "probe": _QUICK}, _at_once)
+
+
+def _at_once(name: str, n: int, piece: Piece) -> Columns:
+    return piece(slice(0, n), lambda done, total, unit: None)

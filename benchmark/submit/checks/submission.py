@@ -1,0 +1,107 @@
+"""Every check of a submission, one after the other: what is wrong is a line with its remedy."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robustness_bench.benchmark.data import locate
+from robustness_bench.benchmark.errors import BenchError, DataError
+from robustness_bench.benchmark.submit.checks.attack import attack_checks
+from robustness_bench.benchmark.submit.intake.static import MODEL_FILE, STATIC, Check, Status, own_words
+from robustness_bench.benchmark.submit.manifest.attack import is_attack
+from robustness_bench.benchmark.submit.manifest.defense import Submission, read_manifest
+from robustness_bench.benchmark.submit.manifest.keys import MANIFEST, ManifestError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from robustness_bench.benchmark.submit.checks.subject import Subject
+
+_IMAGES = 400
+_BASIC = ("shape", "logits", "range")
+Probe = Callable[["Subject"], tuple[Status, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to check; decides nothing of what is right."""
+
+    trust_code: bool = False
+    data_dir: Path = Path("data")
+    device: str = "cpu"
+
+
+def checks(folder: Path, settings: Settings) -> Iterator[Check]:
+    """Check the submission in a folder of our own, as ``reading.unpacked`` makes it."""
+    if is_attack(folder):
+        yield from attack_checks(folder, trust_code=settings.trust_code)
+        return
+    try:
+        submission = read_manifest(folder)
+    except ManifestError as error:
+        yield from (Check("schema", "FAILED", problem) for problem in error.problems)
+        if not any(folder.glob("*.safetensors")):
+            yield Check("files", "FAILED", "there is no .safetensors file: put the weights there")
+        yield Check("all others", "skipped", f"until {MANIFEST} is right")
+        return
+    threat = f"{submission.norm}, ε = {submission.eps:.4g}"
+    yield Check("schema", "ok", f"{submission.slug}: {submission.dataset}, {threat}")
+    found = [run(submission, folder) for run in STATIC]
+    yield from found
+    if any(check.status == "FAILED" and check.name in ("files", "hash", "weights") for check in found):
+        yield Check("all others", "skipped", "until the weights can be read")
+    elif submission.own and not settings.trust_code:
+        yield Check(
+            "all others", "skipped", f"{MODEL_FILE} is code: read it, then add --trust-code to run it"
+        )
+    else:
+        yield from _of_model(submission, folder, settings)
+
+
+def _of_model(submission: Submission, folder: Path, settings: Settings) -> Iterator[Check]:
+    from robustness_bench.benchmark.submit.checks.opening import loaded
+    from robustness_bench.benchmark.submit.checks.probes import PROBES
+
+    try:
+        with loaded(submission, folder, settings.device) as model:
+            yield Check("loading", "ok", "every tensor has its place, and every place its tensor")
+            try:
+                subject = _subject(submission, model, folder, settings)
+            except DataError as error:
+                yield Check("all others", "skipped", f"need test images: {error}")
+                return
+            yield from _probed(subject, PROBES, folder)
+    except BenchError as error:
+        yield Check("loading", "FAILED", own_words(error, folder))
+        yield Check("all others", "skipped", "until the model can be loaded")
+
+
+def _probed(subject: "Subject", probes: dict[str, Probe], folder: Path) -> Iterator[Check]:
+    """Each probe in turn, until one fails without which the others mean nothing."""
+    for name, probe in probes.items():
+        stop = name in _BASIC
+        try:
+            status, text = probe(subject)
+        except (BenchError, RuntimeError, ValueError) as error:
+            status, text, stop = "FAILED", own_words(error, folder), True
+        yield Check(name, status, text)
+        if stop and status == "FAILED":
+            yield Check("all others", "skipped", f"until {name} is right")
+            return
+
+
+def _subject(submission: Submission, model: "nn.Module", folder: Path, settings: Settings) -> "Subject":
+    import torch
+
+    from robustness_bench.benchmark.data.base import subset
+    from robustness_bench.benchmark.submit.checks.subject import Subject
+
+    data = locate(submission.dataset, settings.data_dir)
+    splits = data.load()
+    kept = subset(len(splits.test_y), _IMAGES)
+    x = torch.from_numpy(splits.test_x[kept]).to(settings.device).float() / 255
+    y = torch.from_numpy(splits.test_y[kept]).to(settings.device)
+    return Subject(
+        submission=submission, model=model, x=x, y=y, data=data, weights=folder / submission.weights
+    )

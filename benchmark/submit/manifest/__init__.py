@@ -1,0 +1,1 @@
+"""What a submission says of itself: ``submission.toml``, checked in full."""

@@ -1,0 +1,102 @@
+"""``submission.toml`` of an attack: checked in full before anything is read or run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustness_bench.attacks.registry import NORMS, attack_names
+from robustness_bench.benchmark.data import DATASETS
+from robustness_bench.benchmark.sandbox.confinement import Allowance
+from robustness_bench.benchmark.submit.manifest.consistency import links
+from robustness_bench.benchmark.submit.manifest.fields import names, text, truth, whole
+from robustness_bench.benchmark.submit.manifest.keys import (
+    KIND,
+    WHO,
+    Key,
+    ManifestError,
+    read_tree,
+    values_of,
+)
+from robustness_bench.benchmark.submit.manifest.text import slug_of
+
+ANY = "any"
+_MOST = 1_000_000  # passes for one image
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackSubmission:
+    """An attack that was sent in. Texts may be shown."""
+
+    slug: str
+    """Its name in file names and addresses."""
+    name: str
+    authors: tuple[str, ...]
+    paper: str
+    """A link, or empty; so is ``code``, but not both."""
+    code: str
+    licence: str
+    contact: str
+    description: str
+    datasets: tuple[str, ...]
+    norms: tuple[str, ...]
+    randomised: bool
+    """Whether another seed gives other images; the same seed must give the same."""
+    forward_passes: int
+    """The most for one image, the mean over a batch; so is ``backward_passes``."""
+    backward_passes: int
+
+    @property
+    def allowance(self) -> Allowance:
+        return Allowance(self.forward_passes, self.backward_passes)
+
+    @property
+    def link(self) -> str:
+        return self.paper or self.code
+
+    def is_for(self, dataset: str) -> bool:
+        """Whether it works on this data set of ``DATASETS``."""
+        return dataset in self.datasets or ANY in self.datasets
+
+
+def is_attack(folder: Path) -> bool:
+    """Whether the manifest in ``folder`` says so; what cannot be read is taken for a defense's."""
+    try:
+        return read_tree(folder).get("kind") == "attack"
+    except ManifestError:
+        return False
+
+
+def read_attack_manifest(folder: Path) -> AttackSubmission:
+    """The manifest in ``folder``.
+
+    Raises:
+        ManifestError: with every problem that was found.
+        BenchError: not there, or not readable.
+    """
+    problems: list[str] = []
+    values = values_of(read_tree(folder), _KEYS, ("attack",), problems)
+    problems += [*links(values), *_name(values)]
+    values.pop("kind", None)
+    if problems:
+        raise ManifestError(problems)
+    return AttackSubmission(slug=slug_of(values["name"]), **values)
+
+
+_KEYS = {
+    **KIND,
+    **WHO,
+    "description": Key(text(2000, markup=True, lines=True), "say in a few sentences how it works"),
+    "attack.datasets": Key(
+        names((ANY, *DATASETS), "data set"), f'write ["{ANY}"], or some of {", ".join(DATASETS)}'
+    ),
+    "attack.norms": Key(names(NORMS, "norm"), f"name those it works in, of {', '.join(NORMS)}"),
+    "attack.randomised": Key(truth, "write true or false"),
+    "attack.forward_passes": Key(whole(1, _MOST), "say how many one image takes at most"),
+    "attack.backward_passes": Key(whole(0, _MOST), "say how many one image takes at most, 0 if none"),
+}
+
+
+def _name(values: dict[str, Any]) -> list[str]:
+    if slug_of(values.get("name", "")) in attack_names():
+        return [f"name {values['name']} is that of a listed attack: choose another"]
+    return []

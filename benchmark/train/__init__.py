@@ -1,0 +1,1 @@
+"""From a task to a trained network: the loop, the defenses, the detectors' parts and thresholds."""

@@ -1,0 +1,269 @@
+"""Making models: a defense's network, and the MI estimators some defenses need."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustness_bench.attacks.numerics.losses import log_odds
+from robustness_bench.attacks.numerics.noise import key_of
+from robustness_bench.benchmark.batching import Batches, pieces
+from robustness_bench.benchmark.context import Advance, Context, environment
+from robustness_bench.benchmark.networks import build_model
+from robustness_bench.benchmark.networks.fold import folded
+from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.randomness import keyed
+from robustness_bench.benchmark.store.models import load_estimators, load_model, new_estimators
+from robustness_bench.benchmark.store.tensors import save_tensors
+from robustness_bench.benchmark.train.images import Batch, TrainingData
+from robustness_bench.benchmark.train.loop import Fit, Fitted, one_cycle, shuffled, stepped
+from robustness_bench.benchmark.train.processes import Ranks, joined
+from robustness_bench.defenses import base as contract
+from robustness_bench.defenses.base import Defense, InnerAttack, InnerLoss, craft
+from robustness_bench.defenses.registry import build_defense
+
+
+def train(task: Task, context: Context, advance: Advance) -> None:
+    """Train the model of a "train" task, over ``context.processes`` processes, and keep its checkpoint."""
+    with joined(context.processes, context.device, _follow, task, context) as ranks:
+        _train(task, context, advance, ranks)
+
+
+def _follow(ranks: Ranks, task: Task, context: Context) -> None:
+    """What the other processes of a training do."""
+    torch.set_num_threads(context.threads)
+    context.load_plugins()
+    if context.device.startswith("cuda"):
+        first = torch.device(context.device).index or 0
+        context = dataclasses.replace(context, device=f"cuda:{first + ranks.rank}")
+    _train(task, context, lambda *progress: None, ranks)
+
+
+def _train(task: Task, context: Context, advance: Advance, ranks: Ranks) -> None:
+    started, device = time.monotonic(), torch.device(context.device)
+    spec, recipe = task.spec, task.spec["training"]
+    data = TrainingData(task, device)
+    defense = build_defense(spec["defense"])
+    attack = inner_attack(spec) if defense.adversarial else None
+    estimators = None
+    if "estimators" in task.parents:
+        estimators = load_estimators(task.parents["estimators"], context)
+    model = seeded(task.seed, lambda: build_model(spec["model"], task.data.info, spec["width"]))
+    model = model.to(device).to(memory_format=torch.channels_last).train()
+    shared = ranks.wrap(model)
+    natural = defense.natural_epochs(recipe["epochs"])
+
+    def loss(epoch: int, indices: Tensor) -> dict[str, Tensor]:
+        batch = data.batch(indices, epoch)
+        with autocast(recipe["precision"], device):
+            if epoch < natural:
+                return {"warm_up": cross_entropy(batch.y)(Float(shared)(batch.x)).mean()}
+            x_adv = batch.x
+            if attack is not None:
+                share = ranks.share(len(indices))
+                x_adv = ranks.gather(attacked(attack, defense, model, batch.part(share)), len(indices))
+            terms = defense.terms(contract.Batch(Float(shared), batch.x, batch.y, x_adv, estimators))
+        return terms
+
+    held = data.held_out()
+    fit = dataclasses.replace(
+        _fit(task, context, advance, recipe, data, recipe["lr_schedule"]),
+        epochs=natural + recipe["epochs"],
+        evaluate=None if held is None or not ranks.leads else lambda m: accuracies(m, held, attack, context),
+        select=_selected(recipe, attack) if ranks.leads else "",
+        ema=recipe["ema"],
+        keeps=ranks.leads,
+    )
+    optimizer = torch.optim.SGD(
+        model.parameters(), momentum=recipe["momentum"], weight_decay=recipe["weight_decay"]
+    )
+    fitted = fit.run(model, optimizer, loss)
+    if ranks.leads:
+        _finish(task, context, fitted, fit.partial, started)
+
+
+def attacked(attack: InnerAttack, defense: Defense, model: nn.Module, batch: Batch) -> Tensor:
+    """What the inner attack of a defense makes of a batch on ``model`` as it is now."""
+    victim = Float(folded(model)).eval().requires_grad_(False)
+    loss = defense.inner_loss(victim, batch.x, batch.y)
+    return craft(attack, victim, batch.x, batch.noise, loss)
+
+
+def accuracies(
+    model: nn.Module, held: Batch, attack: InnerAttack | None, context: Context
+) -> dict[str, float]:
+    """Accuracy in percent on held-out images, natural and under the inner attack on the log-odds."""
+    victim = folded(model).requires_grad_(False)
+    right = {"natural": 0.0, "pgd": 0.0} if attack is not None else {"natural": 0.0}
+
+    def count(rows: slice) -> dict[str, float]:
+        batch = held.part(rows)
+        found = {"natural": _right(victim, batch.x, batch.y)}
+        if attack is not None:
+            x_adv = craft(attack, victim, batch.x, batch.noise, against(batch.y))
+            found["pgd"] = _right(victim, x_adv, batch.y)
+        return found
+
+    for _, found in pieces(len(held), context, count):
+        right = {name: right[name] + found[name] for name in right}
+    return {f"held_out_{name}": 100.0 * count / len(held) for name, count in right.items()}
+
+
+@torch.no_grad()
+def _right(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    return float((model(x).argmax(1) == y).sum())
+
+
+def _selected(recipe: dict[str, Any], attack: InnerAttack | None) -> str:
+    if recipe["selection"] == "last":
+        return ""
+    return "held_out_natural" if attack is None else "held_out_pgd"
+
+
+def train_estimators(task: Task, context: Context, advance: Advance) -> None:
+    """Train MI estimators on a frozen model, in one process, and keep their checkpoint."""
+    started, device = time.monotonic(), torch.device(context.device)
+    recipe = task.spec["estimators"]
+    data = TrainingData(task, device)
+    attack = dataclasses.replace(inner_attack(task.spec), steps=recipe["attack_steps"])
+    pretrained = load_model(task.parents["pretrained"], context)
+    module = seeded(task.seed, lambda: new_estimators(task)).to(device).train()
+
+    def seen(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """x̃, h(x) and h(x̃)."""
+        x_adv = craft(attack, pretrained, batch.x, batch.noise, against(batch.y))
+        with torch.no_grad():
+            return x_adv, pretrained(batch.x), pretrained(x_adv)
+
+    def loss(epoch: int, indices: Tensor) -> dict[str, Tensor]:
+        batch = data.batch(indices, epoch)
+        x_adv, h, h_adv = seen(batch)
+        terms: dict[str, Tensor] = module.terms(batch.x, x_adv, batch.y, h, h_adv)
+        return terms
+
+    held = data.held_out()
+    known = None if held is None else Known.of(held, seen, Batches(context))
+    fit = dataclasses.replace(
+        _fit(task, context, advance, recipe, data, "steps"),
+        evaluate=None if known is None else known.figures,
+        select="held_out_objective" if known is not None and recipe["selection"] == "best" else "",
+    )
+    optimizer = torch.optim.Adam(module.parameters())
+    fitted = fit.run(module, optimizer, loss)
+    _finish(task, context, fitted, fit.partial, started)
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """Held-out images, what the frozen model's attack makes of them, and its outputs for both."""
+
+    x: Tensor
+    x_adv: Tensor
+    y: Tensor
+    h: Tensor
+    h_adv: Tensor
+    batches: Batches
+
+    @classmethod
+    def of(
+        cls, held: Batch, seen: Callable[[Batch], tuple[Tensor, Tensor, Tensor]], batches: Batches
+    ) -> "Known":
+        """What ``seen`` says (x̃, h(x), h(x̃)) of batches of them, all kept."""
+        x_adv, h, h_adv = batches.over(len(held), lambda rows: seen(held.part(rows)))
+        return cls(held.x, x_adv, held.y, h, h_adv, batches)
+
+    @torch.no_grad()
+    def figures(self, module: Any) -> dict[str, float]:
+        """Mean of every estimate, in nats, all images being each other's marginal; and the objective.
+
+        "held_out_objective" is what the training maximises, of these images.
+        """
+        module.eval()
+        estimates = module.measure(self.x, self.x_adv, self.h, self.h_adv, self.batches.apply)
+        terms = module.loss(estimates, self.y, self.h, self.h_adv)
+        module.train()
+        figures = {name: float(values.mean()) for name, values in estimates.items()}
+        figures["objective"] = -float(torch.stack(list(terms.values())).sum())
+        return {f"held_out_{name}": value for name, value in figures.items()}
+
+
+def inner_attack(spec: dict[str, Any]) -> InnerAttack:
+    """The attack a task trains against."""
+    recipe = spec["training"]
+    return InnerAttack(
+        norm=spec["norm"],
+        eps=spec["eps"],
+        steps=recipe["attack_steps"],
+        rel_step_size=recipe["rel_step_size"],
+        start=recipe["attack_start"],
+    )
+
+
+def against(y: Tensor) -> InnerLoss:
+    """Logits (N, K) -> log-odds against ``y`` (N,)."""
+    return lambda logits: log_odds(logits, y)
+
+
+def cross_entropy(y: Tensor) -> Callable[[Tensor], Tensor]:
+    """Logits (N, K) -> cross-entropy (N,)."""
+    return lambda logits: nn.functional.cross_entropy(logits, y, reduction="none")
+
+
+class Float(nn.Module):
+    """A network whose logits are float32, so that losses are, under whatever autocast it runs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits.float()
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The context that networks run in: "float32" or "bf16"."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def _fit(
+    task: Task, context: Context, advance: Advance, recipe: dict[str, Any], data: TrainingData, schedule: str
+) -> Fit:
+    lr = one_cycle(recipe["lr"])
+    if schedule == "steps":
+        lr = stepped(recipe["lr"], recipe["milestones"])
+    return Fit(
+        epochs=recipe["epochs"],
+        stream=(task.kind, task.seed),
+        batches=lambda epoch: shuffled(
+            data.indices, recipe["batch_size"], key_of(task.kind, task.seed, epoch)
+        ),
+        learning_rate=lr,
+        clip_norm=recipe["clip_norm"],
+        partial=(context.out / task.path).with_suffix(".partial"),
+        advance=advance,
+    )
+
+
+def seeded(seed: int, build: Callable[[], nn.Module]) -> Any:
+    """``build()``, on the CPU, with the global generators seeded for it and restored afterwards."""
+    with keyed(torch.device("cpu"), "weights", seed):
+        return build()
+
+
+def _finish(task: Task, context: Context, fitted: Fitted, partial: Path, started: float) -> None:
+    card = {
+        "id": task.id,
+        "seed": task.seed,
+        "spec": task.spec,
+        "history": fitted.history,
+        "epoch": fitted.epoch,
+        "environment": environment(context.device),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    save_tensors(context.out / task.path, fitted.state, card)
+    partial.unlink(missing_ok=True)

@@ -1,0 +1,99 @@
+"""The training images on the device: batches with their noise, and those held out."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustness_bench.attacks.numerics.noise import Noise
+from robustness_bench.benchmark.data.augmentation import crop, crop_flip
+from robustness_bench.benchmark.data.base import subset
+from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.defenses.detectors.parts import Images
+
+_AUGMENT = {"crop-flip": crop_flip, "crop": crop}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images in [0, 1] (N, C, H, W), labels (N,), and the noise of the inner attack."""
+
+    x: Tensor
+    y: Tensor
+    noise: Noise
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def part(self, rows: slice) -> "Batch":
+        """Some of its rows."""
+        return Batch(self.x[rows], self.y[rows], Noise(self.noise.keys[rows]))
+
+
+class TrainingData:
+    """A share of the training images, as uint8, and a share that no step is made on.
+
+    Which images are held out depends on their number alone, not on seed or defense.
+
+    Raises:
+        BenchError: too few images for the recipe.
+    """
+
+    def __init__(self, task: Task, device: torch.device) -> None:
+        recipe, splits = task.spec["training"], task.data.load()
+        kept = subset(len(splits.train_y), recipe["train_limit"])
+        held = held_out_images(len(kept), recipe)
+        is_held = torch.zeros(len(kept), dtype=torch.bool)
+        if held:
+            is_held[torch.from_numpy(subset(len(kept), held))] = True
+        self._ids = torch.from_numpy(kept).to(device)
+        self._x = torch.from_numpy(splits.train_x[kept]).to(device, memory_format=torch.channels_last)
+        self._y = torch.from_numpy(splits.train_y[kept]).to(device)
+        self._augment, self._seed = _AUGMENT.get(recipe["augment"]), task.seed
+        self.indices = torch.arange(len(kept))[~is_held]
+        self._held = torch.arange(len(kept))[is_held]
+
+    def batch(self, indices: Tensor, epoch: int) -> Batch:
+        """Augmented images of one step."""
+        batch = self._batch(indices, epoch)
+        if self._augment is None:
+            return batch
+        noise = Noise.for_samples(self._ids[indices.to(self._ids.device)], self._seed, "augment", epoch)
+        return replace(batch, x=self._augment(batch.x, noise))
+
+    def images(self, indices: Tensor, epoch: int) -> Images:
+        """Images of one step as they are, for the networks of detectors."""
+        batch = self._batch(indices, "fixed")
+        fresh = Noise.for_samples(self._ids[indices.to(self._ids.device)], self._seed, "fresh", epoch)
+        return Images(batch.x, batch.y, batch.noise, fresh)
+
+    def held_out(self) -> Batch | None:
+        """The held-out images as they are; None where there are none."""
+        return self._batch(self._held, "held out") if len(self._held) else None
+
+    def _batch(self, indices: Tensor, epoch: int | str) -> Batch:
+        indices = indices.to(self._x.device)
+        noise = Noise.for_samples(self._ids[indices], self._seed, "inner attack", epoch)
+        return Batch(self._x[indices].float() / 255, self._y[indices], noise)
+
+
+def held_out_images(images: int, recipe: dict[str, Any]) -> int:
+    """How many of ``images`` a recipe holds out: none where its share is below two images.
+
+    Raises:
+        BenchError: fewer than two images are left to train on, or the best epoch cannot be told.
+    """
+    count = round(recipe["holdout"] * images)
+    count = count if count >= 2 else 0
+    if images - count < 2:
+        raise BenchError(
+            f"training.holdout = {recipe['holdout']} leaves under 2 of {images} training images: lower it"
+        )
+    if not count and recipe["selection"] == "best":
+        raise BenchError(
+            f'training.selection "best" needs held-out images, and training.holdout = {recipe["holdout"]} of '
+            f"{images} training images is less than two: raise it"
+        )
+    return count

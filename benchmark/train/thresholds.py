@@ -1,0 +1,171 @@
+"""Thresholds of detectors, from natural images that neither they nor the classifier were trained on."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustness_bench.benchmark.context import Advance, Context
+from robustness_bench.benchmark.data.base import subset
+from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.plan.detectors import MODEL, PART
+from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.store.generated import (
+    ConditionalExamples,
+    examples_of,
+    write_conditional_examples,
+)
+from robustness_bench.benchmark.store.models import load_model, record_environment
+from robustness_bench.benchmark.store.tensors import read_card, save_tensors
+from robustness_bench.benchmark.train.images import TrainingData
+from robustness_bench.benchmark.train.parts import load_part
+from robustness_bench.defenses.detectors.generator import GeneratorNetwork
+from robustness_bench.defenses.detectors.registry import build_detector
+from robustness_bench.defenses.detectors.thresholds import threshold
+from robustness_bench.defenses.detectors.view import DetectorError, Networks, View
+
+_AT_ONCE = 100
+_SHOWN = 8
+_NEAR = 0.9
+
+
+class CalibrationError(RuntimeError):
+    """Scores that give no threshold: the detector's cells fail with it, and no others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What a "calibrate" task leaves.
+
+    Attributes:
+        threshold: the score from which on an image is flagged.
+        scale: threshold minus the score that nine in ten natural images stay below: the unit of an excess.
+        remark: what speaks against the detector's networks; "" for nothing.
+    """
+
+    threshold: float
+    scale: float
+    remark: str
+
+
+def calibrate(task: Task, context: Context, advance: Advance) -> None:
+    """Score held-out natural images, take the threshold, and look how good the networks are."""
+    started = time.monotonic()
+    spec = task.spec
+    held = TrainingData(task, torch.device(context.device)).held_out()
+    if held is None:
+        raise BenchError("detectors need held-out images for their thresholds: detection.training.holdout")
+    networks = load_networks(task, context)
+    detector = build_detector(spec["identity"])
+    chosen = torch.from_numpy(subset(len(held), spec["images"])).to(held.x.device)
+    x, y = held.x[chosen], held.y[chosen]
+    scores = []
+    with torch.no_grad():
+        for part in x.split(_AT_ONCE):
+            scores.append(detector.score(View(part, networks)).cpu())
+            advance(_AT_ONCE * len(scores), len(x), "images")
+    found = torch.cat(scores)
+    figures = {
+        name: _figures(networks, name, x, y, read_card(context.out / task.parents[PART + name].path))
+        for name in spec["gates"]
+    }
+    card = {
+        "id": task.id,
+        "seed": task.seed,
+        "spec": spec,
+        "threshold": _threshold(task, found),
+        "near": float(found.quantile(_NEAR)),
+        "figures": figures,
+        "remark": "; ".join(filter(None, (_remark(n, figures[n], g) for n, g in spec["gates"].items()))),
+        "environment": record_environment(task, context),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    for name, network in networks.parts.items():
+        defends = task.parents[PART + name].seed == task.seed  # an attacker's own is of another seed
+        if defends and isinstance(network, GeneratorNetwork):
+            _show(task, context, networks, name, x[:_SHOWN], y[:_SHOWN])
+    save_tensors(context.out / task.path, {"scores": found}, card)
+
+
+def _threshold(task: Task, scores: Tensor) -> float:
+    try:
+        return threshold(scores, task.spec["rate"])
+    except DetectorError as error:
+        raise CalibrationError(f"{task.title}: {error}") from error
+
+
+def read_calibration(path: Path) -> Calibration:
+    """The threshold and scale that a "calibrate" task found.
+
+    Raises:
+        StoreError: damaged.
+    """
+    card = read_card(path)
+    scale = card["threshold"] - card["near"]
+    return Calibration(threshold=card["threshold"], scale=scale or 1.0, remark=card["remark"])
+
+
+def load_networks(task: Task, context: Context) -> Networks:
+    """The classifier and the parts among a task's parents."""
+    parts = {
+        role.removeprefix(PART): load_part(parent, context)
+        for role, parent in task.parents.items()
+        if role.startswith(PART)
+    }
+    return Networks(classifier=load_model(task.parents[MODEL], context), parts=parts)
+
+
+@torch.no_grad()
+def _figures(networks: Networks, name: str, x: Tensor, y: Tensor, card: dict[str, Any]) -> dict[str, Any]:
+    """How good one part is: its error as trained, and of a generator what the classifier makes of it."""
+    figures = {"held_out_error": card["history"][-1]["held_out_error"]}
+    network = networks.parts[name]
+    if not isinstance(network, GeneratorNetwork):
+        return figures
+    called = torch.cat(
+        [View(part, networks).conditional_logits(name).argmax(2) for part in x.split(_AT_ONCE)]
+    )
+    classes = torch.arange(network.classes, device=x.device)
+    confusion = [[float((called[:, j] == i).float().mean()) for i in classes] for j in classes]
+    own = called.gather(1, y[:, None])[:, 0]
+    return {
+        **figures,
+        "swap_accuracy": float((called == classes).float().mean()),
+        "reconstruction_accuracy": float((own == y).float().mean()),
+        "confusion": confusion,
+    }
+
+
+def _remark(name: str, figures: dict[str, Any], gate: float) -> str:
+    if "swap_accuracy" in figures:
+        if (reached := figures["swap_accuracy"]) < gate:
+            return f"generator inadequate: swap accuracy {reached:.3f}, below its gate {gate:g}"
+    elif (error := figures["held_out_error"]) > gate:
+        return f"{name} undertrained: mean squared error {error:.4f}, above its gate {gate:g}"
+    return ""
+
+
+@torch.no_grad()
+def _show(task: Task, context: Context, networks: Networks, name: str, x: Tensor, y: Tensor) -> None:
+    """Keep a few images under every class condition, to be looked at."""
+    view = View(x, networks)
+    rebuilt = view.generated(name, y)
+    path = examples_of(context.out / task.parents[PART + name].path)
+    examples = ConditionalExamples(
+        x=_pixels(x),
+        reconstruction=_pixels(rebuilt),
+        conditional=_pixels(view.conditional(name)),
+        label=y.cpu().numpy(),
+        predicted=view.conditional_logits(name).argmax(2).cpu().numpy(),
+    )
+    write_conditional_examples(path, examples)
+
+
+def _pixels(images: Tensor) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = (images * 255).round().to(torch.uint8).cpu().contiguous().numpy()
+    return pixels

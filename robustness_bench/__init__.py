@@ -1,0 +1,1 @@
+"""Robustness Bench: attacks, defenses, and the benchmark that runs, keeps and shows them."""

@@ -1,0 +1,107 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from robustness_bench.benchmark import batching
+from robustness_bench.benchmark.batching import Batches
+from robustness_bench.benchmark.context import Context
+from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.measure import attacks
+from robustness_bench.benchmark.measure.attacks import Columns, in_batches
+
+
+def context(folder: Path, batch_size: int) -> Context:
+    return Context(out=folder, device="cpu", batch_size=batch_size, threads=1)
+
+
+def worker(calls: list[slice], fail_at: int | None = None) -> Callable[[slice], Columns]:
+    def work(rows: slice) -> Columns:
+        calls.append(rows)
+        if fail_at is not None and rows.start >= fail_at:
+            raise KeyboardInterrupt
+        numbers = np.arange(10)[rows]
+        return {"squares": numbers**2, "forwards": np.ones(len(numbers))}
+
+    return work
+
+
+def run(folder: Path, work: Callable[[slice], Columns], batch_size: int = 3) -> Columns:
+    return in_batches(10, context(folder, batch_size), lambda *progress: None, work, folder / "cell.partial")
+
+
+def test_an_interrupted_cell_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attacks, "KEEP_EVERY", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, worker([], fail_at=6))
+    calls: list[slice] = []
+    columns = run(tmp_path, worker(calls))
+    assert columns["squares"].tolist() == [number**2 for number in range(10)]
+    assert [rows.start for rows in calls] == [6, 9]
+
+
+def test_damaged_state_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cell.partial").write_bytes(b"PK cut off")
+    with pytest.raises(StoreError, match=r"cell\.partial is damaged.*delete it"):
+        run(tmp_path, worker([]))
+
+
+def test_automatic_batches_shrink_where_memory_runs_out_and_stay_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(batching.AUTO_BATCH, "cpu", 8)
+    calls: list[slice] = []
+    work = worker(calls)
+
+    def hungry(rows: slice) -> Columns:
+        if rows.stop - rows.start > 2:
+            raise torch.OutOfMemoryError("planted")
+        return work(rows)
+
+    assert len(run(tmp_path, hungry, batch_size=0)["squares"]) == 10
+    assert {rows.stop - rows.start for rows in calls} == {2}
+    with pytest.raises(torch.OutOfMemoryError):
+        run(tmp_path, hungry, batch_size=4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 10, 50])
+def test_batches_are_joined_in_order(tmp_path: Path, batch_size: int) -> None:
+    sizes: list[int] = []
+
+    def double(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(x))
+        return 2 * x
+
+    x = torch.arange(20.0).reshape(10, 2)
+    assert torch.equal(Batches(context(tmp_path, batch_size)).apply(double, x), 2 * x)
+    assert max(sizes) == min(batch_size, 10)
+    assert sum(sizes) == 10
+
+
+def test_a_network_s_batches_shrink_where_memory_runs_out_and_stay_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(batching.AUTO_BATCH, "cpu", 8)
+    failures: list[int] = []
+
+    def hungry(x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 2:
+            failures.append(len(x))
+            raise torch.OutOfMemoryError("planted")
+        return 2 * x
+
+    x = torch.arange(10.0)
+    batches = Batches(context(tmp_path, 0))
+    for _ in range(2):
+        assert torch.equal(batches.apply(hungry, x), 2 * x)
+    assert failures == [8, 4]
+    with pytest.raises(torch.OutOfMemoryError):
+        Batches(context(tmp_path, 4)).apply(hungry, x)
+
+    def starving(x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("planted")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Batches(context(tmp_path, 0)).apply(starving, x)

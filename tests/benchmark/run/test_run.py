@@ -1,0 +1,348 @@
+"""`bench run` as a user types it, on tiny models: from nothing to tables, again, and through trouble."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from robustness_bench.attacks import registry
+from tests.conftest import Bench
+
+TINY = ["--epochs", 1, "--train-limit", 96, "--width", 2, "--n-examples", 12]
+SMALL = ["run", *TINY, "--norm", "linf", "--attacks", "pgd-40", "--defense", "standard,namid"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one finished run; copy it before changing it."""
+    out = tmp_path_factory.mktemp("finished") / "results"
+    command = [sys.executable, "-m", "robustness_bench.benchmark.cli", *map(str, SMALL), "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "8 of 8 cells to do" in done.stdout
+    assert "White box, digits" in done.stdout
+    assert "Standard AT" in done.stdout
+    return out
+
+
+@pytest.fixture
+def store(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "results"))
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, attack: str) -> None:
+    """Register ``tests.support:<attack>`` as the attack "planted"."""
+    preset = {
+        "label": "Planted",
+        "norms": ["linf"],
+        "kind": "budget",
+        "attack": f"tests.support:{attack}",
+        "strict": {"source": "test"},
+    }
+    monkeypatch.setitem(registry._tables(), "planted", preset)
+
+
+def read_lines(out: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((out / "results.csv").read_text().splitlines()))
+
+
+def snapshot(out: Path) -> dict[str, tuple[int, bytes]]:
+    kept = [*out.rglob("*.parquet"), *out.rglob("*.safetensors")]
+    return {str(file): (file.stat().st_mtime_ns, file.read_bytes()) for file in kept}
+
+
+def test_leaves_what_it_promises(finished: Path) -> None:
+    rows = read_lines(finished)
+    cells = {(row["threat"], row["defense"], row["attack"]) for row in rows}
+    expected = {
+        (threat, defense, attack)
+        for threat in ("white", "black")
+        for defense in ("standard", "namid")
+        for attack in ("none", "pgd-40", "worst-case")
+    }
+    assert cells == expected
+    for row in rows:
+        assert row["images"] == "12"
+        assert row["seeds"] == "1"
+        assert row["per_seed"] == f"0:{row['mean']}"
+        assert 0 <= float(row["mean"]) <= 100
+    for threat in ("white", "black"):
+        assert "NAMID" in (finished / "tables" / f"digits-{threat}.html").read_text()
+        assert r"\toprule" in (finished / "tables" / f"digits-{threat}.tex").read_text()
+    assert len(list(finished.rglob("*.parquet"))) == 8
+    assert len(list(finished.glob("checkpoints/digits/*.safetensors"))) == 4  # AT, estimators, NAMID, VGG
+    assert not list(finished.rglob("*.partial"))
+    for card in finished.rglob("*.json"):
+        story = json.loads(card.read_text())
+        assert story["environment"]["packages"]["torch"]
+        assert story["seconds"] > 0
+
+
+def test_a_record_has_a_row_per_sample(finished: Path) -> None:
+    from robustness_bench.benchmark.store.cells import find_records, read_record
+
+    for path in find_records(finished):
+        record = read_record(path)
+        assert len(set(record.rows["sample"].tolist())) == 12
+        assert record.environment["device"] == "cpu"
+        attack = record.spec["attack"]
+        if attack == "none":
+            assert (record.rows["clean_prediction"] == record.rows["adversarial_prediction"]).all()
+        elif record.spec["threat"] == "white" and record.clean.any():
+            assert record.rows["forwards"].mean() > 1
+            assert record.rows["backwards"].mean() > 0
+
+
+def test_again_finds_nothing_to_do(bench: Bench, store: Path) -> None:
+    before, table = snapshot(store), (store / "results.csv").read_bytes()
+    said = bench(*SMALL, "--out", store)
+    assert said.status == 0
+    assert "nothing to do: all 8 cells are done" in said.out
+    assert "White box, digits" in said.out
+    assert snapshot(store) == before
+    assert (store / "results.csv").read_bytes() == table
+
+
+def test_more_seeds_and_attacks_run_only_what_is_new(bench: Bench, store: Path) -> None:
+    before = snapshot(store)
+    white = [*SMALL, "--threat", "white", "--defense", "standard", "--out", store, "--workers", 1]
+    said = bench(*white, "--defense", "standard", "--seeds", 2)
+    assert "2 of 8 cells to do" in said.out or "4 of 8 cells to do" in said.out, said.out
+    after = snapshot(store)
+    assert {name: after[name] for name in before} == before
+    assert all("seed1" in name for name in after.keys() - before.keys())
+
+
+def test_batches_and_shards_change_no_sample(bench: Bench, store: Path) -> None:
+    """The same cells again in batches of five, and of half of the images: sample by sample the same."""
+    from robustness_bench.benchmark.store.cells import Record, find_records, read_record
+
+    def by_sample(images: int) -> dict[tuple[str, int], tuple[int, float]]:
+        found: dict[tuple[str, int], tuple[int, float]] = {}
+        for path in find_records(store):
+            record: Record = read_record(path)
+            if record.spec["n_examples"] == images:
+                cell = f"{record.spec['threat']} {record.spec['defense']} {record.spec['attack']}"
+                rows = zip(
+                    record.rows["sample"], record.rows["adversarial_prediction"], record.distance, strict=True
+                )
+                found |= {(cell, int(i)): (int(c), float(d)) for i, c, d in rows}
+        return found
+
+    whole = by_sample(12)
+    shutil.rmtree(store / "records")
+    assert bench(*SMALL, "--batch-size", 5, "--out", store).status == 0
+    assert bench(*SMALL, "--n-examples", 6, "--threat", "white", "--out", store).status == 0
+    small, half = by_sample(12), by_sample(6)
+    assert small.keys() == whole.keys()
+    assert len(half) == 4 * 6
+    assert half.keys() < whole.keys()
+    for other in (small, half):
+        for key, (predicted, distance) in other.items():
+            assert predicted == whole[key][0]
+            assert distance == pytest.approx(whole[key][1], abs=1e-3)
+
+
+def test_checkpoints_may_go_once_their_cells_are_done(bench: Bench, store: Path) -> None:
+    shutil.rmtree(store / "checkpoints")
+    shutil.rmtree(store / "crafted")
+    assert "nothing to do" in bench(*SMALL, "--out", store).out
+
+
+PLANTED = {("white", "planted"), ("white", "worst-case")}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_cell_that_raises_is_an_error_and_the_rest_goes_on(
+    bench: Bench, store: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    plant(monkeypatch, "Raises")
+    command = [*SMALL, "--attacks", "planted", "--threat", "white", "--out", store, "--workers", workers]
+    said = bench(*command)
+    assert said.status == 1
+    assert "digits linf white-box namid × planted, seed 0: RuntimeError: planted failure" in said.err
+    assert said.out.count("ERROR") >= 2
+    assert "ERROR" in (store / "tables" / "digits-white.html").read_text()
+    assert "ERROR" in (store / "tables" / "digits-white.tex").read_text()
+    rows = read_lines(store)
+    hit = [row for row in rows if (row["threat"], row["attack"]) in PLANTED]
+    assert {row["mean"] for row in hit} == {"ERROR"}
+    assert all(row["mean"] != "ERROR" for row in rows if row not in hit)
+
+    plant(monkeypatch, "Cheats")  # another attack under the name, so other cells
+    assert "left its budget" in bench(*command).err
+    assert "2 of" in bench(*command).out, "a failed cell is tried again"
+
+
+def test_a_training_that_fails_takes_its_cells_with_it(bench: Bench, tmp_path: Path) -> None:
+    config = tmp_path / "hot.toml"
+    config.write_text("[dataset.digits.training]\nlr = 1e30\nclip_norm = 0.0\n")
+    white = [*SMALL, "--threat", "white", "--config", config, "--epochs", 4, "--workers", 1]
+    said = bench(*white, "--out", tmp_path / "r")
+    assert said.status == 1
+    assert "training diverged in epoch" in said.err
+    assert "digits linf white-box namid × none, seed 0" in said.err
+    rows = read_lines(tmp_path / "r")
+    assert [row["mean"] for row in rows] == ["ERROR"] * 6
+
+
+def test_a_worker_that_is_killed_is_named_and_nothing_is_lost(
+    bench: Bench, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(store)
+    plant(monkeypatch, "Kills")
+    said = bench(*SMALL, "--attacks", "planted", "--threat", "white", "--out", store, "--workers", 2)
+    assert said.status == 2
+    assert "a worker process was killed" in said.err
+    assert "× planted" in said.err
+    assert {name: snapshot(store)[name] for name in before} == before
+
+
+def test_damage_is_named_and_nothing_is_overwritten(bench: Bench, store: Path) -> None:
+    record = next(store.glob("records/digits/linf/white/namid/pgd-40*"))
+    whole = record.read_bytes()
+    record.write_bytes(whole[:-50])
+    before = snapshot(store)
+    said = bench(*SMALL, "--out", store)
+    assert said.status == 2
+    assert record.name in said.err
+    assert "delete it and run the same command again" in said.err
+    assert len(said.err.strip().splitlines()) == 1
+    assert snapshot(store) == before
+
+    record.unlink()
+    checkpoint = next(store.glob("checkpoints/digits/namid*.safetensors"))
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    before = snapshot(store)
+    said = bench(*SMALL, "--out", store)
+    assert said.status == 2
+    assert checkpoint.name in said.err
+    assert snapshot(store) == before
+
+
+def test_dry_run_and_plan_touch_nothing(bench: Bench, tmp_path: Path, store: Path) -> None:
+    said = bench(*SMALL, "--out", tmp_path / "new", "--dry-run")
+    assert said.status == 0
+    assert "8 cells, 0 done, 8 to do" in said.out
+    assert "digits train MI estimators-eq-5-on-standard-linf, seed 0" in said.out
+    assert "from a timed batch" in said.out
+    assert not (tmp_path / "new").exists()
+    assert "8 cells, 8 done, 0 to do" in bench("plan", *SMALL[1:], "--out", store).out
+
+
+WRONG = [
+    (["--defense", "namdi"], "unknown defense 'namdi'; did you mean namid"),
+    (["--attacks", "pgd"], "unknown attack 'pgd'; did you mean pgd-40 or"),
+    (["--attacks", "cw", "--norm", "linf"], "attack cw works in l2, not in linf"),
+    (["--dataset", "cifar"], "unknown data set 'cifar'; did you mean cifar10?"),
+    (["--dataset", "cifar10", "--data-dir", "nowhere"], "no cifar10 in nowhere: put cifar-10-python.tar.gz"),
+    (["--norm", "l3"], "unknown norm 'l3'"),
+    (["--threat", "grey"], "unknown threat 'grey'"),
+    (["--eps-linf", "-0.1"], "ε must be positive, got -0.1"),
+    (["--seeds", "0"], "seeds must be at least 1, got 0"),
+    (["--epochs", "0"], "epochs must be at least 1, got 0"),
+    (["--width", "-1"], "width must be at least 1, got -1"),
+    (["--n-examples", "-5"], "n-examples must be at least 0, got -5"),
+    (["--batch-size", "many"], "--batch-size must be a positive number or auto, got 'many'"),
+    (["--workers", "-1"], "--workers must be 0 (automatic) or more, got -1"),
+    (["--device", "tpu"], "--device must be auto, cpu or cuda, got 'tpu'"),
+    (["--config", "missing.toml"], "cannot read --config missing.toml"),
+    (["--out", "/proc/nowhere"], "cannot write into --out /proc/nowhere"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(case[0]) for case in WRONG])
+def test_wrong_input_is_one_clear_line(
+    bench: Bench, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    out = [] if "--out" in arguments else ["--out", tmp_path / "r"]
+    said = bench("run", *TINY, *out, *arguments)
+    assert said.status == 2
+    assert message in said.err
+    assert len(said.err.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_lists_and_version(bench: Bench) -> None:
+    for what, member in (
+        ("defenses", "namid"),
+        ("attacks", "aa"),
+        ("datasets", "tiny-imagenet"),
+        ("models", "vgg-19"),
+    ):
+        assert member in bench("list", what).out
+        assert member in {entry["name"] for entry in json.loads(bench("list", what, "--json").out)}
+    assert bench("--version").out.startswith("bench 0.")
+    assert bench("list", "attacks", "--jsn").status == 2
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_results(tmp_path: Path) -> None:
+    """SIGKILL of the whole command at several moments; its workers must not outlive it."""
+    attacks = ["--attacks", "pgd-40", "--defense", "standard,namid", "--norm", "linf", "--seeds", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "robustness_bench.benchmark.cli",
+        "run",
+        *map(str, TINY),
+        *attacks,
+        "--workers",
+        "2",
+    ]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
+    killed = 0
+    for moment in (4.0, 6.0, 7.5):
+        process = subprocess.Popen([*command, "--out", str(broken)], stdout=subprocess.DEVNULL)
+        time.sleep(moment)
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + 20
+        while _workers_of(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not _workers_of(process.pid)
+    assert killed, "the run was over before the first kill: lengthen it"
+    subprocess.run([*command, "--out", str(broken)], check=True, capture_output=True)
+    assert (broken / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+    assert not list(broken.rglob("*.partial"))
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "robustness_bench.benchmark.cli", "run", *map(str, TINY), "--seeds", "2"]
+    process = subprocess.Popen(
+        [*command, "--workers", "2", "--out", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job ignores the signal, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / ".lock").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on from here" in said
+    assert "Traceback" not in said
+
+
+def _workers_of(parent: int) -> list[int]:
+    """Processes that a command started: they name their parent on their command line."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().decode()
+        except OSError:
+            continue
+        if f"parent_pid={parent}" in line or f"pipe_handle={parent}" in line:
+            found.append(int(folder.name))
+    return [pid for pid in found if pid != os.getpid()]
