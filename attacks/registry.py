@@ -1,6 +1,5 @@
 """The named attacks of ``presets.toml`` and of installed plugins. Needs no torch: planning is instant."""
 
-import importlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +7,8 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from robustness_bench.attacks.class_names import load, recorded
 
 if TYPE_CHECKING:
     from robustness_bench.attacks.base import Attack
@@ -36,7 +37,7 @@ class AttackPreset:
     """natural, budget, minimum-norm, wasserstein or unbounded: see ``presets.toml``."""
     source: str
     attack: str
-    """module:Class"""
+    """The class by its recorded name (``class_names``)."""
     parameters: dict[str, Any]
 
     @property
@@ -63,8 +64,7 @@ class AttackPreset:
 def build_attack(identity: dict[str, Any]) -> "Attack":
     """The attack that ``AttackPreset.identity`` describes."""
     arguments = dict(identity)
-    module, _, name = str(arguments.pop("attack")).partition(":")
-    attack: Attack = getattr(importlib.import_module(module), name)(**arguments)
+    attack: Attack = load(str(arguments.pop("attack")))(**arguments)
     return attack
 
 
@@ -131,4 +131,4 @@ def _plugin(point: EntryPoint) -> Mapping[str, Any]:
     sets = table.keys() & SETS.keys()
     if not sets or not all("source" in table[name] for name in sets):
         raise PresetError(f"{where} needs a table strict or paper with a source and every hyperparameter")
-    return table
+    return {**table, "attack": recorded(str(table["attack"]))}

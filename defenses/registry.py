@@ -1,7 +1,6 @@
 """The named defenses: ``presets.toml``, entry points, plugin files. Naming built-in ones needs no torch."""
 
 import dataclasses
-import importlib
 import tomllib
 from dataclasses import dataclass, field
 from functools import cache
@@ -9,6 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustness_bench.attacks.class_names import load, recorded
 from robustness_bench.attacks.registry import PresetError
 from robustness_bench.defenses.plugins import load_entry_point, loaded_classes, source_hash
 
@@ -31,7 +31,7 @@ class DefensePreset:
     """What is trained first: "estimators", the MI estimators of a Standard-AT model."""
     source: str
     defense: str
-    """module:Class"""
+    """The class by its recorded name (``attacks.class_names``)."""
     parameters: dict[str, Any]
     estimators: dict[str, Any] = field(default_factory=dict)
     """What its estimators are trained with where the protocol says otherwise."""
@@ -57,8 +57,7 @@ def build_defense(identity: dict[str, Any]) -> "Defense":
         for key, value in identity.items()
         if key not in ("defense", "code", "revision")
     }
-    module, _, name = str(identity["defense"]).partition(":")
-    defense: Defense = getattr(importlib.import_module(module), name)(**arguments)
+    defense: Defense = load(str(identity["defense"]))(**arguments)
     return defense
 
 
@@ -129,4 +128,4 @@ def _identity(defense: "Defense") -> dict[str, Any]:
     kind = type(defense)
     values = {each.name: getattr(defense, each.name) for each in dataclasses.fields(defense)}
     spelled = {key: _identity(v) if isinstance(v, Defense) else v for key, v in values.items()}
-    return {"defense": f"{kind.__module__}:{kind.__qualname__}", **spelled}
+    return {"defense": recorded(f"{kind.__module__}:{kind.__qualname__}"), **spelled}

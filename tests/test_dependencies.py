@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = {"attacks", "benchmark", "benchmarks", "defenses", "results", "tests"}
+OURS = {"benchmarks", "robustness_bench", "tests"}
 PLUGINS = {path.stem for path in (ROOT / "examples").glob("*/*.py")}
 """Installed by the tests themselves."""
 

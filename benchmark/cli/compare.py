@@ -111,8 +111,8 @@ def _pairs(request: Request, protocol: "Protocol", first: str, second: str) -> "
     """The data set's name, and both defenses under each of its threat models."""
     from robustness_bench.benchmark.data import locate
     from robustness_bench.benchmark.report.lines.compare import Where, pair_of
+    from robustness_bench.benchmark.report.lines.selection import fitting
     from robustness_bench.benchmark.report.lines.trained import trainings
-    from robustness_bench.benchmark.report.publish import fitting
     from robustness_bench.benchmark.store.cells import find_records, read_record
 
     by_id = {record.id: record for record in map(read_record, find_records(request.out))}

@@ -126,9 +126,9 @@ def _questions(
 
 
 def _draw_up(request: Request, question: "Question", data: "dict[str, Located]") -> "Figure":
-    from robustness_bench.benchmark.report import publish
     from robustness_bench.benchmark.report.figures.namid import ESTIMATED, accuracy_figure, mi_figure
     from robustness_bench.benchmark.report.lines import information
+    from robustness_bench.benchmark.report.lines.selection import fitting
     from robustness_bench.benchmark.store.cells import find_records, read_record
     from robustness_bench.benchmark.store.information import find_mi_records, read_mi_record
 
@@ -140,7 +140,7 @@ def _draw_up(request: Request, question: "Question", data: "dict[str, Located]")
         return mi_figure(question, information.fitting(question.settings, data, estimates), remedy)
     records = [read_record(path) for path in find_records(request.out)]
     by_id = {record.id: record for record in records}
-    return accuracy_figure(question, publish.fitting(question.settings, data, by_id), remedy)
+    return accuracy_figure(question, fitting(question.settings, data, by_id), remedy)
 
 
 def command(request: Request, gap: "Gap") -> str:

@@ -18,7 +18,7 @@ def run(
     The same command again resumes where it stopped, or finds nothing to do; with more seeds, attacks
     or defenses only the new cells run.
     """
-    from robustness_bench.benchmark.report.publish import publish
+    from robustness_bench.benchmark.submit.board.publish import publish
 
     work = request.prepare()
     if dry_run:

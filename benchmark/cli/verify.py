@@ -1,13 +1,9 @@
 """`bench verify`: evaluate the adversarial images that a run kept anew."""
 
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from robustness_bench.benchmark.data import Located
 
 DataDir = Annotated[
     Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
@@ -30,6 +26,7 @@ def verify(
     For records of a run with --keep-examples whose weights are still in the store. Status 1 if an image
     does not hold.
     """
+    from robustness_bench.benchmark.cli.shared.labelled import locate_labelled
     from robustness_bench.benchmark.context import Context
     from robustness_bench.benchmark.measure.verification import Verdict, verify_record
     from robustness_bench.benchmark.run.work import choose_device
@@ -52,21 +49,6 @@ def verify(
             print(f"  {count} × {reason}")
     if any(verdict.faults for verdict in verdicts):
         raise typer.Exit(1)
-
-
-def locate_labelled(label: str, folder: Path) -> "Located":
-    """The data set that results call ``label``: of that name, or whose files in ``folder`` have it."""
-    from robustness_bench.benchmark.data import DATASETS, locate
-    from robustness_bench.benchmark.errors import BenchError
-
-    if label in DATASETS and (located := locate(label, folder)).label == label:
-        return located
-    for name in DATASETS:
-        with suppress(BenchError):
-            located = locate(name, folder)
-            if located.label == label:
-                return located
-    raise BenchError(f"no data set {label} in {folder}: name its folder with --data-dir")
 
 
 def _found(named: list[Path]) -> list[Path]:

@@ -148,8 +148,8 @@ def _fails(figures: dict[str, float], gate: float) -> bool:
 def check_scores(path: Path, spec: dict[str, Any], threshold: float) -> None:
     """Raise WrongError unless a calibration's scores give its threshold.
 
-    The rule of ``robustness_bench.defenses.detectors.thresholds``: the int(n · rate)-th largest of n scores, reached by no
-    more.
+    The rule of ``robustness_bench.defenses.detectors.thresholds``: the int(n · rate)-th largest of n
+    scores, reached by no more.
     """
     from safetensors.numpy import load_file
 

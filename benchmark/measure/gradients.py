@@ -1,4 +1,4 @@
-"""Measure a trained model for signs of hidden gradients (``diagnostics``), once for all its cells."""
+"""Measure a trained model for signs of hidden gradients (``store.flags``), once for all its cells."""
 
 import json
 import math

@@ -1,13 +1,11 @@
 """Write the CSV files and the tables of a store."""
 
-import dataclasses
 from pathlib import Path
 
-from robustness_bench.attacks.registry import NORMS, SETS, attack_presets
+from robustness_bench.attacks.registry import NORMS, SETS
 from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.files import write_atomic
-from robustness_bench.benchmark.plan.protocol import THREATS, Protocol, Settings
-from robustness_bench.benchmark.plan.tasks import make_plan
+from robustness_bench.benchmark.plan.protocol import THREATS, Protocol
 from robustness_bench.benchmark.report.detectors.publish import publish_detections
 from robustness_bench.benchmark.report.detectors.store import detections, validation_scores
 from robustness_bench.benchmark.report.detectors.store import fitting as fit
@@ -15,25 +13,24 @@ from robustness_bench.benchmark.report.lines.costs import costs
 from robustness_bench.benchmark.report.lines.curves import curves
 from robustness_bench.benchmark.report.lines.learning import find_trainings, learning
 from robustness_bench.benchmark.report.lines.results import ordered, summarize, to_csv
+from robustness_bench.benchmark.report.lines.selection import fitting
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED, worst_case
 from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex
 from robustness_bench.benchmark.report.rendering.table import Table
 from robustness_bench.benchmark.report.tables.threats import threat_tables
 from robustness_bench.benchmark.store.cells import Record, read_records
-from robustness_bench.benchmark.submit.board.entries import register_entries
-from robustness_bench.defenses.registry import defense_presets
 
 
 def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Table]:
     """Write results.csv, costs.csv and learning.csv of the whole store, tables and curves of what fits.
 
     A table shows what the store holds under the protocol's settings (images, budgets, width,
-    recipe, parameter set), whichever run made it; results.csv has every setting.
+    recipe, parameter set), whichever run made it; results.csv has every setting. A submission has rows once
+    it is registered as a defense, as ``submit.board.publish`` does.
 
     Returns:
         The tables of accuracies, per data set white box before black box.
     """
-    register_entries(out)
     records = read_records(out)
     worst = [line for each in SETS for line in worst_case(records, each)]
     write_atomic(out / "results.csv", to_csv(ordered([*summarize(records), *worst])).encode())
@@ -83,29 +80,3 @@ def _sent_against(nominal: list[Record], records: list[Record]) -> list[Record]:
 def _cell(record: Record) -> tuple[object, ...]:
     spec = record.spec
     return (spec["parents"]["model"], *(spec[key] for key in ("norm", "eps", "threat", "n_examples")))
-
-
-def fitting(settings: Settings, data: dict[str, Located], by_id: dict[str, Record]) -> list[Record]:
-    """The records that any run with these settings would count as its own."""
-    met = {(r.spec["norm"], r.spec["attack"], r.spec["eps"]) for r in by_id.values()}
-    nominal = {norm: tuple(a for n, a, _ in met if n == norm) for norm in NORMS}
-    other = {norm: tuple(a for n, a, eps in met if n == norm and eps != settings.eps[norm]) for norm in NORMS}
-    presets = attack_presets(settings.attack_set)
-    widest = Protocol(
-        defenses=tuple(defense_presets()),
-        norms=NORMS,
-        threats=THREATS,
-        seeds=max((record.seed for record in by_id.values()), default=0) + 1,
-        diagnosis=False,
-        settings=(
-            dataclasses.replace(
-                settings,
-                attacks={norm: tuple(n for n in presets if n in nominal[norm]) for norm in NORMS},
-                curve={
-                    norm: tuple(n for n, p in presets.items() if n in other[norm] and p.takes_eps)
-                    for norm in NORMS
-                },
-            ),
-        ),
-    )
-    return [by_id[task.id] for task in make_plan(widest, data) if task.id in by_id]

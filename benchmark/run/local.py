@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.lifetime import end_with_parent
 from robustness_bench.benchmark.plan.tasks import Task
-from robustness_bench.benchmark.run.worker import end_with_parent, perform, record_failure
+from robustness_bench.benchmark.run.worker import perform, record_failure
 
 _LAST = {"evaluate": 1, "detect": 1, "diagnose": 2}
 

@@ -1,7 +1,5 @@
 """What one worker does with one task, wherever it runs."""
 
-import os
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -64,18 +62,6 @@ def record_failure(task: Task, context: Context, story: str) -> None:
         write_detection(
             path, task, {}, thresholds={}, remarks={}, environment=facts, seconds=0.0, error=story
         )
-
-
-def end_with_parent() -> None:
-    """Leave as soon as the process that started this one is gone, even if it was killed."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _throttled(advance: Advance) -> Advance:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from robustness_bench.benchmark.lifetime import end_with_parent
 from robustness_bench.benchmark.randomness import keyed
 
 
@@ -182,8 +183,6 @@ def joined(size: int, device: str, follow: Callable[..., None], *arguments: Any)
 
 
 def _follow(ranks: Ranks, device: str, meeting: str, follow: Callable[..., None], arguments: Any) -> None:
-    from robustness_bench.benchmark.run.worker import end_with_parent
-
     end_with_parent()
     with _meeting(ranks, device, meeting):
         follow(ranks, *arguments)

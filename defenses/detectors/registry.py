@@ -1,11 +1,12 @@
 """The named parts, detectors and systems of ``presets.toml``. Needs no torch: planning is instant."""
 
-import importlib
 import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from robustness_bench.attacks.class_names import load
 
 if TYPE_CHECKING:
     from robustness_bench.defenses.detectors.base import Detector
@@ -20,7 +21,7 @@ class PartPreset:
     """A network that detectors share, and how it is trained.
 
     Attributes:
-        part: module:Class.
+        part: the class by its recorded name (``attacks.class_names``).
         parameters: its hyperparameters.
         recipe: epochs, batch size, learning rate and schedule.
         gate: what makes it fit for use: the mean squared error of an auto-encoder on held-out images, at
@@ -44,7 +45,7 @@ class DetectorPreset:
     """A way to score images, and the share of natural images it may flag.
 
     Attributes:
-        detector: module:Class.
+        detector: the class by its recorded name (``attacks.class_names``).
         images: held-out images that set the threshold; 0 = all.
         rates: data set -> share of them that is flagged.
     """
@@ -145,5 +146,4 @@ def build_part(identity: dict[str, Any]) -> "Part":
 
 
 def _built(arguments: dict[str, Any], key: str) -> Any:
-    module, _, name = str(arguments.pop(key)).partition(":")
-    return getattr(importlib.import_module(module), name)(**arguments)
+    return load(str(arguments.pop(key)))(**arguments)

@@ -1,13 +1,13 @@
 """What no attack may forget, over the whole registry."""
 
 import dataclasses
-import importlib
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from robustness_bench.attacks.base import Attack, AttackError, predict
+from robustness_bench.attacks.class_names import load
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.pgd import PGD
 from robustness_bench.attacks.registry import SETS, attack_presets
@@ -206,8 +206,7 @@ ENTRIES = [(name, each) for each in SETS for name in attack_presets(each)]
 @pytest.mark.parametrize(("name", "attack_set"), ENTRIES)
 def test_presets_write_out_every_hyperparameter(name: str, attack_set: str) -> None:
     preset = attack_presets(attack_set)[name]
-    module, _, attack = preset.attack.partition(":")
-    fields = {field.name for field in dataclasses.fields(getattr(importlib.import_module(module), attack))}
+    fields = {field.name for field in dataclasses.fields(load(preset.attack))}
     assert set(preset.parameters) == fields - {"norm", "eps"}
     assert preset.source
 

@@ -29,7 +29,7 @@ def attack(
     Every image is evaluated: it must fool the model where the natural one does not, inside ε and the pixel
     box. The store keeps those that hold with your name. Status 1 if none does.
     """
-    from robustness_bench.benchmark.cli.verify import locate_labelled
+    from robustness_bench.benchmark.cli.shared.labelled import locate_labelled
     from robustness_bench.benchmark.context import Context
     from robustness_bench.benchmark.errors import BenchError
     from robustness_bench.benchmark.measure.verification import data_of

@@ -49,9 +49,9 @@ def run(
     from robustness_bench.benchmark.cli.shared.execution import work_off
     from robustness_bench.benchmark.cli.shared.options import Request
     from robustness_bench.benchmark.cli.submit.run_attack import run_attack
-    from robustness_bench.benchmark.report.publish import publish
     from robustness_bench.benchmark.run.work import prepare
     from robustness_bench.benchmark.submit.board.entries import add_entry, entry_of
+    from robustness_bench.benchmark.submit.board.publish import publish
     from robustness_bench.benchmark.submit.board.standing import protocol_of
     from robustness_bench.benchmark.submit.intake.reading import unpacked
     from robustness_bench.benchmark.submit.manifest.attack import is_attack

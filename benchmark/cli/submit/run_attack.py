@@ -20,8 +20,8 @@ def run_attack(folder: Path, request: "Request", defenses: list[str], *, quick: 
         typer.Exit: 130 after Ctrl-C, 1 if a cell failed.
         BenchError: there is nothing to attack.
     """
+    from robustness_bench.benchmark.cli.shared.labelled import locate_labelled
     from robustness_bench.benchmark.cli.shared.options import split
-    from robustness_bench.benchmark.cli.verify import locate_labelled
     from robustness_bench.benchmark.files import file_hash
     from robustness_bench.benchmark.sandbox.remote_attack import Code, at_hand
     from robustness_bench.benchmark.store.folder import locked

@@ -1,4 +1,4 @@
-"""What a conditional generator makes of test images, as values; ``detection_grids`` draws them."""
+"""What a conditional generator makes of test images, as values; ``drawing.grids`` draws them."""
 
 from dataclasses import dataclass
 

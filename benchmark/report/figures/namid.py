@@ -1,6 +1,6 @@
 """What Figures 2, 4, 5 and 7 of Zhou et al. 2022 (arXiv:2207.12203) show, from the results of a store.
 
-Data alone: every number that is drawn, what is missing, and the words around it. ``drawing`` draws it.
+Data alone: every number that is drawn, what is missing, and the words around it. ``drawing.namid`` draws it.
 """
 
 import csv
@@ -262,7 +262,7 @@ def mi_figure(question: Question, records: Sequence[MIRecord], remedy: Remedy) -
     together, else the shaded area would mean nothing; of each half of Figure 4.
 
     Args:
-        records: those that fit the question's settings (``mi.fitting``); other norms, defenses and
+        records: those that fit the question's settings (``lines.information.fitting``); other norms, defenses and
             objectives among them are passed over.
 
     Raises:

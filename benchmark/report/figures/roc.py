@@ -1,4 +1,4 @@
-"""ROC curves of detectors as values, from detection records; ``detection_drawing`` draws them."""
+"""ROC curves of detectors as values, from detection records; ``drawing.roc`` draws them."""
 
 import math
 from collections.abc import Sequence

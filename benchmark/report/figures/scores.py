@@ -1,4 +1,4 @@
-"""Histograms of the detectors' scores under one attack as values; ``detection_histograms`` draws them."""
+"""Histograms of the detectors' scores under one attack as values; ``drawing.histograms`` draws them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

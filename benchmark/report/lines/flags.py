@@ -27,7 +27,7 @@ def flags_by_family(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
 
 
 def looked_at(records: Sequence[Record]) -> str:
-    """What was not looked for in the models of a line's records: words of ``robustness_bench.benchmark.store.diagnoses``.
+    """What was not looked for in the models of a line's records, in the words of ``store.diagnoses``.
 
     Seeds are named where it does not hold of all.
     """

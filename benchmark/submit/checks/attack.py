@@ -22,7 +22,7 @@ _LINES = {
 
 
 def attack_checks(folder: Path, *, trust_code: bool) -> Iterator[Check]:
-    """Check the attack in a folder of our own, as ``reading.unpacked`` makes it."""
+    """Check the attack in a folder of our own, as ``intake.reading.unpacked`` makes it."""
     try:
         attack = read_attack_manifest(folder)
     except ManifestError as error:

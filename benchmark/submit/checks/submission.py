@@ -33,7 +33,7 @@ class Settings:
 
 
 def checks(folder: Path, settings: Settings) -> Iterator[Check]:
-    """Check the submission in a folder of our own, as ``reading.unpacked`` makes it."""
+    """Check the submission in a folder of our own, as ``intake.reading.unpacked`` makes it."""
     if is_attack(folder):
         yield from attack_checks(folder, trust_code=settings.trust_code)
         return

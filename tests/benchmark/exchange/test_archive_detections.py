@@ -95,7 +95,10 @@ def test_elsewhere_there_is_nothing_to_do_and_the_files_are_the_same(
 
 
 def test_checking_needs_no_torch() -> None:
-    program = "import sys, robustness_bench.benchmark.exchange.merging, robustness_bench.benchmark.exchange.writing; sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys; from robustness_bench.benchmark.exchange import merging, writing; "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 
 

@@ -426,7 +426,8 @@ def test_a_data_sets_name_is_text(ablation: Figure) -> None:
 
 def test_data_needs_neither_torch_nor_matplotlib() -> None:
     program = (
-        "import sys, robustness_bench.benchmark.report.figures.namid, robustness_bench.benchmark.report.figures.drawing.namid, robustness_bench.benchmark.cli.figure; "
+        "import sys, robustness_bench.benchmark.cli.figure, robustness_bench.benchmark.report.figures.namid; "
+        "import robustness_bench.benchmark.report.figures.drawing.namid; "
         "sys.exit(bool({'torch', 'matplotlib'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Images of a conditional generator by matplotlib, as ``drawing`` draws: a row per test image."""
+"""Images of a conditional generator by matplotlib, as ``drawing.namid`` draws: a row per test image."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Histograms of detectors' scores by matplotlib, as ``drawing`` draws: an axes per detector."""
+"""Histograms of detectors' scores by matplotlib, as ``drawing.namid`` draws: an axes per detector."""
 
 from typing import TYPE_CHECKING, Any
 

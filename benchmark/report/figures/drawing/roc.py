@@ -1,4 +1,4 @@
-"""Detectors' ROC curves by matplotlib, as ``drawing`` draws: an axes per attack, a curve per detector.
+"""Detectors' ROC curves by matplotlib, as ``drawing.namid`` draws: an axes per attack, a curve per detector.
 
 A detector has its colour, dashes and symbol by its place among all detectors, whichever else is drawn.
 """

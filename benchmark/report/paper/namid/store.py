@@ -7,8 +7,8 @@ from robustness_bench.benchmark.data import Located, dataset_named, locate
 from robustness_bench.benchmark.errors import DataError
 from robustness_bench.benchmark.plan.protocol import Protocol, Settings
 from robustness_bench.benchmark.report.lines.results import summarize
+from robustness_bench.benchmark.report.lines.selection import fitting
 from robustness_bench.benchmark.report.paper.namid.cells import Block
-from robustness_bench.benchmark.report.publish import fitting
 from robustness_bench.benchmark.store.cells import Record, read_records
 
 

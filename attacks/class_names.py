@@ -1,0 +1,39 @@
+"""The name of a class as records keep it, and the class of such a name.
+
+A name is ``module:Class``, and part of every task's id. Ours begin at the folder: ``attacks.pgd:PGD`` is the
+class in ``attacks/pgd.py``, whatever package holds that folder. A class from elsewhere has the module it is
+imported from; where that begins as ours do, ``outside:`` stands before it.
+"""
+
+import importlib
+from typing import Any
+
+_PACKAGE = "robustness_bench"
+_FOLDERS = ("attacks", "defenses", "benchmark")
+_OUTSIDE = "outside:"
+_MOVED = {"benchmark.submission.remote_attack": "benchmark.sandbox.remote_attack"}
+"""Modules that have moved since records began to name their classes."""
+
+
+def recorded(name: str) -> str:
+    """The recorded name of the class that is imported as ``module:Class``."""
+    if name.startswith(f"{_PACKAGE}."):
+        return name.removeprefix(f"{_PACKAGE}.")
+    return f"{_OUTSIDE}{name}" if _is_ours(name) else name
+
+
+def load(name: str) -> Any:
+    """The class of a recorded name.
+
+    Raises:
+        ImportError: there is no such module.
+        AttributeError: the module has no such class.
+    """
+    module, _, kind = name.removeprefix(_OUTSIDE).partition(":")
+    if _is_ours(name):
+        module = f"{_PACKAGE}.{_MOVED.get(module, module)}"
+    return getattr(importlib.import_module(module), kind)
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(tuple(f"{folder}." for folder in _FOLDERS))

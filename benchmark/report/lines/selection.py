@@ -1,0 +1,36 @@
+"""Which records of a store belong to given settings, whichever run made them."""
+
+import dataclasses
+
+from robustness_bench.attacks.registry import NORMS, attack_presets
+from robustness_bench.benchmark.data import Located
+from robustness_bench.benchmark.plan.protocol import THREATS, Protocol, Settings
+from robustness_bench.benchmark.plan.tasks import make_plan
+from robustness_bench.benchmark.store.cells import Record
+from robustness_bench.defenses.registry import defense_presets
+
+
+def fitting(settings: Settings, data: dict[str, Located], by_id: dict[str, Record]) -> list[Record]:
+    """The records that any run with these settings would count as its own."""
+    met = {(r.spec["norm"], r.spec["attack"], r.spec["eps"]) for r in by_id.values()}
+    nominal = {norm: tuple(a for n, a, _ in met if n == norm) for norm in NORMS}
+    other = {norm: tuple(a for n, a, eps in met if n == norm and eps != settings.eps[norm]) for norm in NORMS}
+    presets = attack_presets(settings.attack_set)
+    widest = Protocol(
+        defenses=tuple(defense_presets()),
+        norms=NORMS,
+        threats=THREATS,
+        seeds=max((record.seed for record in by_id.values()), default=0) + 1,
+        diagnosis=False,
+        settings=(
+            dataclasses.replace(
+                settings,
+                attacks={norm: tuple(n for n in presets if n in nominal[norm]) for norm in NORMS},
+                curve={
+                    norm: tuple(n for n, p in presets.items() if n in other[norm] and p.takes_eps)
+                    for norm in NORMS
+                },
+            ),
+        ),
+    )
+    return [by_id[task.id] for task in make_plan(widest, data) if task.id in by_id]
