@@ -78,7 +78,7 @@ def test_a_wheel_works_without_the_checkout(wheel: Path, own: Path, tmp_path: Pa
     installed = tmp_path / "site-packages"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
-    for verb in (["list", "attacks"], ["tables", "1", "--published", "--out", "found"], ["plan", "--quick"]):
+    for verb in (["list", "attacks"], ["tables", "--table", "1", "--published", "--out", "found"], ["plan"]):
         done = _python("-P", "-m", "robustness_bench.benchmark.cli", *verb, cwd=own, path=installed)
         assert done.returncode == 0, done.stderr
     where = _python("-c", "import robustness_bench as r; print(r.__file__)", cwd=own, path=installed)
