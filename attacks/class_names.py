@@ -36,4 +36,4 @@ def load(name: str) -> Any:
 
 
 def _is_ours(name: str) -> bool:
-    return name.startswith(tuple(f"{folder}." for folder in _FOLDERS))
+    return name.partition(":")[0].partition(".")[0] in _FOLDERS

@@ -3,7 +3,8 @@
     python benchmarks/training.py --width 64 --batch-size 16 --threads 1 --out training.csv
 
 A step is what `robustness_bench.benchmark.train.defenses` does with a batch: inner attack, loss terms,
-backward pass, clipping, SGD step, by the trainer's own functions. README.md beside this file says how to read the table.
+backward pass, clipping, SGD step, by the trainer's own functions. README.md beside this file says how to
+read the table.
 """
 
 import argparse

@@ -16,22 +16,47 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "robustness_bench"
 FOLDERS = ("attacks", "defenses", "benchmark")
-ROOMS = """
-    benchmark/cli  benchmark/cli/submit  benchmark/cli/shared
-    benchmark/site  benchmark/site/pages  benchmark/site/drawing  benchmark/site/contents
-    benchmark/exchange
-    benchmark/submit  benchmark/submit/attacks  benchmark/submit/checks  benchmark/submit/board
-    benchmark/submit/intake  benchmark/submit/manifest
-    benchmark/run
-    benchmark/report  benchmark/report/figures/drawing  benchmark/report/figures
-    benchmark/report/paper  benchmark/report/paper/magnet  benchmark/report/paper/namid
-    benchmark/report/detectors  benchmark/report/tables  benchmark/report/lines
-    benchmark/report/literature  benchmark/report/rendering
-    benchmark/measure  benchmark/train  benchmark/store  benchmark/sandbox  benchmark/plan
-    benchmark/networks  benchmark/data  benchmark
-    defenses/detectors  defenses  defenses/mutual_information
-    attacks  attacks/numerics
-""".split()
+ROOMS = [
+    "benchmark/cli",
+    "benchmark/cli/submit",
+    "benchmark/cli/shared",
+    "benchmark/site",
+    "benchmark/site/pages",
+    "benchmark/site/drawing",
+    "benchmark/site/contents",
+    "benchmark/exchange",
+    "benchmark/submit",
+    "benchmark/submit/attacks",
+    "benchmark/submit/checks",
+    "benchmark/submit/board",
+    "benchmark/submit/intake",
+    "benchmark/submit/manifest",
+    "benchmark/run",
+    "benchmark/report",
+    "benchmark/report/figures/drawing",
+    "benchmark/report/figures",
+    "benchmark/report/paper",
+    "benchmark/report/paper/magnet",
+    "benchmark/report/paper/namid",
+    "benchmark/report/detectors",
+    "benchmark/report/tables",
+    "benchmark/report/lines",
+    "benchmark/report/literature",
+    "benchmark/report/rendering",
+    "benchmark/measure",
+    "benchmark/train",
+    "benchmark/store",
+    "benchmark/sandbox",
+    "benchmark/plan",
+    "benchmark/networks",
+    "benchmark/data",
+    "benchmark",
+    "defenses/detectors",
+    "defenses",
+    "defenses/mutual_information",
+    "attacks",
+    "attacks/numerics",
+]
 """From what a user types down to what knows nothing of the rest."""
 MOST_MODULES, MOST_ALIKE = 15, 3
 

@@ -11,6 +11,33 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TAKEN = ("attacks", "defenses", "benchmark", "results")
 """Names that a researcher's own packages have."""
+_FILES = {"attacks": "pgd.py", "defenses": "standard.py"}
+_ATTACK = """
+from dataclasses import dataclass
+from robustness_bench.attacks import pgd
+
+PRESET = {
+    "attack": "attacks.pgd:PGD",
+    "label": "Mine",
+    "norms": ["linf"],
+    "kind": "budget",
+    "strict": {"source": "mine", "steps": 1, "rel_step_size": 1.0},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(pgd.PGD):
+    pass
+"""
+_DEFENSE = """
+from dataclasses import dataclass
+from robustness_bench.defenses import standard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standard(standard.Standard):
+    pass
+"""
 
 
 def _python(*arguments: str, cwd: Path, path: Path) -> subprocess.CompletedProcess[str]:
@@ -59,6 +86,36 @@ def test_it_works_from_a_folder_with_packages_of_these_names(own: Path) -> None:
     assert api.stdout.startswith("AutoAttack(")
 
 
+def test_plugins_may_be_in_packages_of_these_names(tmp_path: Path) -> None:
+    """A class of the user's ``attacks.pgd`` is not ours of that name."""
+    for kind, code in (("attacks", _ATTACK), ("defenses", _DEFENSE)):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "__init__.py").touch()
+        (tmp_path / kind / _FILES[kind]).write_text(code)
+    info = tmp_path / "mine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[bench.attacks]\nmine = attacks.pgd:PRESET\n[bench.defenses]\nmine = defenses.standard:Standard\n"
+    )
+    program = (
+        "from robustness_bench.attacks.registry import attack_presets\n"
+        "from robustness_bench.defenses.registry import build_defense, defense_presets\n"
+        "preset = attack_presets('strict')['mine']\n"
+        "print(preset.attack, type(preset.build('linf', 0.1)).__module__)\n"
+        "identity = defense_presets()['mine'].identity()\n"
+        "print(identity['defense'], type(build_defense(identity)).__module__)\n"
+        "print(defense_presets()['standard'].defense, attack_presets('strict')['pgd-40'].attack)\n"
+    )
+    done = _python("-c", program, cwd=tmp_path, path=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "outside:attacks.pgd:PGD attacks.pgd",
+        "outside:defenses.standard:Standard defenses.standard",
+        "defenses.standard:Standard attacks.pgd:PGD",
+    ]
+
+
 def test_a_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
@@ -78,8 +135,14 @@ def test_a_wheel_works_without_the_checkout(wheel: Path, own: Path, tmp_path: Pa
     installed = tmp_path / "site-packages"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
-    for verb in (["list", "attacks"], ["tables", "--table", "1", "--published", "--out", "found"], ["plan"]):
+    for verb in (["list", "attacks"], ["submit", "init", "mine", "--attack"], ["plan"]):
         done = _python("-P", "-m", "robustness_bench.benchmark.cli", *verb, cwd=own, path=installed)
         assert done.returncode == 0, done.stderr
-    where = _python("-c", "import robustness_bench as r; print(r.__file__)", cwd=own, path=installed)
-    assert Path(where.stdout.strip()).is_relative_to(installed)
+    program = (
+        "from robustness_bench.benchmark.report.literature import published\n"
+        "print(published.__file__, len(published.published('namid')) > 100)\n"
+    )
+    done = _python("-c", program, cwd=own, path=installed)
+    file, enough = done.stdout.split()
+    assert Path(file).is_relative_to(installed)
+    assert enough == "True"

@@ -262,8 +262,8 @@ def mi_figure(question: Question, records: Sequence[MIRecord], remedy: Remedy) -
     together, else the shaded area would mean nothing; of each half of Figure 4.
 
     Args:
-        records: those that fit the question's settings (``lines.information.fitting``); other norms, defenses and
-            objectives among them are passed over.
+        records: those that fit the question's settings (``lines.information.fitting``); other norms,
+            defenses and objectives among them are passed over.
 
     Raises:
         NothingToDrawError: there is no number; the message has the command.
