@@ -22,6 +22,7 @@ from benchmark.cli import submit_attack as submit_attack_verb
 from benchmark.cli import submit_run as submit_run_verb
 from benchmark.cli import tables as tables_verb
 from benchmark.cli import verify as verify_verb
+from benchmark.cli.options import PanelCommand
 from benchmark.errors import BenchError
 
 app = typer.Typer(
@@ -32,12 +33,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("run")(run_verb.run)
-app.command("plan")(plan_verb.plan)
-app.command("estimate-mi")(estimate_mi_verb.estimate_mi)
-app.command("compare")(compare_verb.compare)
-app.command("figure")(figure_verb.figure)
-app.command("tables")(tables_verb.tables)
+app.command("run", cls=PanelCommand)(run_verb.run)
+app.command("plan", cls=PanelCommand)(plan_verb.plan)
+app.command("estimate-mi", cls=PanelCommand)(estimate_mi_verb.estimate_mi)
+app.command("compare", cls=PanelCommand)(compare_verb.compare)
+app.command("figure", cls=PanelCommand)(figure_verb.figure)
+app.command("tables", cls=PanelCommand)(tables_verb.tables)
 app.command("export")(export_verb.export)
 app.command("import")(import_verb.import_)
 app.command("merge")(merge_verb.merge)

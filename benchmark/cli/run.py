@@ -4,14 +4,16 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.options import Request, show_plan, takes_request
+from benchmark.cli.options import HOW, Request, show_plan, takes_request
 from benchmark.cli.working import work_off
 
 
 @takes_request
 def run(
     request: Request,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would run, and stop.", rich_help_panel=HOW)
+    ] = False,
 ) -> None:
     """Train what is missing, attack it, and write records, results.csv and tables.
 
