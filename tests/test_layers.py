@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "robustness_bench"
 FOLDERS = ("attacks", "defenses", "benchmark")
 ROOMS = [
+    "robustness_bench",
     "benchmark/cli",
     "benchmark/cli/submit",
     "benchmark/cli/shared",
@@ -66,11 +67,12 @@ def _files(folder: Path) -> list[Path]:
     return [file for file in sorted(folder.rglob("*.py")) if "templates" not in file.parts]
 
 
-FILES = [file for folder in FOLDERS for file in _files(ROOT / folder)]
+FILES = [*(ROOT / PACKAGE).glob("*.py"), *(file for folder in FOLDERS for file in _files(ROOT / folder))]
 
 
 def _module(file: Path) -> str:
-    return ".".join([PACKAGE, *file.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+    inside = ROOT / PACKAGE if file.is_relative_to(ROOT / PACKAGE) else ROOT
+    return ".".join([PACKAGE, *file.relative_to(inside).with_suffix("").parts]).removesuffix(".__init__")
 
 
 def _room(file: Path) -> str:
