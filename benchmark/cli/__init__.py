@@ -19,6 +19,7 @@ from robustness_bench.benchmark.cli import plan as plan_verb
 from robustness_bench.benchmark.cli import run as run_verb
 from robustness_bench.benchmark.cli import tables as tables_verb
 from robustness_bench.benchmark.cli import verify as verify_verb
+from robustness_bench.benchmark.cli.shared.options import PanelCommand
 from robustness_bench.benchmark.cli.submit import check as submit_verb
 from robustness_bench.benchmark.cli.submit import images as submit_attack_verb
 from robustness_bench.benchmark.cli.submit import run as submit_run_verb
@@ -32,12 +33,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("run")(run_verb.run)
-app.command("plan")(plan_verb.plan)
-app.command("estimate-mi")(estimate_mi_verb.estimate_mi)
-app.command("compare")(compare_verb.compare)
-app.command("figure")(figure_verb.figure)
-app.command("tables")(tables_verb.tables)
+app.command("run", cls=PanelCommand)(run_verb.run)
+app.command("plan", cls=PanelCommand)(plan_verb.plan)
+app.command("estimate-mi", cls=PanelCommand)(estimate_mi_verb.estimate_mi)
+app.command("compare", cls=PanelCommand)(compare_verb.compare)
+app.command("figure", cls=PanelCommand)(figure_verb.figure)
+app.command("tables", cls=PanelCommand)(tables_verb.tables)
 app.command("export")(export_verb.export)
 app.command("import")(import_verb.import_)
 app.command("merge")(merge_verb.merge)

@@ -5,13 +5,15 @@ from typing import Annotated
 import typer
 
 from robustness_bench.benchmark.cli.shared.execution import work_off
-from robustness_bench.benchmark.cli.shared.options import Request, show_plan, takes_request
+from robustness_bench.benchmark.cli.shared.options import HOW, Request, show_plan, takes_request
 
 
 @takes_request
 def run(
     request: Request,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would run, and stop.", rich_help_panel=HOW)
+    ] = False,
 ) -> None:
     """Train what is missing, attack it, and write records, results.csv and tables.
 

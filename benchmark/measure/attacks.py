@@ -54,7 +54,7 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
             outcome = _attack(task, model, piece)[task.spec["parameters"].get("rule", "")]
         else:
             outcome = _replay(model, piece.x, crafted.x_adv[rows], task.spec["norm"])
-        columns = _rows(piece, outcome)
+        columns = rows_of(piece, outcome)
         if crafted is not None and crafted.cost is not None:
             columns |= _passes(len(piece.y), *crafted.cost)
         if kept:
@@ -199,7 +199,8 @@ def _replay(model: nn.Module, x: Tensor, x_adv: Tensor, norm: geometry.Norm) -> 
     return Outcome(x_adv, clean, prediction, distance, counted.forwards / len(x), 0.0)
 
 
-def _rows(piece: Sample, outcome: Outcome) -> Columns:
+def rows_of(piece: Sample, outcome: Outcome) -> Columns:
+    """The columns of a record (``records.SCHEMA``) that an attack's outcome fills."""
     moved = outcome.x_adv - piece.x
     return {
         "sample": piece.ids.cpu().numpy(),

@@ -216,16 +216,17 @@ class Protocol:
     """Systems of detectors, which were named among the defenses."""
 
 
-def load_protocol(config: Path | None = None, overrides: Tree | None = None) -> Protocol:
-    """The built-in protocol, overlaid by a file, overlaid by ``overrides`` (same keys).
+def load_protocol(config: Path | Mapping[str, Any] | None = None, overrides: Tree | None = None) -> Protocol:
+    """The built-in protocol, overlaid by a file or its like, overlaid by ``overrides`` (same keys).
 
     Raises:
         BenchError: unreadable file, unknown key or name, value out of range.
     """
     layers = [_read(_DEFAULT)]
     if config is not None:
-        layers.append(_read(config))
-        _check_keys(layers[1], _merged(_schedule(_FULL), layers[0]), str(config))
+        layers.append(_read(config) if isinstance(config, Path) else dict(config))
+        where = str(config) if isinstance(config, Path) else "the protocol"
+        _check_keys(layers[1], _merged(_schedule(_FULL), layers[0]), where)
     layers.append(overrides or {})
     base = _overlaid(layers)
     _check_lists(base)

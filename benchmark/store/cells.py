@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -95,11 +96,24 @@ class Record:
         Raises:
             ValueError: another ε of an attack that ran inside one.
         """
-        if self.spec["kind_of_attack"] != "minimum-norm":
-            if eps != self.spec["eps"]:
-                raise ValueError(f"{self.spec['attack']} ran at ε = {self.spec['eps']}, not {eps}")
-            return self.withstood
-        return np.asarray(self.withstood | (self.clean & (self.distance > eps * (1 + 1e-5) + 1e-6)))
+        kind = self.spec["kind_of_attack"]
+        if kind != "minimum-norm" and eps != self.spec["eps"]:
+            raise ValueError(f"{self.spec['attack']} ran at ε = {self.spec['eps']}, not {eps}")
+        return robust_rows(self.rows, kind=kind, norm=self.spec["norm"], eps=eps)
+
+
+def robust_rows(rows: Mapping[str, NDArray[Any]], *, kind: str, norm: str, eps: float) -> NDArray[np.bool_]:
+    """Which samples no image that counts fooled, the natural one included: (n,).
+
+    Args:
+        rows: a record's columns.
+        kind: of the attack; every image counts but those of a minimum-norm attack beyond ``eps``.
+    """
+    clean = rows["clean_prediction"] == rows["label"]
+    withstood = clean & (rows["adversarial_prediction"] == rows["label"])
+    if kind != "minimum-norm":
+        return np.asarray(withstood)
+    return np.asarray(withstood | (clean & (rows[norm] > eps * (1 + 1e-5) + 1e-6)))
 
 
 def write_record(

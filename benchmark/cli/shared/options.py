@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from robustness_bench.benchmark.errors import BenchError
 
@@ -18,7 +19,31 @@ if TYPE_CHECKING:
     from robustness_bench.benchmark.run.work import Work
 
 Names = list[str] | None
+WHAT, ATTACKS, TRAINING, WEIGHTS, WHERE, HOW = PANELS = (
+    "What is evaluated",
+    "Attacks",
+    "Training",
+    "Weights in place of training",
+    "Files, and what of them is kept",
+    "How it runs",
+)
 Result = TypeVar("Result")
+
+
+class PanelCommand(TyperCommand):
+    """A command whose help lists options under the headings of ``PANELS``, the verb's own last."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {panel: [] for panel in ("Arguments", *PANELS, "Options")}
+        for parameter in self.get_params(ctx):
+            if line := parameter.get_help_record(ctx):
+                argument = parameter.param_type_name == "argument"
+                panel = "Arguments" if argument else getattr(parameter, "rich_help_panel", None)
+                panels[panel or "Options"].append(line)
+        for panel, lines in panels.items():
+            if lines:
+                with formatter.section(panel):
+                    formatter.write_dl(lines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,45 +51,113 @@ class Request:
     """What was asked for; each field is an option of every verb that takes a request."""
 
     defense: Annotated[
-        Names, typer.Option("--defense", help="Defense, repeated or comma-separated (bench list defenses).")
+        Names,
+        typer.Option(
+            "--defense",
+            help="Defense, repeated or comma-separated (bench list defenses).",
+            rich_help_panel=WHAT,
+        ),
     ] = None
-    dataset: Annotated[Names, typer.Option("--dataset", help="Data set (bench list datasets).")] = None
-    norm: Annotated[Names, typer.Option("--norm", help="linf or l2; both unless given.")] = None
-    threat: Annotated[Names, typer.Option("--threat", help="white or black; both unless given.")] = None
+    dataset: Annotated[
+        Names, typer.Option("--dataset", help="Data set (bench list datasets).", rich_help_panel=WHAT)
+    ] = None
+    norm: Annotated[
+        Names, typer.Option("--norm", help="linf or l2; both unless given.", rich_help_panel=WHAT)
+    ] = None
+    threat: Annotated[
+        Names, typer.Option("--threat", help="white or black; both unless given.", rich_help_panel=WHAT)
+    ] = None
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", help="Training seeds 0 … N-1.", rich_help_panel=WHAT)
+    ] = None
+    n_examples: Annotated[
+        int | None, typer.Option("--n-examples", help="Test images; 0 = all.", rich_help_panel=WHAT)
+    ] = None
+    eps_linf: Annotated[
+        float | None, typer.Option("--eps-linf", help="L∞ budget in pixels of [0, 1].", rich_help_panel=WHAT)
+    ] = None
+    eps_l2: Annotated[
+        float | None, typer.Option("--eps-l2", help="L2 budget in pixels of [0, 1].", rich_help_panel=WHAT)
+    ] = None
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--plugin",
+            help="A .py file with a defense of your own; run unless --defense says.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="TOML protocol; the flags here override it.", rich_help_panel=WHAT),
+    ] = None
     attacks: Annotated[
         Names,
         typer.Option(
-            "--attacks", "--attack", help="Attacks, each under the norms it knows (bench list attacks)."
+            "--attacks",
+            "--attack",
+            help="Attacks, each under the norms it knows (bench list attacks).",
+            rich_help_panel=ATTACKS,
         ),
     ] = None
     attack_set: Annotated[
         str | None,
-        typer.Option("--set", help="The attacks' parameters: strict or paper (bench list attacks -v)."),
+        typer.Option(
+            "--set",
+            help="The attacks' parameters: strict or paper (bench list attacks -v).",
+            rich_help_panel=ATTACKS,
+        ),
     ] = None
     curve: Annotated[
-        Names, typer.Option("--curve", help="Attacks that also run at other ε, for robustness curves.")
+        Names,
+        typer.Option(
+            "--curve",
+            help="Attacks that also run at other ε, for robustness curves.",
+            rich_help_panel=ATTACKS,
+        ),
     ] = None
     kappa: Annotated[
-        Names, typer.Option("--kappa", help="Confidences κ of the attacks on detectors, comma-separated.")
+        Names,
+        typer.Option(
+            "--kappa",
+            help="Confidences κ of the attacks on detectors, comma-separated.",
+            rich_help_panel=ATTACKS,
+        ),
     ] = None
-    seeds: Annotated[int | None, typer.Option("--seeds", help="Training seeds 0 … N-1.")] = None
-    n_examples: Annotated[int | None, typer.Option("--n-examples", help="Test images; 0 = all.")] = None
     schedule: Annotated[
         str | None,
-        typer.Option("--schedule", help="How models are trained: namid-paper, fast or digits."),
+        typer.Option(
+            "--schedule",
+            help="How models are trained: namid-paper, fast or digits.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None
     epochs: Annotated[
-        int | None, typer.Option("--epochs", help="Of every training, MI estimators included.")
+        int | None,
+        typer.Option("--epochs", help="Of every training, MI estimators included.", rich_help_panel=TRAINING),
     ] = None
-    train_limit: Annotated[int | None, typer.Option("--train-limit", help="Training images; 0 = all.")] = None
-    width: Annotated[int | None, typer.Option("--width", help="Channels of the models' first stage.")] = None
-    eps_linf: Annotated[float | None, typer.Option("--eps-linf", help="L∞ budget in pixels of [0, 1].")] = (
-        None
-    )
-    eps_l2: Annotated[float | None, typer.Option("--eps-l2", help="L2 budget in pixels of [0, 1].")] = None
+    train_limit: Annotated[
+        int | None, typer.Option("--train-limit", help="Training images; 0 = all.", rich_help_panel=TRAINING)
+    ] = None
+    width: Annotated[
+        int | None,
+        typer.Option("--width", help="Channels of the models' first stage.", rich_help_panel=TRAINING),
+    ] = None
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes",
+            help="Processes, each with a GPU, that train one model together.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 1
     weights: Annotated[
         str | None,
-        typer.Option("--weights", help="In place of training: a weights file, or robustbench:NAME."),
+        typer.Option(
+            "--weights",
+            help="In place of training: a weights file, or robustbench:NAME.",
+            rich_help_panel=WEIGHTS,
+        ),
     ] = None
     weights_input: Annotated[
         str | None,
@@ -72,70 +165,90 @@ class Request:
             "--weights-input",
             help="Pixels the weights' network sees: plain, normalised, imagenet, half, shifted, bytes, "
             "per-image; then +bgr, +pool, +stride-2, +stride-2-pool. Training images tell unless given.",
+            rich_help_panel=WEIGHTS,
         ),
     ] = None
     weights_plain: Annotated[
-        bool, typer.Option("--weights-plain", help="Short for --weights-input plain.")
+        bool,
+        typer.Option("--weights-plain", help="Short for --weights-input plain.", rich_help_panel=WEIGHTS),
     ] = False
     weights_entry: Annotated[
-        str | None, typer.Option("--weights-entry", help="Which of several sets of weights in the file.")
+        str | None,
+        typer.Option(
+            "--weights-entry", help="Which of several sets of weights in the file.", rich_help_panel=WEIGHTS
+        ),
     ] = None
     weights_accept_low: Annotated[
         bool,
-        typer.Option("--weights-accept-low", help="Take the weights whatever their accuracy in training."),
+        typer.Option(
+            "--weights-accept-low",
+            help="Take the weights whatever their accuracy in training.",
+            rich_help_panel=WEIGHTS,
+        ),
     ] = False
     network: Annotated[
         str | None,
         typer.Option(
-            "--network", help="A .py file with the weights' network: build(classes, channels, size)."
+            "--network",
+            help="A .py file with the weights' network: build(classes, channels, size).",
+            rich_help_panel=WEIGHTS,
         ),
     ] = None
     trust_code: Annotated[
         bool,
-        typer.Option("--trust-code", help="Run --network's code, in a confined process."),
+        typer.Option(
+            "--trust-code", help="Run --network's code, in a confined process.", rich_help_panel=WEIGHTS
+        ),
     ] = False
-    plugin: Annotated[
-        list[Path] | None,
-        typer.Option("--plugin", help="A .py file with a defense of your own; run unless --defense says."),
-    ] = None
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML protocol; the flags here override it.")
-    ] = None
-    out: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = Path("results")
-    data_dir: Annotated[
-        Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
-    ] = Path("data")
-    model_dir: Annotated[Path, typer.Option("--model-dir", help="RobustBench's cache of models.")] = Path(
-        "models"
+    model_dir: Annotated[
+        Path, typer.Option("--model-dir", help="RobustBench's cache of models.", rich_help_panel=WEIGHTS)
+    ] = Path("models")
+    out: Annotated[Path, typer.Option("--out", help="Folder of the results.", rich_help_panel=WHERE)] = Path(
+        "results"
     )
-    download: Annotated[bool, typer.Option("--download", help="Fetch a data set that is missing.")] = False
-    batch_size: Annotated[
-        str, typer.Option("--batch-size", help="Images at once in evaluation, or auto.")
-    ] = "auto"
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto"
-    workers: Annotated[
-        int, typer.Option("--workers", help="Tasks at once; 0 = one per GPU, or per CPU core up to 4.")
-    ] = 0
+    data_dir: Annotated[
+        Path,
+        typer.Option(
+            "--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.", rich_help_panel=WHERE
+        ),
+    ] = Path("data")
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a data set that is missing.", rich_help_panel=WHERE)
+    ] = False
     gallery: Annotated[
         int,
         typer.Option(
-            "--gallery", help="Images of every cell (first seed) to keep for the leaderboard's pages."
+            "--gallery",
+            help="Images of every cell (first seed) to keep for the leaderboard's pages.",
+            rich_help_panel=WHERE,
         ),
     ] = 8
     keep_examples: Annotated[
         bool,
-        typer.Option("--keep-examples", help="Keep every image that fools a model, for bench verify."),
+        typer.Option(
+            "--keep-examples",
+            help="Keep every image that fools a model, for bench verify.",
+            rich_help_panel=WHERE,
+        ),
     ] = False
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", help="Images at once in evaluation, or auto.", rich_help_panel=HOW)
+    ] = "auto"
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.", rich_help_panel=HOW)] = "auto"
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers", help="Tasks at once; 0 = one per GPU, or per CPU core up to 4.", rich_help_panel=HOW
+        ),
+    ] = 0
     no_diagnosis: Annotated[
         bool,
         typer.Option(
             "--no-diagnosis",
             help="Look for no signs of hidden gradients: shown as not diagnosed, not ranked.",
+            rich_help_panel=HOW,
         ),
     ] = False
-    processes: Annotated[
-        int, typer.Option("--processes", help="Processes, each with a GPU, that train one model together.")
-    ] = 1
 
     def protocol(self) -> "Protocol":
         """The protocol it spells, checked; plugins are loaded first."""

@@ -48,7 +48,7 @@ class Board:
     """Everything under one threat model: ranked rows by their worst case, then the partial ones.
 
     Attributes:
-        preview_of: slug of the board with more images of the same data, of which this one's are the first
+        preview_of: slug of the larger board of the same data, of whose images this one's are the first
             (test images are the first N of one fixed shuffle); "" if there is none. No row of a preview
             has a rank.
         among: how many images that board has, else as many as this one.
@@ -103,8 +103,8 @@ def make_boards(
 ) -> list[Board]:
     """Every data set × threat model × attack set that has a natural accuracy and an attack inside ε.
 
-    A set whose cells another set has all and more is no board of its own. Of two boards that differ in the
-    number of images alone, the smaller is a preview of the larger.
+    A set whose cells another set has all and more is no board of its own. A board is a preview if one that
+    differs in the number of images alone has more images and ranks at least as many rows.
 
     Args:
         sent: records of images that someone sent in.
@@ -165,13 +165,19 @@ def _distinct(boards: list[Board]) -> list[Board]:
 
 
 def _previewed(boards: list[Board]) -> list[Board]:
-    """The same, the smaller of several sizes without ranks."""
-    largest: dict[tuple[object, ...], Board] = {}
-    for board in boards:
-        best = largest.setdefault(_question(board), board)
-        if board.images > best.images:
-            largest[_question(board)] = board
-    return [_preview(board, largest[_question(board)]) for board in boards]
+    """The same, without ranks where a board with more images ranks at least as many rows."""
+    return [_preview(board, boards) for board in boards]
+
+
+def _preview(board: Board, boards: Sequence[Board]) -> Board:
+    same = [each for each in boards if _question(each) == _question(board)]
+    # One row measured on more images must not take the ranks from a full board.
+    whole = [each for each in same if each.images > board.images and _places(each) >= _places(board)]
+    if not whole:
+        return replace(board, among=board.images)
+    largest = max(whole, key=lambda each: each.images)
+    rows = tuple(replace(row, rank=None) for row in board.rows)
+    return replace(board, rows=rows, preview_of=largest.slug, among=largest.images)
 
 
 def _question(board: Board) -> tuple[object, ...]:
@@ -179,11 +185,9 @@ def _question(board: Board) -> tuple[object, ...]:
     return board.dataset, board.data, board.norm, board.eps, board.threat, board.attack_set
 
 
-def _preview(board: Board, largest: Board) -> Board:
-    if board.images == largest.images:
-        return replace(board, among=board.images)
-    rows = tuple(replace(row, rank=None) for row in board.rows)
-    return replace(board, rows=rows, preview_of=largest.slug, among=largest.images)
+def _places(board: Board) -> int:
+    """How many rows have a rank."""
+    return sum(row.rank is not None for row in board.rows)
 
 
 def _hash(board: Board) -> str:

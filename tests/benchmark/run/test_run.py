@@ -3,16 +3,19 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from robustness_bench.attacks import registry
+from robustness_bench.benchmark.cli.shared.options import PANELS, Request
 from tests.conftest import Bench
 
 TINY = ["--epochs", 1, "--train-limit", 96, "--width", 2, "--n-examples", 12]
@@ -268,6 +271,18 @@ def test_wrong_input_is_one_clear_line(
     assert message in said.err
     assert len(said.err.strip().splitlines()) == 1
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("verb", ["run", "plan", "estimate-mi", "figure", "tables", "compare"])
+def test_help_lists_every_shared_option_under_a_heading(verb: str, bench: Bench) -> None:
+    parts = dict(part.split(":\n", 1) for part in bench(verb, "--help").out.split("\n\n") if ":\n" in part)
+    assert [heading for heading in parts if heading in PANELS] == list(PANELS)
+    for name, hint in get_type_hints(Request, include_extras=True).items():
+        (option,) = hint.__metadata__
+        line = re.compile(rf"^  {option.default}[, ]", re.MULTILINE)
+        assert [heading for heading, lines in parts.items() if line.search(lines)] == [
+            option.rich_help_panel
+        ], name
 
 
 def test_lists_and_version(bench: Bench) -> None:

@@ -572,7 +572,7 @@ def test_images_and_data_keep_boards_apart(tmp_path: Path) -> None:
 
 
 def test_fewer_of_the_same_images_are_a_preview_without_ranks(tmp_path: Path) -> None:
-    sizes = {50: {"good": 40, "weak": 3, "young": 45}, 100: {"good": 80, "weak": 6}}
+    sizes = {50: {"good": 40, "weak": 3, "young": 45}, 100: {"good": 80, "weak": 6, "old": 30}}
     for images, defenses in sizes.items():
         store = Store(tmp_path / str(images), images=images)
         for defense, stood in defenses.items():
@@ -585,7 +585,7 @@ def test_fewer_of_the_same_images_are_a_preview_without_ranks(tmp_path: Path) ->
     assert (preview.images, preview.preview_of, preview.among) == (50, whole.slug, 100)
     assert [row.rank for row in preview.rows] == [None, None, None]
     assert [row.defense for row in preview.rows] == ["young", "good", "weak"]
-    assert [row.rank for row in whole.rows] == [(1, 1), (2, 2)]
+    assert [row.rank for row in whole.rows] == [(1, 1), (2, 2), (3, 3)]
     build(stores, tmp_path / "site")
     first = Page(tmp_path / "site" / "index.html")
     assert "Preview, not ranked: 3 rows on the first 50 of these images" in " ".join(first.words.split())
@@ -601,6 +601,18 @@ def test_fewer_of_the_same_images_are_a_preview_without_ranks(tmp_path: Path) ->
     assert "A preview" not in large.words
     alone = make_boards(read_stores([tmp_path / "50"]).records)
     assert [(board.preview_of, board.rows[0].rank) for board in alone] == [("", (1, 2))]
+
+
+def test_one_row_on_more_images_takes_no_ranks_from_a_full_board(tmp_path: Path) -> None:
+    for images, defenses in {50: ("good", "weak"), 100: ("good",)}.items():
+        store = Store(tmp_path / str(images), images=images)
+        for defense in defenses:
+            model = store.model(defense, 0)
+            store.cell(model, defense, "none", images, kind="natural")
+            store.cell(model, defense, "zap", 40 if defense == "good" else 3)
+    boards = make_boards(read_stores([tmp_path / "50", tmp_path / "100"]).records)
+    assert [(board.images, board.preview_of) for board in boards] == [(100, ""), (50, "")]
+    assert [[row.rank for row in board.rows] for board in boards] == [[(1, 1)], [(1, 1), (2, 2)]]
 
 
 def test_other_questions_are_no_previews(tmp_path: Path) -> None:

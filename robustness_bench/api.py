@@ -1,0 +1,249 @@
+"""The benchmark as a library: attack a model in memory, run a protocol, read what a folder holds."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from robustness_bench.attacks.registry import NORMS, AttackPreset, attack_presets
+from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.report.lines.worst_case import BOUNDED
+from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex, to_text
+from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
+from robustness_bench.benchmark.run.work import Finished
+from robustness_bench.benchmark.statistics import wilson
+from robustness_bench.benchmark.store.cells import Record, read_records, robust_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+WORST = "worst"
+_SIGNS = {"linf": "L∞", "l2": "L2"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What attacks did to a model, image by image. Printed, or shown by a notebook, it is its table.
+
+    Attributes:
+        images: a row per attack and image: ``attack``, ``image`` (its place in x), ``label``,
+            ``clean_prediction``, ``adversarial_prediction``, the norms ``linf``, ``l2`` and ``l1`` of the
+            perturbation (0 where the attack found nothing), ``forwards`` and ``backwards`` (passes per
+            image, the mean over its batch), ``robust`` (nothing within ε fooled the model, and the natural
+            image is classified correctly).
+        accuracy: attack -> share of the images that are robust, in %; "none" is natural accuracy, "worst"
+            counts images that withstood every attack bounded by ε in the norm.
+        table: the same with 95 % Wilson intervals and costs.
+        adversarial: attack -> (N, C, H, W) float32 on the CPU, the natural image where the attack found
+            nothing; empty unless they were asked for.
+    """
+
+    images: pd.DataFrame
+    accuracy: dict[str, float]
+    table: Table
+    adversarial: "dict[str, Tensor]" = field(default_factory=dict, repr=False)
+
+    def to_latex(self) -> str:
+        """The table as a LaTeX float."""
+        return to_latex(self.table)
+
+    def __str__(self) -> str:
+        return to_text(self.table)
+
+    def _repr_html_(self) -> str:
+        return to_html(self.table)
+
+
+def evaluate(
+    model: "nn.Module",
+    x: "Tensor | NDArray[np.float32]",
+    y: "Tensor | ArrayLike",
+    *,
+    eps: float,
+    norm: str = "linf",
+    attacks: Sequence[str] = ("pgd-40", "aa"),
+    attack_set: str = "strict",
+    seed: int = 0,
+    batch_size: int = 0,
+    keep_images: bool = False,
+) -> Evaluation:
+    """Attack ``model`` on the images ``x`` by named attacks. Nothing is written.
+
+    The model runs where its weights are, in evaluation mode, and is left as it was. An image's outcome
+    depends on the image, its place in ``x`` and ``seed``, not on the batches. Hidden gradients are not
+    looked for: `bench run` does that.
+
+    Args:
+        model: maps images to logits (N, classes).
+        x: (N, C, H, W) float32 in [0, 1].
+        y: (N,) whole numbers, the classes.
+        eps: the budget, in the units of the pixels.
+        norm: "linf" or "l2".
+        attacks: names of `bench list attacks`; natural accuracy is always measured.
+        attack_set: the attacks' parameters, "strict" or "paper".
+        batch_size: images at once; 0 = 128 on a CPU, 1024 on a GPU, halved where memory runs out.
+        keep_images: keep what every attack made.
+
+    Raises:
+        BenchError: unknown attack, norm or set, or ε that is not positive.
+        ValueError: ``x`` or ``y`` are not as said.
+        AttackError: the model's output is no finite logits.
+    """
+    import torch
+
+    from robustness_bench.attacks.base import check_images
+    from robustness_bench.benchmark.batching import Batches
+    from robustness_bench.benchmark.context import Context
+    from robustness_bench.benchmark.measure.attacks import Sample, rows_of
+
+    chosen = _chosen(attacks, norm, attack_set)
+    if not eps > 0:
+        raise BenchError(f"ε must be positive, got {eps}")
+    held_x, held_y = torch.as_tensor(x), torch.as_tensor(y)
+    held_y = held_y if held_y.is_floating_point() else held_y.long()
+    check_images(held_x, held_y)
+    if not len(held_x):
+        raise BenchError("there is no image to attack: x is empty")
+    device = next((weight.device for weight in model.parameters()), held_x.device)
+    context = Context(out=Path(), device=str(device), batch_size=batch_size, threads=torch.get_num_threads())
+    batches = Batches(context)
+    frames, adversarial = [], {}
+    for name, preset in chosen.items():
+        attack = preset.build(norm, eps)
+
+        def work(rows: slice, attack: Any = attack) -> tuple[dict[str, NDArray[Any]], "Tensor"]:
+            ids = torch.arange(rows.start, rows.stop, device=device)
+            piece = Sample(ids, held_x[rows].to(device), held_y[rows].to(device))
+            outcome = attack(model, piece.x, piece.y, ids=piece.ids, seed=seed)
+            return rows_of(piece, outcome), outcome.x_adv.cpu() if keep_images else held_x[:0]
+
+        parts = [found for _, found in batches.pieces(len(held_x), work)]
+        columns = {key: np.concatenate([part[key] for part, _ in parts]) for key in parts[0][0]}
+        columns["robust"] = robust_rows(columns, kind=preset.kind, norm=norm, eps=eps)
+        frames.append(pd.DataFrame({"attack": name, **columns}).rename(columns={"sample": "image"}))
+        if keep_images:
+            adversarial[name] = torch.cat([images for _, images in parts])
+    images = pd.concat(frames, ignore_index=True)
+    bounded = [name for name, preset in chosen.items() if preset.kind in BOUNDED]
+    robust = {name: _of(images, name) for name in chosen}
+    if bounded:
+        robust[WORST] = np.logical_and.reduce([robust["none"], *(robust[name] for name in bounded)])
+    return Evaluation(
+        images=images,
+        accuracy={name: 100 * float(each.mean()) for name, each in robust.items()},
+        table=_table(images, robust, chosen, norm, eps),
+        adversarial=adversarial,
+    )
+
+
+def run(
+    protocol: Path | str | Mapping[str, Any],
+    *,
+    out: Path | str = "results",
+    data_dir: Path | str = "data",
+    device: str = "auto",
+    workers: int = 0,
+    batch_size: int = 0,
+    download: bool = False,
+) -> Finished:
+    """What `bench run --config` does: train what is missing, attack it, write records and tables.
+
+    Done work is found in ``out`` and not repeated; killed, the same call goes on.
+
+    Args:
+        protocol: a TOML file, or a mapping with the same keys, such as ``{"defenses": ["trades"]}``.
+        out: folder of the results.
+        data_dir: folder of the data set's files.
+        device: "auto", "cpu" or "cuda".
+        workers: tasks at once; 0 = one per GPU, or per CPU core up to 4.
+        batch_size: images at once in evaluation; 0 = automatic.
+        download: fetch a data set that is missing.
+
+    Returns:
+        The tables of accuracies, and title -> traceback of what failed.
+
+    Raises:
+        BenchError: what the user can mend, in one line; finished work is kept.
+    """
+    from robustness_bench.benchmark.context import Context
+    from robustness_bench.benchmark.plan.detectors import make_whole_plan
+    from robustness_bench.benchmark.plan.protocol import load_protocol
+    from robustness_bench.benchmark.report.publish import publish
+    from robustness_bench.benchmark.run import work as running
+
+    checked = load_protocol(protocol if isinstance(protocol, Mapping) else Path(protocol))
+    work = running.prepare(checked, Path(out), Path(data_dir), download=download, make=make_whole_plan)
+    chosen = running.choose_device(device)
+    context = Context(out=Path(out), device=chosen, batch_size=batch_size, threads=1)
+    return running.run(work, context, publish, workers=workers, live=False)
+
+
+def records(folder: Path | str) -> list[Record]:
+    """Every evaluated cell of a store: its settings, and a row per image.
+
+    Raises:
+        BenchError: no such folder, or a record is damaged.
+    """
+    if not Path(folder).is_dir():
+        raise BenchError(f"there is no folder {folder}")
+    return read_records(Path(folder))
+
+
+def _chosen(names: Iterable[str], norm: str, attack_set: str) -> dict[str, AttackPreset]:
+    """The presets by name, natural accuracy first."""
+    if norm not in NORMS:
+        raise unknown("norm", norm, NORMS)
+    try:
+        presets = attack_presets(attack_set)
+    except ValueError as error:
+        raise BenchError(str(error)) from error
+    for name in names:
+        if name not in presets:
+            raise unknown("attack", name, presets)
+        if norm not in presets[name].norms:
+            raise BenchError(f"{name} works in {', '.join(presets[name].norms)}, got norm {norm!r}")
+    return {name: presets[name] for name in dict.fromkeys(["none", *names])}
+
+
+def _of(images: pd.DataFrame, attack: str) -> NDArray[np.bool_]:
+    return images.loc[images["attack"] == attack, "robust"].to_numpy()
+
+
+def _table(
+    images: pd.DataFrame,
+    robust: Mapping[str, NDArray[np.bool_]],
+    chosen: Mapping[str, AttackPreset],
+    norm: str,
+    eps: float,
+) -> Table:
+    group = f"{_SIGNS[norm]} (ε = {eps:.4g})"
+    passes = images.groupby("attack")[["forwards", "backwards"]].mean()
+    rows = []
+    for name, each in robust.items():
+        low, high = wilson(int(each.sum()), len(each))
+        cost = [f"{passes[key][name]:.1f}" if name in chosen else "" for key in ("forwards", "backwards")]
+        texts = [f"{100 * each.mean():.1f}", f"{100 * low:.1f} – {100 * high:.1f}", *cost]
+        label = chosen[name].label if name in chosen else "Worst"
+        kind = WORST if name not in chosen else "natural" if name == "none" else "attack"
+        rows.append(Row(group=kind, label=label, cells=tuple(Cell(text=text) for text in texts)))
+    n = len(robust["none"])
+    caption = f"Accuracy in % on {n} images, and what 95 % of other images would give (Wilson)."
+    if any(preset.kind == "minimum-norm" for preset in chosen.values()):
+        caption += " Minimum-norm attacks: only images within ε count."
+    if WORST in robust:
+        caption += " Worst: withstood every attack within ε of the norm, image by image."
+    return Table(
+        name="evaluation",
+        title="White box",
+        caption=f"{caption} Passes per image. Not diagnosed for hidden gradients.",
+        measure="accuracy",
+        columns=tuple(
+            Column(group=group, label=text) for text in ("Accuracy", "95 %", "Forward", "Backward")
+        ),
+        rows=tuple(rows),
+        heading="Attack",
+    )
