@@ -56,6 +56,7 @@ ROOMS = [
     "defenses",
     "defenses/mutual_information",
     "attacks",
+    "attacks/searches",
     "attacks/numerics",
 ]
 """From what a user types down to what knows nothing of the rest."""
