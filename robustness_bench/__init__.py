@@ -1,4 +1,9 @@
-"""The benchmark from Python: ``import robustness_bench as rb``, then ``rb.evaluate``, ``rb.run``, …"""
+"""Robustness Bench: attacks, defenses, and the benchmark that runs, keeps and shows them.
+
+import robustness_bench as rb
+
+found = rb.evaluate(model, x, y, attacks=["pgd-40", "aa"], norm="linf", eps=8 / 255)
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +14,9 @@ __all__ = ["Evaluation", "evaluate", "records", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the interface when it is first used: it imports pandas, which planning does not need."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from robustness_bench import api
+    """What ``api`` has, imported when it is first asked for: the rest needs no pandas."""
+    if name in __all__:
+        from robustness_bench import api
 
-    return getattr(api, name)
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -56,6 +56,7 @@ ROOMS = [
     "defenses",
     "defenses/mutual_information",
     "attacks",
+    "attacks/searches",
     "attacks/numerics",
 ]
 """From what a user types down to what knows nothing of the rest."""
@@ -67,12 +68,13 @@ def _files(folder: Path) -> list[Path]:
     return [file for file in sorted(folder.rglob("*.py")) if "templates" not in file.parts]
 
 
-FILES = [*(ROOT / PACKAGE).glob("*.py"), *(file for folder in FOLDERS for file in _files(ROOT / folder))]
+FILES = sorted((ROOT / PACKAGE).glob("*.py"))  # beside the links to the folders
+FILES += [file for folder in FOLDERS for file in _files(ROOT / folder)]
 
 
 def _module(file: Path) -> str:
-    inside = ROOT / PACKAGE if file.is_relative_to(ROOT / PACKAGE) else ROOT
-    return ".".join([PACKAGE, *file.relative_to(inside).with_suffix("").parts]).removesuffix(".__init__")
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join([PACKAGE, *parts[parts[0] == PACKAGE :]]).removesuffix(".__init__")
 
 
 def _room(file: Path) -> str:
