@@ -123,6 +123,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_code_is_run_only_if_trusted_and_a_first_look_is_not_ranked(
     bench: Bench, own: Path, tmp_path: Path
 ) -> None:
