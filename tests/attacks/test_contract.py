@@ -11,7 +11,7 @@ from attacks import geometry
 from attacks.base import Attack, AttackError, predict
 from attacks.pgd import PGD
 from attacks.registry import SETS, attack_presets
-from tests.support import Cheats, Constant, Linear, NaNWhereBright, Small, images, small_model
+from tests.support import Cheats, Constant, Linear, NaNWhereBright, Scribbles, Small, images, small_model
 
 EPS = {"linf": 0.05, "l2": 0.5}
 PRESETS = attack_presets("paper") | attack_presets("strict")
@@ -150,30 +150,43 @@ def test_a_model_without_a_gradient_is_no_crash(name: str, norm: str) -> None:
     assert torch.equal(outcome.prediction, predict(model, outcome.x_adv))
 
 
+class Cached(nn.Module):
+    """Hands out the same tensor for the same images, as caching wrappers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small_model().eval()
+        self.kept: dict[bytes, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            return self.inner.forward(x)
+        key = x.detach().numpy().tobytes()
+        if key not in self.kept:
+            self.kept[key] = self.inner(x)
+        return self.kept[key]
+
+    def intact(self) -> bool:
+        """Whether every kept tensor is still what the model says."""
+        for key, kept in self.kept.items():
+            again = torch.frombuffer(bytearray(key), dtype=torch.float32).reshape(-1, 1, 8, 8)
+            if not torch.allclose(kept, self.inner(again), atol=1e-5):
+                return False
+        return len(self.kept) > 0
+
+
 @every_attack
 def test_a_cached_output_is_not_written_into(name: str, norm: str) -> None:
-    class Cached(nn.Module):
-        """Hands out the same tensor for the same images, as caching wrappers do."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = small_model().eval()
-            self.kept: dict[bytes, Tensor] = {}
-
-        def forward(self, x: Tensor) -> Tensor:
-            if x.requires_grad:
-                return self.inner.forward(x)
-            key = x.detach().numpy().tobytes()
-            if key not in self.kept:
-                self.kept[key] = self.inner(x)
-            return self.kept[key]
-
     cached, x = Cached(), images(2)
     little = 0.01 * EPS[norm]  # so that nothing falls and every member of an ensemble runs
     build(name, norm, little)(cached, x, labels(cached.inner, x))
-    for key, kept in cached.kept.items():
-        again = torch.frombuffer(bytearray(key), dtype=torch.float32).reshape(-1, 1, 8, 8)
-        assert torch.allclose(kept, cached.inner(again), atol=1e-5)
+    assert cached.intact()
+
+
+def test_nor_by_an_attack_that_writes_into_the_logits_it_is_given() -> None:
+    cached, x = Cached(), images(2)
+    Scribbles(norm="linf", eps=0.1)(cached, x, labels(cached.inner, x))
+    assert cached.intact()
 
 
 @every_attack
