@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from robustness_bench.attacks.registry import NORMS, AttackPreset, attack_presets
+from robustness_bench.attacks.registry import BOUNDED, NORMS, AttackPreset, attack_presets
 from robustness_bench.benchmark.errors import BenchError, unknown
-from robustness_bench.benchmark.report.lines.worst_case import BOUNDED
 from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex, to_text
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
 from robustness_bench.benchmark.run.work import Finished

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robustness_bench.attacks.registry import attack_names
+from robustness_bench.attacks.registry import BOUNDED, attack_names
 from robustness_bench.benchmark.report.lines.trained import Epochs, Trained, differ, sentence
-from robustness_bench.benchmark.report.lines.worst_case import BOUNDED
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
 from robustness_bench.benchmark.statistics import (
     Difference,

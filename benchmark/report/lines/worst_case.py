@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from robustness_bench.attacks.registry import BOUNDED
 from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.report.lines.results import Line, percent, sets_of
 from robustness_bench.benchmark.statistics import mean_std
@@ -12,8 +13,6 @@ from robustness_bench.benchmark.store.cells import Record
 NAME = "worst-case"
 SUBMITTED = "submitted"
 """The kind of cells whose images someone sent in: they count against one model, no other needs them."""
-BOUNDED = ("budget", "minimum-norm")
-"""Kinds of attacks that stay inside, or are read at, the ε of a threat model."""
 Group = tuple[object, ...]
 
 
