@@ -5,11 +5,15 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from robustness_bench.benchmark.errors import StoreError
 
+AGAIN = "delete it and run the same command again"
+"""The remedy for a damaged file that a run made."""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -41,6 +45,34 @@ def write_atomic(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def reading(path: Path, remedy: str = AGAIN, *more: type[Exception]) -> Iterator[None]:
+    """What goes wrong in the block, which reads ``path``, is told as damage of that file.
+
+    Args:
+        remedy: what to do about it.
+        more: what a library raises besides Python's own errors.
+
+    Raises:
+        StoreError: one line that names the file.
+    """
+    wrong: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, TypeError, AttributeError, *more)
+    try:
+        yield
+    except wrong as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise StoreError(f"{path} is damaged ({reason}); {remedy}") from error
+
+
+def check_format(path: Path, found: object, current: int) -> None:
+    """Raise StoreError for a file of another version's format."""
+    if found != current:
+        raise StoreError(
+            f"{path} has format {found}, this is bench's format {current}: use the version that wrote it, or "
+            "another --out"
+        )
 
 
 def canonical_json(value: Any) -> str:

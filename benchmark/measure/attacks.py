@@ -200,7 +200,7 @@ def _replay(model: nn.Module, x: Tensor, x_adv: Tensor, norm: geometry.Norm) -> 
 
 
 def rows_of(piece: Sample, outcome: Outcome) -> Columns:
-    """The columns of a record (``records.SCHEMA``) that an attack's outcome fills."""
+    """The columns of a record (``store.cells.SCHEMA``) that an attack's outcome fills."""
     moved = outcome.x_adv - piece.x
     return {
         "sample": piece.ids.cpu().numpy(),

@@ -491,7 +491,10 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     "another's id": (lambda f: packed(with_story(f, id="0" * 12)), "has the id '000000000000', its settings"),
     "another seed": (lambda f: packed(with_story(f, seed=3)), "its settings give"),
     "another's place": (lambda f: packed(moved(f)), "lies at another's place"),
-    "another format of record": (lambda f: packed(with_story(f, format=1)), "is a record of format 1"),
+    "another format of record": (
+        lambda f: packed(with_story(f, format=1)),
+        "has format 1, this is bench's format 2",
+    ),
     "another family": (lambda f: packed(with_story(f, family="0" * 12)), "is of family '000000000000'"),
     "another model": (lambda f: packed(with_story(f, model_family="f" * 12)), "is of family 'ffffffffffff'"),
     "no spec": (lambda f: packed(with_story(f, spec=[])), "is no evaluate"),
