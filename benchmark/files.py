@@ -75,6 +75,29 @@ def check_format(path: Path, found: object, current: int) -> None:
         )
 
 
+def write_json(path: Path, value: Any, *, for_people: bool = False) -> None:
+    """Write a JSON value with its keys sorted, atomically.
+
+    Args:
+        for_people: with letters as they are, and a newline at the end.
+    """
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=not for_people)
+    write_atomic(path, (text + "\n" * for_people).encode())
+
+
+def read_json(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        StoreError: absent, or no JSON object; the message names the file.
+    """
+    with reading(path, remedy):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("it is no JSON object")
+        return value
+
+
 def canonical_json(value: Any) -> str:
     """One text per value: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

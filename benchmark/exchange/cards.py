@@ -16,7 +16,7 @@ from robustness_bench.benchmark.exchange.rules import (
     texts,
 )
 from robustness_bench.benchmark.files import short_hash
-from robustness_bench.benchmark.store.tensors import read_card
+from robustness_bench.benchmark.store.cards import read_card
 
 _KINDS = {
     "checkpoints": ("train", "load", "estimators", "part"),

@@ -1,6 +1,5 @@
 """One file of results as its reader finds it, and whether it is what its name and id say."""
 
-import json
 import struct
 import tokenize
 import zipfile
@@ -36,7 +35,7 @@ from robustness_bench.benchmark.exchange.rules import (
     texts,
 )
 from robustness_bench.benchmark.exchange.sources import Source
-from robustness_bench.benchmark.files import file_hash, short_hash
+from robustness_bench.benchmark.files import file_hash, read_json, short_hash
 from robustness_bench.benchmark.plan.detectors import CALIBRATION
 from robustness_bench.benchmark.plan.protocol import THREATS
 from robustness_bench.benchmark.store.cells import read_record
@@ -132,7 +131,7 @@ def _estimates(path: Path, name: str) -> Facts:
 
 
 def _diagnosis(path: Path, name: str) -> Facts:
-    found, story = read_diagnosis(path), json.loads(path.read_text())
+    found, story = read_diagnosis(path), read_json(path)
     spec, seed, identity = found.spec, found.seed, found.id
     check_identity(identity, spec, seed, ("diagnose",))
     data, norm = texts(spec, "dataset", "norm")

@@ -1,13 +1,12 @@
 """What a store's diagnoses say of the models of its records."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.files import read_json, reading
 from robustness_bench.benchmark.plan.probe import VERSION
 
 NOT_DIAGNOSED, SIGNS_ONLY, EARLIER = "not diagnosed", "signs only", "earlier probe"
@@ -65,14 +64,12 @@ def read_diagnosis(path: Path) -> Diagnosis:
     Raises:
         StoreError: unreadable; the message names the file.
     """
-    try:
-        story = json.loads(path.read_text())
+    story = read_json(path)
+    with reading(path):
         spec = story["spec"]
         hash(_subject(spec)), float(spec["eps"]), probe_rank(spec["probe"])  # or it cannot be looked up
         flags = tuple(str(name) for name in story["flags"])
         return Diagnosis(id=story["id"], seed=story["seed"], spec=spec, flags=flags)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{path} is damaged ({error}); delete it and run the same command again") from error
 
 
 def find_diagnoses(out: Path) -> list[Path]:

@@ -13,11 +13,11 @@ from robustness_bench.benchmark.report.detectors.roc import Scores
 from robustness_bench.benchmark.report.lines.learning import find_trainings
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
 from robustness_bench.benchmark.site.contents.detector_reading import read_detectors
+from robustness_bench.benchmark.store.cards import read_card
 from robustness_bench.benchmark.store.cells import Record, find_records, read_record
 from robustness_bench.benchmark.store.detections import Detection, find_detections
 from robustness_bench.benchmark.store.diagnoses import Diagnoses
 from robustness_bench.benchmark.store.generated import ConditionalExamples
-from robustness_bench.benchmark.store.tensors import read_card
 from robustness_bench.benchmark.submit.board.entries import Entry, find_entries, register_entry
 from robustness_bench.benchmark.submit.board.external import ExternalRow, read_external
 

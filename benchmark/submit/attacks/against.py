@@ -8,8 +8,8 @@ from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
+from robustness_bench.benchmark.store.cards import find_model
 from robustness_bench.benchmark.store.cells import Record
-from robustness_bench.benchmark.store.tensors import read_card
 
 
 def spec_against(record: Record, name: str, parameters: dict[str, Any], **change: Any) -> dict[str, Any]:
@@ -55,24 +55,6 @@ def task_against(store: Path, record: Record, spec: dict[str, Any], data: Locate
 
 def _model(store: Path, record: Record, data: Located) -> Task:
     identity = record.spec["parents"]["model"]
-    for card_file in sorted(store.glob(f"checkpoints/*/*-{identity}.json")):
-        path = card_file.with_suffix(".safetensors")
-        if path.is_file():
-            card = read_card(path)
-            return _parent(card["spec"], card["seed"], identity, record.model_family, path, store, data)
+    if task := find_model(store, identity, record.model_family, data):
+        return task
     raise BenchError(f"its weights ({identity}) are not in {store}/checkpoints: make or import them there")
-
-
-def _parent(
-    spec: dict[str, Any], seed: int, identity: str, family: str, path: Path, store: Path, data: Located
-) -> Task:
-    return Task(
-        kind=spec["kind"],
-        title=path.stem,
-        spec=spec,
-        seed=seed,
-        id=identity,
-        family=family,
-        path=path.relative_to(store),
-        data=data,
-    )

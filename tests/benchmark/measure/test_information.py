@@ -18,6 +18,7 @@ from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.plan.tasks import Task, make_mi_plan
 from robustness_bench.benchmark.report.lines.information import COLUMNS, MILine, mi_lines, to_csv
 from robustness_bench.benchmark.report.lines.learning import find_trainings, learning
+from robustness_bench.benchmark.store.cards import card_of, read_card
 from robustness_bench.benchmark.store.folder import is_done
 from robustness_bench.benchmark.store.information import (
     MIRecord,
@@ -25,7 +26,7 @@ from robustness_bench.benchmark.store.information import (
     read_mi_record,
     write_mi_record,
 )
-from robustness_bench.benchmark.store.tensors import card_of, read_card, save_tensors
+from robustness_bench.benchmark.store.tensors import save_tensors
 from tests.conftest import Bench
 
 TINY = ["--epochs", 2, "--train-limit", 100, "--width", 2, "--n-examples", 12, "--norm", "linf"]

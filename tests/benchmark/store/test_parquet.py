@@ -1,6 +1,7 @@
 """The one way in which tables are kept: whole or refused, no more read than is needed, equal bytes."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def test_columns_have_their_types_and_those_without_rows_are_empty() -> None:
 
 
 def test_a_table_comes_back_with_its_story(path: Path) -> None:
-    found = read_as(dict, path, 3)
+    found: dict[str, Any] = read_as(dict, path, 3)
     assert found.keys() == {"id", "rows"}
     assert list(found["rows"]) == list(KINDS)
     assert np.array_equal(found["rows"]["label"], ROWS["sample"] % 7)
@@ -71,7 +72,7 @@ def test_only_the_columns_that_are_needed_are_read(path: Path) -> None:
 
 
 def test_what_is_not_as_it_should_be_is_one_line(path: Path, tmp_path: Path) -> None:
-    said = {
+    said: dict[str, tuple[Callable[[], object], str]] = {
         "another version": (lambda: read_table(path, 4), "has format 3, this is bench's format 4: use the"),
         "a column less": (lambda: read_table(path, 3, columns=lambda _: ["l2", "l1"]), "it lacks l1"),
         "another story": (lambda: read_as(lambda rows: rows, path, 3), "is damaged"),
