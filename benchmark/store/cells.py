@@ -1,6 +1,6 @@
 """A record is one evaluated cell: a Parquet file with a row per sample and its story in the metadata."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.statistics import Outcomes, withstand_all
 from robustness_bench.benchmark.store.diagnoses import BATCH_DEPENDENT, NOT_DIAGNOSED, Diagnoses, Diagnosis
 from robustness_bench.benchmark.store.parquet import Columns, read_as, typed, write_table
 
@@ -107,6 +108,11 @@ def robust_rows(rows: Mapping[str, NDArray[Any]], *, kind: str, norm: str, eps: 
     if kind != "minimum-norm":
         return np.asarray(withstood)
     return np.asarray(withstood | (clean & (rows[norm] > eps * (1 + 1e-5) + 1e-6)))
+
+
+def robust_to_all(records: Iterable[Record]) -> Outcomes:
+    """Which images no record has an image for that counts: (n,). See ``withstand_all``."""
+    return withstand_all((record.rows["sample"], record.robust) for record in records)
 
 
 def write_record(

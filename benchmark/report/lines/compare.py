@@ -19,7 +19,7 @@ from robustness_bench.benchmark.statistics import (
     mean_std,
     wilson,
 )
-from robustness_bench.benchmark.store.cells import Record
+from robustness_bench.benchmark.store.cells import Record, robust_to_all
 
 LEVEL = 0.95
 
@@ -121,7 +121,7 @@ class Cells:
         """Which images withstand every one of these attacks, for the seeds that faced them all."""
         faced = [self.records.get(attack, {}) for attack in attacks]
         seeds = sorted(set(faced[0]).intersection(*faced[1:]))
-        return {seed: np.logical_and.reduce([cells[seed].robust for cells in faced]) for seed in seeds}
+        return {seed: robust_to_all(cells[seed] for cells in faced) for seed in seeds}
 
 
 @dataclass(frozen=True, kw_only=True)
