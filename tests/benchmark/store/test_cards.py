@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,11 @@ def kept(task: Task, out: Path) -> Path:
     return out / task.path
 
 
+def as_read(spec: dict[str, Any]) -> Any:
+    """With lists for tuples."""
+    return json.loads(json.dumps(spec))
+
+
 def test_a_card_says_what_its_tensors_are_of_and_how_they_were_made(task: Task, tmp_path: Path) -> None:
     path = kept(task, tmp_path)
     card = read_card(path)
@@ -38,7 +44,7 @@ def test_a_card_says_what_its_tensors_are_of_and_how_they_were_made(task: Task, 
         "sha256": file_hash(path),
         "id": task.id,
         "seed": task.seed,
-        "spec": task.spec,
+        "spec": as_read(task.spec),
         "epoch": 4,
         "history": [{"lr": 0.1}],
         "environment": environment("cpu"),
@@ -52,7 +58,7 @@ def test_a_model_is_found_by_its_id_where_its_tensors_are(task: Task, tmp_path: 
     path = kept(task, tmp_path)
     found = find_model(tmp_path, task.id, "f", task.data)
     assert found is not None
-    assert (found.kind, found.spec, found.seed) == ("train", task.spec, task.seed)
+    assert (found.kind, found.spec, found.seed) == ("train", as_read(task.spec), task.seed)
     assert (found.id, found.path, found.family) == (task.id, task.path, "f")
     assert find_model(tmp_path, "0" * 12, "f", task.data) is None
     path.unlink()
