@@ -53,6 +53,14 @@ def find_model(store: Path, identity: str, family: str, data: Located) -> Task |
     return None
 
 
+def is_kept(path: Path, task: Task) -> bool:
+    """Whether tensors are there with their card.
+
+    A card without them tells how something was trained, but is no result to go on from.
+    """
+    return path.is_file() and card_of(path).is_file()
+
+
 def remedy(path: Path) -> str:
     """What to do about tensors or a card that are damaged."""
     stem = path.with_suffix("")
@@ -89,7 +97,7 @@ def circumstances(task: Task, context: Context, started: float) -> dict[str, Any
 def environment_of(task: Task, context: Context) -> dict[str, Any]:
     """Where a result is made, and how the weights of others that it is of are run."""
     facts, model = environment(context.device), task.parents.get("model")
-    if model is None or model.kind != "load":
+    if model is None or not model.how.given:
         return facts
     reading = read_card(context.out / model.path).get("reading")
     return facts if reading is None else {**facts, "input": reading["note"]}

@@ -140,6 +140,16 @@ def write_record(
     write_table(path, typed(rows, SCHEMA), story)
 
 
+def keep_failure(path: Path, task: Task, environment: dict[str, Any], error: str) -> None:
+    """Write the record of a cell that failed: shown as ERROR, never as a number."""
+    write_record(path, task, {}, environment=environment, seconds=0.0, error=error)
+
+
+def is_kept(path: Path, task: Task) -> bool:
+    """Whether the cell has its result; one that failed has not, and will be tried again."""
+    return path.is_file() and read_record(path).status == "ok"
+
+
 def read_record(path: Path, columns: Columns | None = None) -> Record:
     """Read and verify one record.
 

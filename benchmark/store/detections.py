@@ -139,6 +139,18 @@ def write_detection(
     write_table(path, typed(rows, kinds), story)
 
 
+def keep_failure(path: Path, task: Task, environment: dict[str, Any], error: str) -> None:
+    """Write the record of a cell that failed."""
+    write_detection(
+        path, task, {}, thresholds={}, remarks={}, environment=environment, seconds=0.0, error=error
+    )
+
+
+def is_kept(path: Path, task: Task) -> bool:
+    """Whether the cell has its result; one that failed has not, and will be tried again."""
+    return path.is_file() and read_detection(path).status == "ok"
+
+
 def read_detection(path: Path) -> Detection:
     """Read and verify one cell.
 

@@ -55,6 +55,11 @@ def write_mi_record(
     write_table(path, {name: pa.array(column) for name, column in rows.items()}, story)
 
 
+def is_kept(path: Path, task: Task) -> bool:
+    """Whether the estimates are there."""
+    return path.is_file() and bool(read_mi_record(path).rows)
+
+
 def read_mi_record(path: Path) -> MIRecord:
     """Read and verify one file.
 

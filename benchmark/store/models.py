@@ -82,7 +82,7 @@ def import_weights(task: Task, context: Context, advance: Advance) -> None:
 
 def stem_of(task: Task, context: Context) -> str:
     """Of a ResNet whose weights are of others, as the training images chose it; else ours."""
-    if task.kind != "load":
+    if not task.how.given:
         return ""
     stem: str = read_card(context.out / task.path).get("reading", {}).get("stem", "")
     if stem not in STEMS:

@@ -460,7 +460,10 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     "too deep": (lambda f: packed(renamed(f, f"{R}more/a.parquet")), "lies 6 folders deep"),
     "too shallow": (lambda f: packed(renamed(f, "records/a.parquet")), "lies 1 folders deep"),
     "unknown suffix": (lambda f: packed(renamed(f, f"{R}a.pt")), "has another suffix than .parquet"),
-    "unknown folder": (lambda f: packed(renamed(f, "bin/a.parquet")), "is in none of the folders records"),
+    "unknown folder": (
+        lambda f: packed(renamed(f, "bin/a.parquet")),
+        "is in none of the folders cal",
+    ),
     "hidden": (lambda f: packed(renamed(f, f"{R}.a.parquet")), "begins or ends with a dot"),
     "empty part": (lambda f: packed(renamed(f, "records//a/b/c/d.parquet")), "is empty, or begins"),
     "twice": (
