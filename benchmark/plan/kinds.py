@@ -28,7 +28,7 @@ class TaskKind:
         archived: checks a file of it that comes from elsewhere: (path, name in the store) -> ``known.Facts``.
         result: whether it is what a run is for, a cell; all else is there because a cell needs it.
         afterwards: whether it waits until all cells are done, and is no reason to train a model anew.
-        chain: whether it is a training that waits for no other, besides those of the cells.
+        chain: whether it is a training of its own beside those of the cells, so that a worker more is of use.
         given: whether it brings weights of others, for which nothing is trained.
         seeded: whether the name of its file ends with its seed.
         cell: how a cell is named where results are compared, filled in as ``title`` is.
@@ -63,7 +63,7 @@ _ALL = (
         folder="checkpoints",
         run=f"{_TRAIN}.defenses:train",
         passes=f"{_COST}:training_passes",
-        slower=2.5,  # weights' gradients and held-out images, but no attack of many kinds
+        slower=2.5,  # the weights' gradients and the held-out images
     ),
     TaskKind(
         name="load",
