@@ -18,6 +18,8 @@ SETS = {
     "paper": "the settings behind the published tables; minimum-norm attacks count at any distance",
 }
 KINDS = ("natural", "budget", "minimum-norm", "wasserstein", "unbounded")
+BOUNDED = ("budget", "minimum-norm")
+"""Kinds that stay inside, or are read at, the ε of a threat model: the worst case is made of them."""
 NORMS = ("linf", "l2")
 _ENTRY_POINTS = "bench.attacks"
 

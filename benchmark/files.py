@@ -5,11 +5,15 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from robustness_bench.benchmark.errors import StoreError
 
+AGAIN = "delete it and run the same command again"
+"""The remedy for a damaged file that a run made."""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -41,6 +45,57 @@ def write_atomic(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def reading(path: Path, remedy: str = AGAIN, *more: type[Exception]) -> Iterator[None]:
+    """What goes wrong in the block, which reads ``path``, is told as damage of that file.
+
+    Args:
+        remedy: what to do about it.
+        more: what a library raises besides Python's own errors.
+
+    Raises:
+        StoreError: one line that names the file.
+    """
+    wrong: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, TypeError, AttributeError, *more)
+    try:
+        yield
+    except wrong as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise StoreError(f"{path} is damaged ({reason}); {remedy}") from error
+
+
+def check_format(path: Path, found: object, current: int) -> None:
+    """Raise StoreError for a file of another version's format."""
+    if found != current:
+        raise StoreError(
+            f"{path} has format {found}, this is bench's format {current}: use the version that wrote it, or "
+            "another --out"
+        )
+
+
+def write_json(path: Path, value: Any, *, for_people: bool = False) -> None:
+    """Write a JSON value with its keys sorted, atomically.
+
+    Args:
+        for_people: with letters as they are, and a newline at the end.
+    """
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=not for_people)
+    write_atomic(path, (text + "\n" * for_people).encode())
+
+
+def read_json(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        StoreError: absent, or no JSON object; the message names the file.
+    """
+    with reading(path, remedy):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("it is no JSON object")
+        return value
 
 
 def canonical_json(value: Any) -> str:

@@ -1,8 +1,8 @@
 """Numbers about numbers; each docstring says what it entitles one to claim."""
 
 import statistics
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +116,21 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
         raise ValueError(f"mcnemar_exact counts images, got {only_first} and {only_second}")
     n = only_first + only_second
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), n, 0.5)))
+
+
+def withstand_all(attacks: Iterable[tuple[NDArray[Any], Outcomes]]) -> Outcomes:
+    """Which images withstand every attack: (n,). The worst case; one attack that fools is enough.
+
+    Args:
+        attacks: of each, the images' numbers and which of them withstand it: (n,), (n,).
+
+    Raises:
+        ValueError: not the same images in the same order under every attack, or no attack.
+    """
+    (images, *others), outcomes = zip(*attacks, strict=True)
+    if not all(np.array_equal(images, other) for other in others):
+        raise ValueError("a worst case needs the same images in the same order under every attack")
+    return np.asarray(np.logical_and.reduce(outcomes))
 
 
 def bootstrap_difference(

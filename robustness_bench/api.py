@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from robustness_bench.attacks.registry import NORMS, AttackPreset, attack_presets
+from robustness_bench.attacks.registry import BOUNDED, NORMS, AttackPreset, attack_presets
 from robustness_bench.benchmark.errors import BenchError, unknown
-from robustness_bench.benchmark.report.lines.worst_case import BOUNDED
 from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex, to_text
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
 from robustness_bench.benchmark.run.work import Finished
-from robustness_bench.benchmark.statistics import wilson
+from robustness_bench.benchmark.statistics import wilson, withstand_all
 from robustness_bench.benchmark.store.cells import Record, read_records, robust_rows
 
 if TYPE_CHECKING:
@@ -131,7 +130,8 @@ def evaluate(
     bounded = [name for name, preset in chosen.items() if preset.kind in BOUNDED]
     robust = {name: _of(images, name) for name in chosen}
     if bounded:
-        robust[WORST] = np.logical_and.reduce([robust["none"], *(robust[name] for name in bounded)])
+        numbers = {name: each["image"].to_numpy() for name, each in images.groupby("attack")}
+        robust[WORST] = withstand_all((numbers[name], robust[name]) for name in ["none", *bounded])
     return Evaluation(
         images=images,
         accuracy={name: 100 * float(each.mean()) for name, each in robust.items()},

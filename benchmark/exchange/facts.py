@@ -1,6 +1,5 @@
 """One file of results as its reader finds it, and whether it is what its name and id say."""
 
-import json
 import struct
 import tokenize
 import zipfile
@@ -11,9 +10,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from robustness_bench.attacks.class_names import load
 from robustness_bench.attacks.registry import NORMS
 from robustness_bench.benchmark.errors import StoreError
-from robustness_bench.benchmark.exchange.cards import card_facts
 from robustness_bench.benchmark.exchange.detector_rules import (
     check_detector_place,
     check_detector_spec,
@@ -28,6 +27,7 @@ from robustness_bench.benchmark.exchange.rules import (
     check_circumstances,
     check_flags,
     check_identity,
+    check_kind,
     check_number,
     check_place,
     check_rows,
@@ -36,9 +36,11 @@ from robustness_bench.benchmark.exchange.rules import (
     texts,
 )
 from robustness_bench.benchmark.exchange.sources import Source
-from robustness_bench.benchmark.files import file_hash, short_hash
+from robustness_bench.benchmark.files import file_hash, read_json, short_hash
 from robustness_bench.benchmark.plan.detectors import CALIBRATION
+from robustness_bench.benchmark.plan.kinds import TaskKind, kinds_in
 from robustness_bench.benchmark.plan.protocol import THREATS
+from robustness_bench.benchmark.store.cards import read_card
 from robustness_bench.benchmark.store.cells import read_record
 from robustness_bench.benchmark.store.detections import read_detection
 from robustness_bench.benchmark.store.diagnoses import read_diagnosis
@@ -62,7 +64,19 @@ def examine(source: Source, name: str) -> Facts:
     """
     with opened(source, name) as path:
         bound_file(path)
-        return _READERS[name.partition("/")[0]](path, name)
+        folder = name.partition("/")[0]
+        if folder in _OTHERS:
+            return _OTHERS[folder](path, name)
+        facts: Facts = load(_kind(path, folder).archived)(path, name)
+        return facts
+
+
+def _kind(path: Path, folder: str) -> TaskKind:
+    """Of the task that made a file; only cards, of which a folder has several kinds, are asked for it."""
+    kinds = kinds_in(folder)
+    if len(kinds) == 1:
+        return next(iter(kinds.values()))
+    return check_kind(read_card(path)["spec"], folder)
 
 
 @contextmanager
@@ -81,11 +95,11 @@ def opened(source: Source, name: str) -> Iterator[Path]:
             raise source.refusal(name, f"is not what bench writes ({what})") from error
 
 
-def _record(path: Path, name: str) -> Facts:
+def record_facts(path: Path, name: str) -> Facts:
     bound_table(path)
     record = read_record(path)
     spec = record.spec
-    check_identity(record.id, spec, record.seed, ("evaluate",))
+    check_identity(record.id, spec, record.seed, "records")
     data, norm, threat, defense, attack = texts(spec, "dataset", "norm", "threat", "defense", "attack")
     place = f"{data}/{norm}/{threat}/{defense}/{attack}"
     check_place(name, f"records/{place}-seed{record.seed}-{record.id}.parquet")
@@ -111,11 +125,11 @@ def _record(path: Path, name: str) -> Facts:
     )
 
 
-def _estimates(path: Path, name: str) -> Facts:
+def estimates_facts(path: Path, name: str) -> Facts:
     bound_table(path)
     record = read_mi_record(path)
     spec = record.spec
-    check_identity(record.id, spec, record.seed, ("measure-mi",))
+    check_identity(record.id, spec, record.seed, "mi")
     data, norm, defense, attack, by = texts(spec, "dataset", "norm", "defense", "attack", "objective")
     check_place(name, f"mi/{data}/{norm}/{defense}/{attack}-{by}-seed{record.seed}-{record.id}.parquet")
     texts(vars(record), "family")
@@ -131,10 +145,10 @@ def _estimates(path: Path, name: str) -> Facts:
     )
 
 
-def _diagnosis(path: Path, name: str) -> Facts:
-    found, story = read_diagnosis(path), json.loads(path.read_text())
+def diagnosis_facts(path: Path, name: str) -> Facts:
+    found, story = read_diagnosis(path), read_json(path)
     spec, seed, identity = found.spec, found.seed, found.id
-    check_identity(identity, spec, seed, ("diagnose",))
+    check_identity(identity, spec, seed, "diagnoses")
     data, norm = texts(spec, "dataset", "norm")
     check_place(name, f"diagnoses/{data}/", f"-{norm}-seed{seed}-{identity}.json")
     check_circumstances(story["environment"], story["seconds"])
@@ -143,11 +157,11 @@ def _diagnosis(path: Path, name: str) -> Facts:
     return Facts(id=identity, seed=seed, spec=spec, result=short_hash([story["measured"], found.flags]))
 
 
-def _detection(path: Path, name: str) -> Facts:
+def detection_facts(path: Path, name: str) -> Facts:
     bound_table(path)
     record = read_detection(path)
     spec = record.spec
-    check_identity(record.id, spec, record.seed, ("detect",))
+    check_identity(record.id, spec, record.seed, "detections")
     check_detector_spec(spec)
     check_detector_place(name, record)
     texts(vars(record), "family", "error")
@@ -187,14 +201,5 @@ def _by_itself(path: Path, name: str, kind: str) -> Facts:
     return Facts(id=name, seed=0, spec={"kind": kind, "parents": {}}, result=file_hash(path))
 
 
-_READERS: dict[str, Callable[[Path, str], Facts]] = {
-    "records": _record,
-    "mi": _estimates,
-    "diagnoses": _diagnosis,
-    "checkpoints": card_facts,
-    "crafted": card_facts,
-    "calibrations": card_facts,
-    "detections": _detection,
-    "submissions": _submission,
-    "external": _external,
-}
+_OTHERS: dict[str, Callable[[Path, str], Facts]] = {"submissions": _submission, "external": _external}
+"""What no task makes."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness_bench.benchmark.files import canonical_json
+from robustness_bench.benchmark.plan.kinds import TASK_KINDS
 
 
 class Flagging(NamedTuple):
@@ -49,13 +50,8 @@ class Facts:
     @property
     def cell(self) -> str:
         """Which cell it is of, in words; nothing if it is of none."""
-        spec, seed = self.spec, self.seed
-        if spec["kind"] == "evaluate":
-            return f"{spec['norm']} {spec['threat']}-box {spec['defense']} × {spec['attack']}, seed {seed}"
-        if spec["kind"] == "detect":
-            where = f"{spec['attack']} ({spec['setting']}) at κ = {spec['confidence']:g}"
-            return f"{spec['system']} × {where}, seed {seed}"
-        return ""
+        kind = TASK_KINDS.get(self.spec["kind"])
+        return kind.cell.format(**{**self.spec, "seed": self.seed}) if kind else ""
 
 
 def digest(rows: dict[str, NDArray[Any]], *more: Any) -> str:

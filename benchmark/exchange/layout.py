@@ -5,6 +5,7 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
+from robustness_bench.benchmark.plan.kinds import TASK_KINDS
 from robustness_bench.benchmark.store.generated import SUFFIX as GENERATED
 
 
@@ -16,18 +17,16 @@ class Place(NamedTuple):
     suffixes: tuple[str, ...]
 
 
+_TENSORS = (".json", ".safetensors")
 PLACES = {
-    "records": Place(6, (".parquet",)),
-    "mi": Place(5, (".parquet",)),
-    "diagnoses": Place(3, (".json",)),
-    "checkpoints": Place(3, (".json", ".safetensors", GENERATED)),
-    "submissions": Place(2, (".json",)),
-    "external": Place(4, (".json",)),
-    "crafted": Place(4, (".json", ".safetensors")),
-    "examples": Place(6, (".safetensors",)),
+    kind.folder: Place(kind.parts, _TENSORS if kind.suffix in _TENSORS[1:] else (kind.suffix,))
+    for kind in TASK_KINDS.values()
+} | {
+    "checkpoints": Place(3, (*_TENSORS, GENERATED)),
     "evidence": Place(6, (".parquet",)),
-    "detections": Place(4, (".parquet",)),
-    "calibrations": Place(3, (".json", ".safetensors")),
+    "examples": Place(6, (".safetensors",)),
+    "external": Place(4, (".json",)),
+    "submissions": Place(2, (".json",)),
 }
 _LONGEST_PART, _LONGEST = 200, 600  # bytes
 _STRANGE = re.compile(r"[^\w .+=@,()~/-]")
@@ -116,7 +115,7 @@ def _place_fault(name: str) -> str:
     parts = name.split("/")
     place = PLACES.get(parts[0])
     if place is None:
-        return f"is in none of the folders {', '.join(PLACES)}"
+        return f"is in none of the folders {', '.join(sorted(PLACES))}"
     if len(parts) != place.parts:
         return f"lies {len(parts) - 1} folders deep, files of {parts[0]}/ lie {place.parts - 1} deep"
     if not name.endswith(place.suffixes):

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.plan.kinds import TaskKind, kinds_in
 from robustness_bench.benchmark.store.flags import FLAGS
 
 _MOST_ROWS = 2_000_000
@@ -39,9 +40,15 @@ def bound_table(path: Path) -> None:
         raise WrongError(f"claims {about.num_rows} rows of {size} bytes, more than any test set has")
 
 
-def check_identity(identity: object, spec: Any, seed: object, kinds: tuple[str, ...]) -> None:
-    if not isinstance(spec, dict) or spec["kind"] not in kinds:
+def check_kind(spec: Any, folder: str) -> TaskKind:
+    kinds = kinds_in(folder)
+    if not isinstance(spec, dict) or not isinstance(spec["kind"], str) or spec["kind"] not in kinds:
         raise WrongError(f"is no {' or '.join(kinds)}")
+    return kinds[spec["kind"]]
+
+
+def check_identity(identity: object, spec: Any, seed: object, folder: str) -> TaskKind:
+    kind = check_kind(spec, folder)
     if type(seed) is not int or seed < 0:
         raise WrongError(f"has a seed that is none: {seed!r}")
     if not all(isinstance(parent, str) for parent in spec["parents"].values()):
@@ -49,6 +56,7 @@ def check_identity(identity: object, spec: Any, seed: object, kinds: tuple[str, 
     found = short_hash([spec, seed])
     if identity != found:
         raise WrongError(f"has the id {identity!r}, its settings give {found}")
+    return kind
 
 
 def texts(spec: dict[str, Any], *keys: str) -> list[str]:

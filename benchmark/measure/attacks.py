@@ -18,14 +18,14 @@ from robustness_bench.attacks.registry import build_attack
 from robustness_bench.benchmark.batching import automatic, pieces
 from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.data.base import subset
-from robustness_bench.benchmark.errors import StoreError
-from robustness_bench.benchmark.files import write_atomic
+from robustness_bench.benchmark.files import AGAIN, reading, write_atomic
 from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.store.cards import circumstances, read_card
 from robustness_bench.benchmark.store.cells import DISTANCES, write_record
 from robustness_bench.benchmark.store.evidence import Evidence, evidence_of, pack, write_evidence
 from robustness_bench.benchmark.store.gallery import Examples, examples_of, write_examples
-from robustness_bench.benchmark.store.models import load_model, record_environment
-from robustness_bench.benchmark.store.tensors import load_tensors, read_card, save_tensors
+from robustness_bench.benchmark.store.models import load_model
+from robustness_bench.benchmark.store.tensors import keep, load_tensors
 
 KEEP_EVERY = 30.0  # seconds between two states kept for resuming
 Columns = dict[str, NDArray[Any]]
@@ -71,8 +71,7 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
         context.out / task.path,
         task,
         columns,
-        environment=record_environment(task, context),
-        seconds=round(time.monotonic() - started + (crafted.seconds if crafted else 0.0), 3),
+        **circumstances(task, context, started - (crafted.seconds if crafted else 0.0)),
     )
     partial.unlink(missing_ok=True)
 
@@ -168,17 +167,9 @@ def craft(task: Task, context: Context, advance: Advance) -> None:
 
     partial = (context.out / task.path).with_suffix(".partial")
     columns = in_batches(len(sample.y), context, advance, work, partial)
-    card = {
-        "id": task.id,
-        "seed": task.seed,
-        "spec": task.spec,
-        "forwards": float(columns["forwards"].mean()),
-        "backwards": float(columns["backwards"].mean()),
-        "environment": record_environment(task, context),
-        "seconds": round(time.monotonic() - started, 3),
-    }
+    cost = {name: float(columns[name].mean()) for name in ("forwards", "backwards")}
     images = {name: torch.from_numpy(column) for name, column in columns.items() if name.startswith("x_adv")}
-    save_tensors(context.out / task.path, images, card)
+    keep(task, context, started, images, **cost)
     partial.unlink(missing_ok=True)
 
 
@@ -200,7 +191,7 @@ def _replay(model: nn.Module, x: Tensor, x_adv: Tensor, norm: geometry.Norm) -> 
 
 
 def rows_of(piece: Sample, outcome: Outcome) -> Columns:
-    """The columns of a record (``records.SCHEMA``) that an attack's outcome fills."""
+    """The columns of a record (``store.cells.SCHEMA``) that an attack's outcome fills."""
     moved = outcome.x_adv - piece.x
     return {
         "sample": piece.ids.cpu().numpy(),
@@ -254,11 +245,6 @@ def in_batches(
 def _resume(partial: Path) -> tuple[Columns, int]:
     if not partial.is_file():
         return {}, 0
-    try:
-        with np.load(partial) as file:
-            columns = dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise StoreError(
-            f"{partial} is damaged ({error}); delete it and run the same command again"
-        ) from error
+    with reading(partial, AGAIN, EOFError, zipfile.BadZipFile), np.load(partial) as file:
+        columns = dict(file)
     return columns, len(columns["forwards"])

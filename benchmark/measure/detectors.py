@@ -11,10 +11,10 @@ from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.measure.attacks import Columns, Sample, image_name, in_batches, test_sample
 from robustness_bench.benchmark.plan.detectors import CALIBRATION
 from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.store.cards import circumstances, read_card
 from robustness_bench.benchmark.store.cells import DISTANCES
 from robustness_bench.benchmark.store.detections import FLAG, SCORE, write_detection
-from robustness_bench.benchmark.store.models import record_environment
-from robustness_bench.benchmark.store.tensors import load_tensors, read_card, save_tensors
+from robustness_bench.benchmark.store.tensors import keep, load_tensors
 from robustness_bench.benchmark.train.thresholds import Calibration, load_networks, read_calibration
 from robustness_bench.defenses.detectors.registry import build_detector
 from robustness_bench.defenses.detectors.system import System
@@ -39,17 +39,8 @@ def adapt(task: Task, context: Context, advance: Advance) -> None:
 
     partial = (context.out / task.path).with_suffix(".partial")
     columns = in_batches(len(sample.y), context, advance, work, partial)
-    card = {
-        "id": task.id,
-        "seed": task.seed,
-        "spec": task.spec,
-        "success": float(columns["success"].mean()),
-        "forwards": float(columns["forwards"].mean()),
-        "backwards": float(columns["backwards"].mean()),
-        "environment": record_environment(task, context),
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    save_tensors(context.out / task.path, {"x_adv": torch.from_numpy(columns["x_adv"])}, card)
+    found = {name: float(columns[name].mean()) for name in ("success", "forwards", "backwards")}
+    keep(task, context, started, {"x_adv": torch.from_numpy(columns["x_adv"])}, **found)
     partial.unlink(missing_ok=True)
 
 
@@ -81,8 +72,7 @@ def detect(task: Task, context: Context, advance: Advance) -> None:
         columns,
         thresholds={name: found.threshold for name, found in calibrations.items()},
         remarks={name: found.remark for name, found in calibrations.items() if found.remark},
-        environment=record_environment(task, context),
-        seconds=round(time.monotonic() - started, 3),
+        **circumstances(task, context, started),
     )
     partial.unlink(missing_ok=True)
 

@@ -1,6 +1,5 @@
 """Measure a trained model for signs of hidden gradients (``store.flags``), once for all its cells."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +14,12 @@ from robustness_bench.attacks.base import Attack, Counted, frozen
 from robustness_bench.attacks.numerics.margins import margin
 from robustness_bench.attacks.pgd import PGD
 from robustness_bench.benchmark.context import Advance, Context
-from robustness_bench.benchmark.files import write_atomic
+from robustness_bench.benchmark.files import write_json
 from robustness_bench.benchmark.measure.attacks import Columns, Sample, in_batches, test_sample
 from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.store.cards import card_for
 from robustness_bench.benchmark.store.flags import SATURATED, Attacked, Measured, flags
-from robustness_bench.benchmark.store.models import load_model, record_environment
+from robustness_bench.benchmark.store.models import load_model
 
 _WHOLE_BOX = {"linf": 1.0, "l2": math.inf}
 Piece = Callable[[slice, Advance], Columns]
@@ -50,16 +50,8 @@ def diagnose(task: Task, context: Context, advance: Advance) -> None:
         return in_batches(n, context, whole, work, stem.with_suffix(f".{name}.partial"))
 
     measured = measure(model, sample, task.spec, batches)
-    card = {
-        "id": task.id,
-        "seed": task.seed,
-        "spec": task.spec,
-        "measured": measured._asdict() | {"attacked": measured.attacked and measured.attacked._asdict()},
-        "flags": flags(measured),
-        "environment": record_environment(task, context),
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    write_atomic(stem, json.dumps(card, indent=1, sort_keys=True).encode())
+    seen = measured._asdict() | {"attacked": measured.attacked and measured.attacked._asdict()}
+    write_json(stem, card_for(task, context, started, measured=seen, flags=flags(measured)))
     for left in stem.parent.glob(f"{stem.stem}.*.partial"):
         left.unlink()
 

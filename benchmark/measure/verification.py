@@ -13,11 +13,10 @@ from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.measure.attacks import Sample, still_fools
-from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.store.cards import find_model
 from robustness_bench.benchmark.store.cells import Record, read_record
 from robustness_bench.benchmark.store.evidence import evidence_of, read_evidence
 from robustness_bench.benchmark.store.models import load_model
-from robustness_bench.benchmark.store.tensors import read_card
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,21 +98,8 @@ def model_of(store: Path, record: Record, data: Located, context: Context) -> "n
         BenchError: its weights are not in the store.
     """
     identity = record.spec["parents"]["model"]
-    for card_file in store.glob(f"checkpoints/*/*-{identity}.json"):
-        path = card_file.with_suffix(".safetensors")
-        if path.is_file():
-            card = read_card(path)
-            task = Task(
-                kind=card["spec"]["kind"],
-                title=path.stem,
-                spec=card["spec"],
-                seed=card["seed"],
-                id=identity,
-                family=record.model_family,
-                path=path.relative_to(store),
-                data=data,
-            )
-            return load_model(task, context)
+    if task := find_model(store, identity, record.model_family, data):
+        return load_model(task, context)
     raise BenchError(
         f"the weights of {record.spec['defense']} ({identity}) are not in {store}/checkpoints: run "
         "the command that made the record again there, or import them with their store"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+from robustness_bench.attacks.class_names import load
 from robustness_bench.attacks.registry import build_attack
 from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.plan.probe import BACKWARD, probe_passes
@@ -19,10 +20,6 @@ _PART = 0.3  # cost of a pass through an auto-encoder or generator, as a share o
 _ADAPTIVE_LOOPS = ("targets", "search_steps", "steps")
 _PROBE_IMAGES, _PROBE_RUNS = 64, 5
 _FASTER = 1.5  # how much faster than the timed batch a run may turn out: other work beside it has ended
-_SLOWER = {"train": 2.5, "estimators": 2.5}
-_SLOWER_ATTACK = 4.0
-"""How much slower than the timed batch: weights' gradients, held-out images; an attack's own arithmetic (in
-results/digits AutoAttack takes twice, FWA four times as long per pass as PGD), small batches, other work."""
 _START = (1.0, 30.0)  # seconds until a worker process has loaded what it needs
 
 
@@ -65,41 +62,81 @@ def passes(task: Task, withstanding: float = _HALF) -> Passes:
         withstanding: 0: every sample falls at once, or is misclassified anyway; 1: all are attacked to the
             end, the most that the task can cost.
     """
-    spec = task.spec
-    if task.kind in ("train", "estimators"):
-        return _training_passes(task)
-    if task.kind in ("part", "calibrate", "adapt", "detect"):
-        return _detector_passes(task, withstanding)
-    key = _model_key(task if task.kind == "load" else task.parents["model"])
-    if task.kind == "load":
-        return Passes(key, 0.0, 0.0)
-    if task.kind == "diagnose":
-        return Passes(key, *probe_passes(spec["probe"], spec["n_examples"], withstanding))
+    found: Passes = load(task.how.passes)(task, withstanding)
+    return found
+
+
+def training_passes(task: Task, withstanding: float) -> Passes:
+    """Of a model."""
+    recipe = task.spec["training"]
+    steps = recipe["attack_steps"] if "norm" in task.spec else 0
+    work = recipe["epochs"] * _fitted(task) * (steps + (2 if "estimators" in task.parents else 1))
+    return Passes(_model_key(task), work, work)
+
+
+def estimators_passes(task: Task, withstanding: float) -> Passes:
+    """Of MI estimators: the attack, its start and both images through the frozen model."""
+    recipe = task.spec["estimators"]
+    work = recipe["epochs"] * _fitted(task) * (recipe["attack_steps"] + 3)
+    return Passes(_model_key(task.parents["pretrained"]), work, work)
+
+
+def _fitted(task: Task) -> int:
+    """Images that a training sees in an epoch."""
+    return min(task.spec["training"]["train_limit"] or task.data.train_images, task.data.train_images)
+
+
+def no_passes(task: Task, withstanding: float) -> Passes:
+    """Of weights that are there already."""
+    return Passes(_model_key(task), 0.0, 0.0)
+
+
+def diagnosis_passes(task: Task, withstanding: float) -> Passes:
+    """Of a probe."""
+    work = probe_passes(task.spec["probe"], task.spec["n_examples"], withstanding)
+    return Passes(_model_key(task.parents["model"]), *work)
+
+
+def attack_passes(task: Task, withstanding: float) -> Passes:
+    """Of an attack, made here or shown only."""
+    spec, key = task.spec, _model_key(task.parents["model"])
+    n = spec["n_examples"]
     if "crafted" in task.parents:  # shown, not made
-        return Passes(key, 2.0 * spec["n_examples"], 0.0)
+        return Passes(key, 2.0 * n, 0.0)
     forwards, backwards = build_attack(spec["parameters"]).passes(task.data.info.classes)
     share = 1.0 if spec.get("goal") == "transfer" else withstanding
-    n = spec["n_examples"]  # the natural image, then the attack and a look at what it made
+    # The natural image, then the attack and a look at what it made.
     return Passes(key, n * (1 + share * (forwards + 1)), n * share * backwards)
 
 
-def _detector_passes(task: Task, withstanding: float) -> Passes:
-    """Rough: a part's pass is taken for a classifier's, an image's conditional images for K of its passes."""
-    spec, info = task.spec, task.data.info
-    if task.kind == "part":
-        images = min(spec["training"]["train_limit"] or task.data.train_images, task.data.train_images)
-        work = spec["recipe"]["epochs"] * images * _PART
-        return Passes(("magnet-cnn", 32, info.name), work, work)
-    key = _model_key(task.parents["model"])
-    if task.kind == "calibrate":
-        return Passes(key, (spec["images"] or 1000) * info.classes, 0.0)
-    generates = any("generator" in identity for identity in spec["detectors"].values())
-    looks = 3.0 + (info.classes if generates else 0)
-    if task.kind == "detect":
-        return Passes(key, spec["n_examples"] * looks, 0.0)
-    images = spec["n_examples"] * looks
-    steps = images * withstanding * math.prod(spec["parameters"][name] for name in _ADAPTIVE_LOOPS)
-    return Passes(key, images + steps, steps)
+def part_passes(task: Task, withstanding: float) -> Passes:
+    """Rough: a pass of a detector's network is taken for a share of a classifier's."""
+    work = task.spec["recipe"]["epochs"] * _fitted(task) * _PART
+    return Passes(("magnet-cnn", 32, task.data.info.name), work, work)
+
+
+def calibration_passes(task: Task, withstanding: float) -> Passes:
+    """Rough: an image's conditional images are taken for as many passes of the classifier."""
+    images = (task.spec["images"] or 1000) * task.data.info.classes
+    return Passes(_model_key(task.parents["model"]), images, 0.0)
+
+
+def detection_passes(task: Task, withstanding: float) -> Passes:
+    """Rough, as `calibration_passes`."""
+    return Passes(_model_key(task.parents["model"]), task.spec["n_examples"] * _looks(task), 0.0)
+
+
+def adaptive_passes(task: Task, withstanding: float) -> Passes:
+    """Rough, as `calibration_passes`."""
+    images = task.spec["n_examples"] * _looks(task)
+    steps = images * withstanding * math.prod(task.spec["parameters"][name] for name in _ADAPTIVE_LOOPS)
+    return Passes(_model_key(task.parents["model"]), images + steps, steps)
+
+
+def _looks(task: Task) -> float:
+    """Passes in which a system judges an image."""
+    generates = any("generator" in identity for identity in task.spec["detectors"].values())
+    return 3.0 + (task.data.info.classes if generates else 0)
 
 
 def _model_key(task: Task) -> tuple[str, int, str]:
@@ -108,22 +145,6 @@ def _model_key(task: Task) -> tuple[str, int, str]:
     if model.startswith(ZOO) or model == OWN:
         return ("resnet-18", 64, task.data.info.name)
     return (model, task.spec["width"], task.data.info.name)
-
-
-def _training_passes(task: Task) -> Passes:
-    spec = task.spec
-    recipe = spec["training"]
-    images = min(recipe["train_limit"] or task.data.train_images, task.data.train_images)
-    if task.kind == "estimators":
-        model = task.parents["pretrained"]
-        steps, own = spec["estimators"]["attack_steps"], 3
-        epochs = spec["estimators"]["epochs"]
-    else:
-        model, epochs = task, recipe["epochs"]
-        steps = recipe["attack_steps"] if "norm" in spec else 0
-        own = 2 if "estimators" in task.parents else 1
-    passes = epochs * images * (steps + own)
-    return Passes(_model_key(model), passes, passes)
 
 
 def measure(tasks: Iterable[Task], context: Context) -> dict[tuple[str, int, str], Speed]:
@@ -189,7 +210,7 @@ def predicted_seconds(task: Task, speeds: Mapping[tuple[str, int, str], Speed]) 
     """Of one task alone on the probed device; without the start of its process."""
     least, most = passes(task, 0.0), passes(task, 1.0)
     speed = speeds[least.model]
-    slower = _SLOWER.get(task.kind, _SLOWER_ATTACK) * speed.unsteady
+    slower = task.how.slower * speed.unsteady
     return Seconds(speed.seconds(least) / _FASTER, speed.seconds(most) * slower)
 
 

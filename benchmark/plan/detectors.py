@@ -1,7 +1,6 @@
 """From a protocol to the tasks of detectors: their networks, thresholds, the attacks, and the cells."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from robustness_bench.attacks.registry import attack_presets
@@ -84,9 +83,7 @@ class _DetectionPlanner:
             "training": self._held_out(),
             **self.planner.dataset(),
         }
-        folder = Path("checkpoints") / self.data.label
-        title = f"{self.data.label} train {name}, seed {seed}"
-        return self.planner.task("part", title, spec, seed, folder / f"{name}-seed{seed}", ".safetensors", {})
+        return self.planner.task("part", spec, seed, f"{name}-seed{seed}", {}, part=name)
 
     def calibrate(self, name: str, seed: int) -> Task:
         """A detector's threshold, from natural images that nothing was trained on."""
@@ -100,12 +97,9 @@ class _DetectionPlanner:
             "training": self._held_out(),
             **self.planner.dataset(),
         }
-        folder = Path("calibrations") / self.data.label
-        title = f"{self.data.label} calibrate {name}, seed {seed}"
         parents = {MODEL: self.model, **self._parts(preset, seed)}
-        return self.planner.task(
-            "calibrate", title, spec, self.seed, folder / f"{name}-seed{seed}", ".safetensors", parents
-        )
+        words = {"detector": name, "of_parts": seed}
+        return self.planner.task("calibrate", spec, self.seed, f"{name}-seed{seed}", parents, **words)
 
     def craft(self, attack: str, confidence: float) -> Task:
         """Images that fool the bare classifier by the margin ``confidence``; the rules of EAD share a run."""
@@ -119,10 +113,9 @@ class _DetectionPlanner:
             "parameters": parameters,
             **self.planner.sample(),
         }
-        stem = f"{name}-k{confidence:g}-on-{self.detection.classifier}-seed{self.seed}"
-        path = Path("crafted") / self.data.label / "detectors" / stem
-        title = f"{self.data.label} craft {name} at κ = {confidence:g}, seed {self.seed}"
-        return self.planner.task("craft", title, spec, self.seed, path, ".safetensors", {MODEL: self.model})
+        stem = f"detectors/{name}-k{confidence:g}-on-{self.detection.classifier}-seed{self.seed}"
+        words = {"where": self.data.label, "how": f"at κ = {confidence:g}"}
+        return self.planner.task("craft", spec, self.seed, stem, {MODEL: self.model}, **words)
 
     def adapt(self, system: SystemPreset, setting: str) -> Task:
         """Images that fool a whole system: the one that defends, or one with the attacker's own networks."""
@@ -134,10 +127,8 @@ class _DetectionPlanner:
             **self.planner.dataset(),
             "n_examples": min(self.detection.adaptive_examples, self.data.test_images),
         }
-        path = Path("crafted") / self.data.label / "detectors" / f"{setting}-{system.name}-seed{self.seed}"
-        title = f"{self.data.label} attack {system.name} knowingly ({setting}), seed {self.seed}"
-        parents = self._parents(system, seed)
-        return self.planner.task("adapt", title, spec, self.seed, path, ".safetensors", parents)
+        stem, parents = f"detectors/{setting}-{system.name}-seed{self.seed}", self._parents(system, seed)
+        return self.planner.task("adapt", spec, self.seed, stem, parents, system=system.name)
 
     def detect(
         self, system: SystemPreset, setting: str, attack: str, confidence: float, crafted: Task | None
@@ -160,13 +151,12 @@ class _DetectionPlanner:
         name = attack if setting in ("natural", "white") else f"{attack}-{setting}"
         if setting == "oblivious":
             name = f"{attack}-k{confidence:g}"
-        path = Path("detections") / self.data.label / system.name / f"{name}-seed{self.seed}"
         shown = name.replace("-k", " at κ = ") if setting == "oblivious" else f"{attack} ({setting})"
-        title = f"{self.data.label} {system.name} × {shown}, seed {self.seed}"
         parents = self._parents(system, self.seed)
         if crafted is not None:
             parents["crafted"] = crafted
-        return self.planner.task("detect", title, spec, self.seed, path, ".parquet", parents)
+        stem = f"{system.name}/{name}-seed{self.seed}"
+        return self.planner.task("detect", spec, self.seed, stem, parents, shown=shown)
 
     def _described(self, system: SystemPreset) -> dict[str, Any]:
         names = system.detectors[self.dataset]

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from robustness_bench.attacks.registry import AttackPreset, attack_presets
 from robustness_bench.benchmark.data import Located
@@ -14,16 +14,11 @@ from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.networks.inputs import RULE, parse
 from robustness_bench.benchmark.networks.weights import fingerprint
 from robustness_bench.benchmark.networks.zoo import robustbench_file
+from robustness_bench.benchmark.plan.kinds import TASK_KINDS, TaskKind
 from robustness_bench.benchmark.plan.probe import probe_for
 from robustness_bench.benchmark.plan.protocol import Protocol, Settings
 from robustness_bench.defenses.registry import DefensePreset, defense_presets
 
-Kind = Literal[
-    "train", "load", "estimators", "diagnose", "craft", "evaluate", "measure-mi",
-    "part", "calibrate", "adapt", "detect",
-]  # fmt: skip
-RESULTS = ("evaluate", "measure-mi", "detect")  # what a run is for
-ROOTS = (*RESULTS, "diagnose")  # all else is there because these need it
 ZOO = "robustbench:"
 OWN = "own"
 """The architecture of weights whose network came as code."""
@@ -37,6 +32,7 @@ class Task:
     """One piece of work. Picklable; holds no path of this machine but the data's folder.
 
     Attributes:
+        kind: a name of ``kinds.TASK_KINDS``.
         spec: all that decides the result, JSON; the ids of its parents are in it.
         id: hash of ``spec`` and ``seed``.
         family: the same without any seed, so that a family is one line of the results.
@@ -46,7 +42,7 @@ class Task:
         network: likewise, the file with the network's code, if it has its own.
     """
 
-    kind: Kind
+    kind: str
     title: str
     spec: dict[str, Any]
     seed: int
@@ -57,6 +53,11 @@ class Task:
     parents: dict[str, "Task"] = field(default_factory=dict, repr=False)
     source: str = ""
     network: str = ""
+
+    @property
+    def how(self) -> TaskKind:
+        """What is particular to its kind."""
+        return TASK_KINDS[self.kind]
 
     def lineage(self) -> Iterator["Task"]:
         """Everything that must exist before this task can run, parents first, then itself."""
@@ -152,7 +153,7 @@ class Planner:
 
     def evaluate(self, threat: str, norm: str, defense: str, attack: str, eps: float, seed: int) -> Task:
         """A cell: one defense against one attack at one ε."""
-        settings, label = self.settings, self.data.label
+        settings = self.settings
         model = self.train(defense, norm, seed)
         preset = attack_presets(settings.attack_set)[attack]
         parents = {"model": model}
@@ -171,21 +172,19 @@ class Planner:
             "parameters": preset.identity(norm, eps),
             **self.sample(),
         }
-        folder = Path("records") / label / norm / threat / defense
         at = "" if eps == settings.eps[norm] else f" at ε = {eps:.4g}"
-        title = f"{label} {norm} {threat}-box {defense} × {attack}{at}, seed {seed}"
-        return self.task("evaluate", title, spec, seed, folder / f"{attack}-seed{seed}", ".parquet", parents)
+        stem = f"{norm}/{threat}/{defense}/{attack}-seed{seed}"
+        return self.task("evaluate", spec, seed, stem, parents, at=at)
 
     def diagnose(self, defense: str, norm: str, seed: int, cells: Sequence[Task]) -> Task:
         """Signs that a model hides its gradients: of all its cells under one norm, none of which needs it."""
         probe = probe_for(cells)
         spec = {"norm": norm, "eps": self.settings.eps[norm], "probe": probe, **self.sample()}
-        path = Path("diagnoses") / self.data.label / f"{defense}-{norm}-seed{seed}"
         attacks = probe["attacks"]
         told = f"attacks on {attacks['images']} images" if attacks else "signs only"
-        title = f"{self.data.label} {norm} diagnose {defense} ({told}), seed {seed}"
         parents = {"model": self.train(defense, norm, seed)}
-        return self.task("diagnose", title, spec, seed, path, ".json", parents)
+        stem = f"{defense}-{norm}-seed{seed}"
+        return self.task("diagnose", spec, seed, stem, parents, defense=defense, told=told)
 
     def train(self, defense: str, norm: str, seed: int) -> Task:
         """A defended model: trained, or loaded where weights are given."""
@@ -216,9 +215,7 @@ class Planner:
         if preset.adversarial:  # a naturally trained model is the same for every norm
             spec |= {"norm": norm, "eps": settings.eps[norm], "inner_loss": INNER_LOSS}
             name += f"-{norm}"
-        folder = Path("checkpoints") / self.data.label
-        title = f"{self.data.label} train {name}, seed {seed}"
-        return self.task("train", title, spec, seed, folder / f"{name}-seed{seed}", ".safetensors", parents)
+        return self.task("train", spec, seed, f"{name}-seed{seed}", parents, network=name)
 
     def _recipe(self, preset: DefensePreset) -> dict[str, Any]:
         """How the estimators of a defense are trained: the protocol, and what the preset says over it."""
@@ -244,9 +241,7 @@ class Planner:
             architecture |= _reading(self.settings)
             name = f"{Path(source).stem}-{model}"
         spec = {**architecture, "defense": defense, **self.dataset()}
-        title = f"{self.data.label} load {source} as {defense}"
-        folder = Path("checkpoints") / self.data.label
-        task = self.task("load", title, spec, 0, folder / f"{defense}-{name}", ".safetensors", {})
+        task = self.task("load", spec, 0, f"{defense}-{name}", {}, source=source)
         return replace(task, source=source, network=self.settings.network)
 
     def estimators(self, defense: str, norm: str, seed: int, recipe: dict[str, Any]) -> Task:
@@ -261,10 +256,8 @@ class Planner:
             **self.dataset(),
         }
         name = f"estimators-{recipe['objective']}-on-{defense}-{norm}"
-        path = Path("checkpoints") / self.data.label / f"{name}-seed{seed}"
-        title = f"{self.data.label} train MI {name}, seed {seed}"
         parents = {"pretrained": self.train(defense, norm, seed)}
-        return self.task("estimators", title, spec, seed, path, ".safetensors", parents)
+        return self.task("estimators", spec, seed, f"{name}-seed{seed}", parents, network=name)
 
     def measure_mi(self, norm: str, defense: str, attack: str, objective: str, seed: int) -> Task:
         """The MI of a model's outputs on natural and attacked test images, image by image."""
@@ -286,10 +279,8 @@ class Planner:
             "objective": objective,
             **self.sample(),
         }
-        folder = Path("mi") / self.data.label / norm / defense
-        title = f"{self.data.label} {norm} MI ({objective}) of {defense} under {attack}, seed {seed}"
-        stem = folder / f"{attack}-{objective}-seed{seed}"
-        return self.task("measure-mi", title, spec, seed, stem, ".parquet", parents)
+        stem = f"{norm}/{defense}/{attack}-{objective}-seed{seed}"
+        return self.task("measure-mi", spec, seed, stem, parents)
 
     def craft(
         self, model: Task, model_name: str, norm: str, preset: AttackPreset, eps: float, goal: str
@@ -300,9 +291,9 @@ class Planner:
         if parameters.pop("rule", None):
             name = parameters["attack"].partition(":")[2].lower()
         spec = {"norm": norm, "attack": name, "goal": goal, "parameters": parameters, **self.sample()}
-        path = Path("crafted") / self.data.label / norm / f"{name}-on-{model_name}-seed{model.seed}"
-        title = f"{self.data.label} {norm} craft {name} on {model_name}, seed {model.seed}"
-        return self.task("craft", title, spec, model.seed, path, ".safetensors", {"model": model})
+        stem = f"{norm}/{name}-on-{model_name}-seed{model.seed}"
+        words = {"where": f"{self.data.label} {norm}", "how": f"on {model_name}"}
+        return self.task("craft", spec, model.seed, stem, {"model": model}, **words)
 
     def dataset(self) -> dict[str, Any]:
         """The data set, as it enters ids."""
@@ -315,23 +306,28 @@ class Planner:
 
     def task(
         self,
-        kind: Kind,
-        title: str,
+        kind: str,
         spec: dict[str, Any],
         seed: int,
-        stem: Path,
-        suffix: str,
+        stem: str,
         parents: dict[str, Task],
+        **words: Any,
     ) -> Task:
-        """A task whose id comes from ``spec``, its parents and ``seed``."""
+        """A task whose id comes from ``spec``, its parents and ``seed``.
+
+        Args:
+            stem: of its result, below its kind's folder and the data set's.
+            words: of its title, over those of ``spec`` and ``seed``.
+        """
         spec = {"kind": kind, "format": _FORMAT, **spec}
         family = short_hash([spec, {role: task.family for role, task in parents.items()}])
         spec["parents"] = {role: task.id for role, task in parents.items()}
         identity = short_hash([spec, seed])
-        path = stem.with_name(f"{stem.name}-{identity}{suffix}")
+        how = TASK_KINDS[kind]
+        path = Path(how.folder) / self.data.label / f"{stem}-{identity}{how.suffix}"
         return Task(
             kind=kind,
-            title=title,
+            title=how.title.format(**{**spec, "seed": seed, **words}),
             spec=spec,
             seed=seed,
             id=identity,

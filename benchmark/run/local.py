@@ -16,8 +16,6 @@ from robustness_bench.benchmark.lifetime import end_with_parent
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.run.worker import perform, record_failure
 
-_LAST = {"evaluate": 1, "detect": 1, "diagnose": 2}
-
 
 class Reporter(Protocol):
     """Who is told how it goes."""
@@ -46,7 +44,7 @@ class Agenda:
             for task in self._waiting.values()
             if not any(parent.id in outstanding for parent in task.parents.values())
         ]
-        return sorted(free, key=lambda task: _LAST.get(task.kind, 0))
+        return sorted(free, key=lambda task: (task.how.afterwards, task.how.result))
 
     def start(self, task: Task) -> None:
         del self._waiting[task.id]

@@ -45,7 +45,7 @@ class Progress:
             number = len(self._started)
             title = f"[{number}/{len(self._tasks)}] {task.title}"
             self._bars[task.id] = self._display.add_task(title, total=1.0, detail="")
-        elif task.kind == "diagnose":
+        elif task.how.afterwards:
             print(f"waiting for: {task.title}", flush=True)
         self._refresh()
 

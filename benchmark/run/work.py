@@ -8,7 +8,7 @@ from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.data import Located, locate
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.plan.protocol import Protocol
-from robustness_bench.benchmark.plan.tasks import RESULTS, Task, make_plan
+from robustness_bench.benchmark.plan.tasks import Task, make_plan
 from robustness_bench.benchmark.report.rendering.table import Table
 from robustness_bench.benchmark.store import tensors
 from robustness_bench.benchmark.store.folder import locked, open_tasks
@@ -33,8 +33,8 @@ class Work:
     @property
     def chains(self) -> int:
         """Data set × norm × seed, and the networks of detectors: each trains on its own."""
-        cells = [task for task in self.tasks if task.kind in RESULTS and "norm" in task.spec]
-        parts = sum(task.kind == "part" for task in self.tasks)
+        cells = [task for task in self.tasks if task.how.result and "norm" in task.spec]
+        parts = sum(task.how.chain for task in self.tasks)
         return len({(task.spec["data"], task.spec["norm"], task.seed) for task in cells}) + parts
 
     @property
@@ -52,7 +52,7 @@ class Finished:
 
 
 def _cells(tasks: Sequence[Task]) -> int:
-    return sum(task.kind in RESULTS for task in tasks)
+    return sum(task.how.result for task in tasks)
 
 
 def prepare(

@@ -2,14 +2,12 @@
 
 import time
 import traceback
-from collections.abc import Callable
 
+from robustness_bench.attacks.class_names import load
 from robustness_bench.benchmark.context import Advance, Context, environment
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.sandbox.failures import ModelError
-from robustness_bench.benchmark.store.cells import write_record
-from robustness_bench.benchmark.store.detections import write_detection
 
 _REPORT_EVERY = 0.2  # seconds between two progress messages
 
@@ -20,30 +18,9 @@ def perform(task: Task, context: Context, advance: Advance) -> str:
     A cell that raises becomes a record that says so, one whose submitted model fails too. What else the
     user can mend (BenchError: a full disk, a damaged file) is no result of the cell, and is raised.
     """
-    from robustness_bench.benchmark.measure.attacks import craft, evaluate
-    from robustness_bench.benchmark.measure.detectors import adapt, detect
-    from robustness_bench.benchmark.measure.gradients import diagnose
-    from robustness_bench.benchmark.measure.information import measure_mi
-    from robustness_bench.benchmark.store.models import import_weights
-    from robustness_bench.benchmark.train.defenses import train, train_estimators
-    from robustness_bench.benchmark.train.parts import fit_part
-    from robustness_bench.benchmark.train.thresholds import calibrate
-
-    actions: dict[str, Callable[[Task, Context, Advance], None]] = {
-        "train": train,
-        "load": import_weights,
-        "estimators": train_estimators,
-        "diagnose": diagnose,
-        "craft": craft,
-        "evaluate": evaluate,
-        "measure-mi": measure_mi,
-        "part": fit_part,
-        "calibrate": calibrate,
-        "adapt": adapt,
-        "detect": detect,
-    }
+    work = load(task.how.run)
     try:
-        actions[task.kind](task, context, _throttled(advance))
+        work(task, context, _throttled(advance))
     except Exception as error:
         if isinstance(error, BenchError) and not isinstance(error, ModelError):
             raise
@@ -55,13 +32,8 @@ def perform(task: Task, context: Context, advance: Advance) -> str:
 
 def record_failure(task: Task, context: Context, story: str) -> None:
     """Keep the traceback as a cell's record: shown as ERROR, never as a number. Other tasks leave nothing."""
-    path, facts = context.out / task.path, environment(context.device)
-    if task.kind == "evaluate":
-        write_record(path, task, {}, environment=facts, seconds=0.0, error=story)
-    elif task.kind == "detect":
-        write_detection(
-            path, task, {}, thresholds={}, remarks={}, environment=facts, seconds=0.0, error=story
-        )
+    if task.how.failed:
+        load(task.how.failed)(context.out / task.path, task, environment(context.device), story)
 
 
 def _throttled(advance: Advance) -> Advance:

@@ -1,37 +1,31 @@
 """A record is one evaluated cell: a Parquet file with a row per sample and its story in the metadata."""
 
-import io
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from robustness_bench.benchmark.errors import StoreError
-from robustness_bench.benchmark.files import write_atomic
 from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.statistics import Outcomes, withstand_all
 from robustness_bench.benchmark.store.diagnoses import BATCH_DEPENDENT, NOT_DIAGNOSED, Diagnoses, Diagnosis
+from robustness_bench.benchmark.store.parquet import Columns, read_as, typed, write_table
 
 FORMAT = 2
 DISTANCES: tuple[Literal["linf", "l2", "l1"], ...] = ("linf", "l2", "l1")
-_KEY = b"bench"
-SCHEMA = pa.schema(
-    {
-        "sample": pa.int32(),  # index in the test set
-        "label": pa.int16(),
-        "clean_prediction": pa.int16(),
-        "adversarial_prediction": pa.int16(),
-        # norms of x_adv - x, 0 where the attack found nothing
-        **dict.fromkeys(DISTANCES, pa.float32()),
-        "forwards": pa.float32(),  # passes per sample, the mean over its batch
-        "backwards": pa.float32(),
-    }
-)
+SCHEMA = {
+    "sample": pa.int32(),  # index in the test set
+    "label": pa.int16(),
+    "clean_prediction": pa.int16(),
+    "adversarial_prediction": pa.int16(),
+    # norms of x_adv - x, 0 where the attack found nothing
+    **dict.fromkeys(DISTANCES, pa.float32()),
+    "forwards": pa.float32(),  # passes per sample, the mean over its batch
+    "backwards": pa.float32(),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +110,11 @@ def robust_rows(rows: Mapping[str, NDArray[Any]], *, kind: str, norm: str, eps: 
     return np.asarray(withstood | (clean & (rows[norm] > eps * (1 + 1e-5) + 1e-6)))
 
 
+def robust_to_all(records: Iterable[Record]) -> Outcomes:
+    """Which images no record has an image for that counts: (n,). See ``withstand_all``."""
+    return withstand_all((record.rows["sample"], record.robust) for record in records)
+
+
 def write_record(
     path: Path,
     task: Task,
@@ -138,39 +137,34 @@ def write_record(
         "environment": environment,
         "seconds": seconds,
     }
-    columns = {name: rows.get(name, np.empty(0)) for name in SCHEMA.names}
-    arrays = [pa.array(columns[f.name]).cast(f.type) for f in SCHEMA]
-    table = pa.table(arrays, schema=SCHEMA.with_metadata({_KEY: json.dumps(story).encode()}))
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    write_atomic(path, buffer.getvalue())
+    write_table(path, typed(rows, SCHEMA), story)
 
 
-def read_record(path: Path) -> Record:
+def keep_failure(path: Path, task: Task, environment: dict[str, Any], error: str) -> None:
+    """Write the record of a cell that failed: shown as ERROR, never as a number."""
+    write_record(path, task, {}, environment=environment, seconds=0.0, error=error)
+
+
+def is_kept(path: Path, task: Task) -> bool:
+    """Whether the cell has its result; one that failed has not, and will be tried again."""
+    return path.is_file() and read_record(path).status == "ok"
+
+
+def read_record(path: Path, columns: Columns | None = None) -> Record:
     """Read and verify one record.
+
+    Args:
+        columns: its story -> the columns that are needed; all unless given.
 
     Raises:
         StoreError: truncated, altered, or of another format; the message names the file.
     """
-    try:
-        table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
-        story = json.loads(table.schema.metadata[_KEY])
-        if story["format"] != FORMAT:
-            raise StoreError(
-                f"{path} is a record of format {story['format']}, this is bench's format {FORMAT}: "
-                "use the version that wrote it, or another --out"
-            )
-        story = settled(story)
-        rows = {name: table.column(name).to_numpy() for name in SCHEMA.names}
-        return Record(rows=rows, **story)
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise StoreError(f"{path} is damaged ({reason}); delete it and run the same command again") from error
 
+    def make(**told: Any) -> Record:
+        told.pop("flags", None)  # earlier records kept those of their model
+        return Record(**told)
 
-def settled(story: dict[str, Any]) -> dict[str, Any]:
-    """What a record tells of itself, without what is not its own: earlier ones kept their model's flags."""
-    return {key: value for key, value in story.items() if key not in ("format", "flags")}
+    return read_as(make, path, FORMAT, columns=columns or (lambda story: list(SCHEMA)))
 
 
 def read_records(out: Path) -> list[Record]:

@@ -1,23 +1,18 @@
 """What a guarded classifier made of each image: a Parquet file per system, attack, confidence and seed."""
 
-import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from robustness_bench.benchmark.errors import StoreError
-from robustness_bench.benchmark.files import write_atomic
 from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.store.parquet import read_as, typed, write_table
 
 FORMAT = 1
 SCORE, FLAG = "score:", "flag:"  # + a detector's name: a column of its own
-_KEY = b"bench"
 _SCHEMA = {
     "sample": pa.int32(),  # index in the test set
     "label": pa.int16(),
@@ -141,12 +136,19 @@ def write_detection(
     kinds = dict(_SCHEMA)
     for name in thresholds:
         kinds |= {SCORE + name: pa.float64(), FLAG + name: pa.bool_()}
-    empty: NDArray[Any] = np.zeros(0)
-    arrays = {name: pa.array(rows.get(name, empty)).cast(kind) for name, kind in kinds.items()}
-    table = pa.table(arrays).replace_schema_metadata({_KEY: json.dumps(story).encode()})
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    write_atomic(path, buffer.getvalue())
+    write_table(path, typed(rows, kinds), story)
+
+
+def keep_failure(path: Path, task: Task, environment: dict[str, Any], error: str) -> None:
+    """Write the record of a cell that failed."""
+    write_detection(
+        path, task, {}, thresholds={}, remarks={}, environment=environment, seconds=0.0, error=error
+    )
+
+
+def is_kept(path: Path, task: Task) -> bool:
+    """Whether the cell has its result; one that failed has not, and will be tried again."""
+    return path.is_file() and read_detection(path).status == "ok"
 
 
 def read_detection(path: Path) -> Detection:
@@ -155,16 +157,7 @@ def read_detection(path: Path) -> Detection:
     Raises:
         StoreError: truncated, altered, or of another format; the message names the file.
     """
-    try:
-        table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
-        story = json.loads(table.schema.metadata[_KEY])
-        if story.pop("format") != FORMAT:
-            raise ValueError(f"its format is not {FORMAT}")
-        rows = {name: table.column(name).to_numpy() for name in table.column_names}
-        return Detection(rows=rows, **story)
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise StoreError(f"{path} is damaged ({reason}); delete it and run the same command again") from error
+    return read_as(Detection, path, FORMAT)
 
 
 def find_detections(out: Path) -> list[Path]:

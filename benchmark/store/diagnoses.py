@@ -1,14 +1,15 @@
 """What a store's diagnoses say of the models of its records."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
-from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.files import read_json, reading
 from robustness_bench.benchmark.plan.probe import VERSION
+from robustness_bench.benchmark.plan.tasks import Task
 
 NOT_DIAGNOSED, SIGNS_ONLY, EARLIER = "not diagnosed", "signs only", "earlier probe"
 """What is said of a model of which nothing is known, no more than what repeated passes show,
@@ -65,14 +66,19 @@ def read_diagnosis(path: Path) -> Diagnosis:
     Raises:
         StoreError: unreadable; the message names the file.
     """
-    try:
-        story = json.loads(path.read_text())
+    story = read_json(path)
+    with reading(path):
         spec = story["spec"]
         hash(_subject(spec)), float(spec["eps"]), probe_rank(spec["probe"])  # or it cannot be looked up
         flags = tuple(str(name) for name in story["flags"])
         return Diagnosis(id=story["id"], seed=story["seed"], spec=spec, flags=flags)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+
+
+def is_covered(path: Path, task: Task) -> bool:
+    """Whether the model has a diagnosis that is as thorough; one of another plan counts too."""
+    stem = path.stem.rpartition("-")[0]
+    others = sorted(path.parent.glob(f"{escape(stem)}-*.json"))
+    return any(read_diagnosis(other).covers(task.spec) for other in others)
 
 
 def find_diagnoses(out: Path) -> list[Path]:

@@ -1,21 +1,19 @@
 """Adversarial images kept as evidence: every image that fooled a model, so that anyone can look again."""
 
-import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from robustness_bench.benchmark.errors import StoreError
-from robustness_bench.benchmark.files import write_atomic
+from robustness_bench.benchmark.files import reading
+from robustness_bench.benchmark.store.parquet import read_table, write_table
 
 FORMAT = 1
-_KEY = b"bench"
+_REMEDY = "delete it and its record and run again"
 Form = Literal["uint8", "float16", "float32"]
 Images = NDArray[np.float32]
 """(K, C, H, W) in [0, 1]"""
@@ -88,10 +86,7 @@ def write_evidence(path: Path, evidence: Evidence) -> None:
     story = {"format": FORMAT, "record": evidence.record, "form": evidence.form, "shape": shape}
     images = pa.array([image.tobytes() for image in evidence.stored], pa.binary())
     columns = {"sample": pa.array(evidence.sample, pa.int32()), "image": images}
-    table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(story).encode()})
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", use_dictionary=False, write_page_checksum=True)
-    write_atomic(path, buffer.getvalue())
+    write_table(path, columns, story, dictionary=False)
 
 
 def read_evidence(path: Path) -> Evidence:
@@ -102,15 +97,11 @@ def read_evidence(path: Path) -> Evidence:
     """
     if not path.is_file():
         raise StoreError(f"there is no {path}: add --keep-examples to the run that makes the record")
-    try:
-        table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
-        story = json.loads(table.schema.metadata[_KEY])
+    story, table = read_table(path, FORMAT, remedy=_REMEDY)
+    with reading(path, _REMEDY):
         joined = b"".join(table.column("image").to_pylist())
         stored = np.frombuffer(bytearray(joined), np.dtype(story["form"])).reshape(-1, *story["shape"])
         sample = table.column("sample").to_numpy().astype(np.int64)
-        if story["format"] != FORMAT or len(sample) != len(stored):
-            raise ValueError("another format, or images missing")
+        if len(sample) != len(stored):
+            raise ValueError("images are missing")
         return Evidence(story["record"], sample, story["form"], stored)
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise StoreError(f"{path} is damaged ({reason}); delete it and its record and run again") from error

@@ -4,15 +4,11 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from glob import escape
 from pathlib import Path
 
+from robustness_bench.attacks.class_names import load
 from robustness_bench.benchmark.errors import StoreError
-from robustness_bench.benchmark.plan.tasks import ROOTS, Task
-from robustness_bench.benchmark.store.cells import read_record
-from robustness_bench.benchmark.store.detections import read_detection
-from robustness_bench.benchmark.store.diagnoses import read_diagnosis
-from robustness_bench.benchmark.store.information import read_mi_record
+from robustness_bench.benchmark.plan.tasks import Task
 
 _LOCK = ".lock"
 
@@ -43,29 +39,13 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def is_done(out: Path, task: Task) -> bool:
-    """Whether ``task`` has its result; a cell that failed has not, and will be tried again.
-
-    A checkpoint's card without its tensors tells how it was trained, but is no result to go on from.
+    """Whether ``task`` has its result.
 
     Raises:
         StoreError: the result is there but damaged.
     """
-    path = out / task.path
-    if task.kind == "evaluate":
-        return path.is_file() and read_record(path).status == "ok"
-    if task.kind == "detect":
-        return path.is_file() and read_detection(path).status == "ok"
-    if task.kind == "diagnose":
-        return any(read_diagnosis(other).covers(task.spec) for other in _of_model(path))
-    if task.kind == "measure-mi":
-        return path.is_file() and bool(read_mi_record(path).rows)
-    return path.is_file() and path.with_suffix(".json").is_file()
-
-
-def _of_model(diagnosis: Path) -> list[Path]:
-    """Every diagnosis that may be of the same model: a more thorough one of another plan counts too."""
-    stem = diagnosis.stem.rpartition("-")[0]
-    return sorted(diagnosis.parent.glob(f"{escape(stem)}-*.json"))
+    done: bool = load(task.how.done)(out / task.path, task)
+    return done
 
 
 def open_tasks(out: Path, tasks: list[Task]) -> list[Task]:
@@ -74,16 +54,16 @@ def open_tasks(out: Path, tasks: list[Task]) -> list[Task]:
     A finished cell needs none of its parents, so checkpoints may be deleted once their cells are done. A
     diagnosis alone is no reason to train a model again.
     """
-    roots = [task for task in tasks if task.kind in ROOTS and not is_done(out, task)]
+    roots = [task for task in tasks if task.how.result or task.how.afterwards]
     wanted: dict[str, Task] = {}
-    for root in roots:
-        if root.kind != "diagnose" or _at_hand(out, root.parents["model"], wanted):
+    for root in (root for root in roots if not is_done(out, root)):
+        if not root.how.afterwards or _at_hand(out, root.parents["model"], wanted):
             _want(out, root, wanted)
     return [task for task in tasks if task.id in wanted]
 
 
 def _at_hand(out: Path, model: Task, wanted: dict[str, Task]) -> bool:
-    return model.kind == "load" or model.id in wanted or is_done(out, model)
+    return model.how.given or model.id in wanted or is_done(out, model)
 
 
 def _want(out: Path, task: Task, wanted: dict[str, Task]) -> None:

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness_bench.benchmark.errors import StoreError
-from robustness_bench.benchmark.files import write_atomic
+from robustness_bench.benchmark.files import reading, write_atomic
 
 _FIELDS = ("x", "x_adv", "label", "clean_prediction", "adversarial_prediction")
 
@@ -48,8 +47,6 @@ def read_examples(path: Path) -> Examples:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    try:
+    with reading(path, "delete it, the page goes without images", SafetensorError):
         found = load(path.read_bytes())
         return Examples(**{name: found[name] for name in _FIELDS})
-    except (SafetensorError, OSError, KeyError) as error:
-        raise StoreError(f"{path} is damaged ({error}); delete it, the page goes without images") from error

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness_bench.benchmark.errors import StoreError
-from robustness_bench.benchmark.files import write_atomic
+from robustness_bench.benchmark.files import reading, write_atomic
 
 SUFFIX = ".examples.npz"
 Images = NDArray[np.uint8]
@@ -61,26 +60,18 @@ def read_conditional_examples(path: Path) -> ConditionalExamples:
     Raises:
         StoreError: truncated, altered, or not such a file; the message names it.
     """
-    try:
+    with reading(path, _REMEDY, *_DAMAGED):
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
             if not isinstance(found, np.lib.npyio.NpzFile) or set(found.files) != set(_FIELDS):
                 raise ValueError(f"it does not hold {', '.join(_FIELDS)}")
             examples = ConditionalExamples(*(found[name] for name in _FIELDS))
         _check(examples)
-    except _DAMAGED as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise StoreError(
-            f"{path} is damaged ({reason}); delete it and its generator's checkpoint and run the same "
-            "command again"
-        ) from error
-    return examples
+        return examples
 
 
 _FIELDS = ConditionalExamples._fields
-_DAMAGED = (
-    *(OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
-)
+_DAMAGED = (EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+_REMEDY = "delete it and its generator's checkpoint and run the same command again"
 
 
 def _check(examples: ConditionalExamples) -> None:

@@ -1,21 +1,16 @@
 """Estimates of mutual information that are kept: a Parquet file per model and attack, a row per image."""
 
-import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from robustness_bench.benchmark.errors import StoreError
-from robustness_bench.benchmark.files import write_atomic
 from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.store.parquet import read_as, write_table
 
 FORMAT = 1
-_KEY = b"bench"
 _FACTS = ("sample", "label", "clean_prediction", "adversarial_prediction")
 
 
@@ -57,10 +52,12 @@ def write_mi_record(
         "environment": environment,
         "seconds": seconds,
     }
-    table = pa.table(rows).replace_schema_metadata({_KEY: json.dumps(story).encode()})
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    write_atomic(path, buffer.getvalue())
+    write_table(path, {name: pa.array(column) for name, column in rows.items()}, story)
+
+
+def is_kept(path: Path, task: Task) -> bool:
+    """Whether the estimates are there."""
+    return path.is_file() and bool(read_mi_record(path).rows)
 
 
 def read_mi_record(path: Path) -> MIRecord:
@@ -69,16 +66,7 @@ def read_mi_record(path: Path) -> MIRecord:
     Raises:
         StoreError: truncated, altered, or of another format; the message names the file.
     """
-    try:
-        table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
-        story = json.loads(table.schema.metadata[_KEY])
-        if story.pop("format") != FORMAT:
-            raise ValueError(f"its format is not {FORMAT}")
-        rows = {name: table.column(name).to_numpy() for name in table.column_names}
-        return MIRecord(rows=rows, **story)
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise StoreError(f"{path} is damaged ({reason}); delete it and run the same command again") from error
+    return read_as(MIRecord, path, FORMAT)
 
 
 def find_mi_records(out: Path) -> list[Path]:

@@ -2,13 +2,13 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 from torch import nn
 
-from robustness_bench.benchmark.context import Advance, Context, environment
+from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.data.base import subset
 from robustness_bench.benchmark.errors import BenchError, StoreError
 from robustness_bench.benchmark.files import write_atomic
@@ -21,7 +21,8 @@ from robustness_bench.benchmark.networks.weights import fingerprint, read_tensor
 from robustness_bench.benchmark.networks.zoo import load_robustbench
 from robustness_bench.benchmark.plan.tasks import OWN, ZOO, Task
 from robustness_bench.benchmark.randomness import keyed
-from robustness_bench.benchmark.store.tensors import load_tensors, read_card, save_tensors
+from robustness_bench.benchmark.store.cards import read_card
+from robustness_bench.benchmark.store.tensors import keep, load_tensors
 from robustness_bench.defenses.mutual_information.estimator import MIEstimators, StandardMI, build_estimators
 
 if TYPE_CHECKING:
@@ -75,31 +76,13 @@ def import_weights(task: Task, context: Context, advance: Advance) -> None:
     """
     started = time.monotonic()
     state, reading = _imported(task, context)
-    card: dict[str, Any] = {
-        "id": task.id,
-        "seed": task.seed,
-        "spec": task.spec,
-        "source": task.source,
-        "environment": environment(context.device),
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    if reading is not None:
-        card["reading"] = reading
-    save_tensors(context.out / task.path, state, card)
-
-
-def record_environment(task: Task, context: Context) -> dict[str, Any]:
-    """What a record says of where it was made, and of how the weights of others that it is of are run."""
-    facts, model = environment(context.device), task.parents.get("model")
-    if model is None or model.kind != "load":
-        return facts
-    reading = read_card(context.out / model.path).get("reading")
-    return facts if reading is None else {**facts, "input": reading["note"]}
+    how = {} if reading is None else {"reading": reading}
+    keep(task, context, started, state, source=task.source, **how)
 
 
 def stem_of(task: Task, context: Context) -> str:
     """Of a ResNet whose weights are of others, as the training images chose it; else ours."""
-    if task.kind != "load":
+    if not task.how.given:
         return ""
     stem: str = read_card(context.out / task.path).get("reading", {}).get("stem", "")
     if stem not in STEMS:

@@ -1,21 +1,24 @@
-"""Tensors that are kept: safetensors plus a JSON file with their hash. Never a pickle."""
+"""Tensors that are kept: safetensors plus a card with their hash. Never a pickle."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustness_bench.benchmark.errors import StoreError
-from robustness_bench.benchmark.files import file_hash, write_atomic
+from robustness_bench.benchmark.context import Context
+from robustness_bench.benchmark.files import file_hash, reading, write_atomic
+from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.store.cards import card_for, read_card, remedy, write_card
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
 
+def keep(task: Task, context: Context, started: float, tensors: "dict[str, Tensor]", **found: Any) -> None:
+    """Write the tensors that a task made, and its card with what else was ``found``.
 
-def card_of(path: Path) -> Path:
-    """The JSON file beside a checkpoint; it is written last, so it says that both are whole."""
-    return path.with_suffix(".json")
+    Args:
+        started: of the clock ``time.monotonic``.
+    """
+    save_tensors(context.out / task.path, tensors, card_for(task, context, started, **found))
 
 
 def save_tensors(path: Path, tensors: "dict[str, Tensor]", card: dict[str, Any]) -> None:
@@ -24,34 +27,15 @@ def save_tensors(path: Path, tensors: "dict[str, Tensor]", card: dict[str, Any])
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomic(path, save(tensors))
-    card = {"format": FORMAT, "sha256": file_hash(path), **card}
-    write_atomic(card_of(path), json.dumps(card, indent=1, sort_keys=True).encode())
-
-
-def read_card(path: Path) -> dict[str, Any]:
-    """The card of the checkpoint at ``path``.
-
-    Raises:
-        StoreError: unreadable or of another format.
-    """
-    try:
-        card: dict[str, Any] = json.loads(card_of(path).read_text())
-        if card["format"] != FORMAT:
-            raise StoreError(f"{card_of(path)} has format {card['format']}, this is bench's format {FORMAT}")
-        return card
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(card_of(path), str(error)) from error
+    write_card(path, file_hash(path), card)
 
 
 def verify(path: Path) -> None:
     """Raise StoreError unless the file is the one its card describes."""
-    expected = read_card(path)["sha256"]
-    try:
-        found = file_hash(path)
-    except OSError as error:
-        raise _damaged(path, str(error.strerror)) from error
-    if found != expected:
-        raise _damaged(path, f"SHA-256 {found[:12]}…, its card says {expected[:12]}…")
+    with reading(path, remedy(path)):
+        expected, found = str(read_card(path)["sha256"]), file_hash(path)
+        if found != expected:
+            raise ValueError(f"SHA-256 {found[:12]}…, its card says {expected[:12]}…")
 
 
 def load_tensors(path: Path) -> "dict[str, Tensor]":
@@ -60,15 +44,5 @@ def load_tensors(path: Path) -> "dict[str, Tensor]":
     from safetensors.torch import load
 
     verify(path)
-    try:
+    with reading(path, remedy(path), SafetensorError):
         return load(path.read_bytes())
-    except SafetensorError as error:
-        raise _damaged(path, str(error)) from error
-
-
-def _damaged(path: Path, reason: str) -> StoreError:
-    stem = path.with_suffix("")
-    return StoreError(
-        f"{path} is damaged ({reason}); delete {stem}.safetensors and {stem}.json and run the same "
-        "command again to make them anew"
-    )

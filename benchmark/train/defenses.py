@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from robustness_bench.attacks.numerics.losses import log_odds
 from robustness_bench.attacks.numerics.noise import key_of
 from robustness_bench.benchmark.batching import Batches, pieces
-from robustness_bench.benchmark.context import Advance, Context, environment
+from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.networks import build_model
 from robustness_bench.benchmark.networks.fold import folded
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.randomness import keyed
 from robustness_bench.benchmark.store.models import load_estimators, load_model, new_estimators
-from robustness_bench.benchmark.store.tensors import save_tensors
+from robustness_bench.benchmark.store.tensors import keep
 from robustness_bench.benchmark.train.images import Batch, TrainingData
 from robustness_bench.benchmark.train.loop import Fit, Fitted, one_cycle, shuffled, stepped
 from robustness_bench.benchmark.train.processes import Ranks, joined
@@ -256,14 +256,5 @@ def seeded(seed: int, build: Callable[[], nn.Module]) -> Any:
 
 
 def _finish(task: Task, context: Context, fitted: Fitted, partial: Path, started: float) -> None:
-    card = {
-        "id": task.id,
-        "seed": task.seed,
-        "spec": task.spec,
-        "history": fitted.history,
-        "epoch": fitted.epoch,
-        "environment": environment(context.device),
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    save_tensors(context.out / task.path, fitted.state, card)
+    keep(task, context, started, fitted.state, history=fitted.history, epoch=fitted.epoch)
     partial.unlink(missing_ok=True)

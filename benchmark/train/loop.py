@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from robustness_bench.benchmark.context import Advance
 from robustness_bench.benchmark.errors import BenchError
-from robustness_bench.benchmark.files import write_atomic
+from robustness_bench.benchmark.files import AGAIN, reading, write_atomic
 from robustness_bench.benchmark.randomness import keyed
 
 _KEEP_EVERY = 30.0  # seconds between two states kept for resuming
@@ -228,14 +228,9 @@ class _State:
         write_atomic(path, content)
 
     def load(self, path: Path) -> None:
-        try:
-            with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                story: dict[str, Any] = json.loads(file.metadata()["story"])
-        except (SafetensorError, OSError, TypeError, KeyError) as error:
-            raise BenchError(
-                f"{path} is damaged ({error}); delete it and run the same command again"
-            ) from error
+        with reading(path, AGAIN, SafetensorError), safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            story: dict[str, Any] = json.loads(file.metadata()["story"])
         if missing := [name for name in _STORY if name not in story]:
             raise BenchError(
                 f"{path} is of an older version of bench (it lacks {', '.join(missing)}): delete it and run "

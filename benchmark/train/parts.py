@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from robustness_bench.attacks.numerics.noise import key_of
-from robustness_bench.benchmark.context import Advance, Context, environment
+from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.plan.tasks import Task
-from robustness_bench.benchmark.store.tensors import load_tensors, save_tensors
+from robustness_bench.benchmark.store.tensors import keep, load_tensors
 from robustness_bench.benchmark.train.defenses import seeded
 from robustness_bench.benchmark.train.images import TrainingData
 from robustness_bench.benchmark.train.loop import Fit, one_cycle, shuffled, stepped
@@ -52,16 +52,7 @@ def fit_part(task: Task, context: Context, advance: Advance) -> None:
     )
     optimizer = torch.optim.Adam(part.groups(network), betas=part.betas)
     fitted = fit.run(network, optimizer, loss)
-    card = {
-        "id": task.id,
-        "seed": task.seed,
-        "spec": task.spec,
-        "history": fitted.history,
-        "epoch": fitted.epoch,
-        "environment": environment(context.device),
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    save_tensors(context.out / task.path, fitted.state, card)
+    keep(task, context, started, fitted.state, history=fitted.history, epoch=fitted.epoch)
     fit.partial.unlink(missing_ok=True)
 
 

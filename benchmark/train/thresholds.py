@@ -15,13 +15,14 @@ from robustness_bench.benchmark.data.base import subset
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.plan.detectors import MODEL, PART
 from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.store.cards import read_card
 from robustness_bench.benchmark.store.generated import (
     ConditionalExamples,
     examples_of,
     write_conditional_examples,
 )
-from robustness_bench.benchmark.store.models import load_model, record_environment
-from robustness_bench.benchmark.store.tensors import read_card, save_tensors
+from robustness_bench.benchmark.store.models import load_model
+from robustness_bench.benchmark.store.tensors import keep
 from robustness_bench.benchmark.train.images import TrainingData
 from robustness_bench.benchmark.train.parts import load_part
 from robustness_bench.defenses.detectors.generator import GeneratorNetwork
@@ -74,22 +75,21 @@ def calibrate(task: Task, context: Context, advance: Advance) -> None:
         name: _figures(networks, name, x, y, read_card(context.out / task.parents[PART + name].path))
         for name in spec["gates"]
     }
-    card = {
-        "id": task.id,
-        "seed": task.seed,
-        "spec": spec,
-        "threshold": _threshold(task, found),
-        "near": float(found.quantile(_NEAR)),
-        "figures": figures,
-        "remark": "; ".join(filter(None, (_remark(n, figures[n], g) for n, g in spec["gates"].items()))),
-        "environment": record_environment(task, context),
-        "seconds": round(time.monotonic() - started, 3),
-    }
+    limit = _threshold(task, found)
     for name, network in networks.parts.items():
         defends = task.parents[PART + name].seed == task.seed  # an attacker's own is of another seed
         if defends and isinstance(network, GeneratorNetwork):
             _show(task, context, networks, name, x[:_SHOWN], y[:_SHOWN])
-    save_tensors(context.out / task.path, {"scores": found}, card)
+    keep(
+        task,
+        context,
+        started,
+        {"scores": found},
+        threshold=limit,
+        near=float(found.quantile(_NEAR)),
+        figures=figures,
+        remark="; ".join(filter(None, (_remark(n, figures[n], g) for n, g in spec["gates"].items()))),
+    )
 
 
 def _threshold(task: Task, scores: Tensor) -> float:

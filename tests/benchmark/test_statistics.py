@@ -18,6 +18,7 @@ from robustness_bench.benchmark.statistics import (
     ranks,
     widened,
     wilson,
+    withstand_all,
 )
 
 
@@ -33,6 +34,20 @@ def random_rows(rng: np.random.Generator, count: int, images: int = 300) -> list
         difficulty + rng.normal(rng.normal(0, 0.5), 0.4, (rng.integers(1, 5), images)) > 0
         for _ in range(count)
     ]
+
+
+def test_the_worst_case_is_image_by_image() -> None:
+    """Each attack leaves half of the images, both together a quarter, and a third one nothing more."""
+    images, first, second = np.array([7, 3, 5, 9]), np.array([1, 1, 0, 0]) > 0, np.array([1, 0, 1, 0]) > 0
+    assert withstand_all([(images, first)]).tolist() == [True, True, False, False]
+    both = [(images, first), (images, second)]
+    assert withstand_all(both).tolist() == [True, False, False, False]
+    assert withstand_all([*both, (images, first | second)]).tolist() == [True, False, False, False]
+    for other in (images[::-1], images[:3], images + 1):
+        with pytest.raises(ValueError, match="same images in the same order"):
+            withstand_all([*both, (other, first)])
+    with pytest.raises(ValueError, match="not enough values"):
+        withstand_all([])
 
 
 def test_mean_std_of_one_has_no_spread() -> None:

@@ -29,7 +29,7 @@ def work_off(work: "Work", request: Request, publish: "Callable[..., list[Table]
     if work.todo:
         device = choose_device(request.device)
         print(f"{work.open_cells} of {work.cells} cells to do, {len(work.todo)} tasks on {device}")
-        if work.open_cells and (diagnoses := sum(task.kind == "diagnose" for task in work.todo)):
+        if work.open_cells and (diagnoses := sum(task.how.afterwards for task in work.todo)):
             print(f"{diagnoses} of them diagnoses, at a share of the cells' cost; --no-diagnosis skips them")
     else:
         print(f"nothing to do: all {work.cells} cells are done")

@@ -9,8 +9,9 @@ from robustness_bench.benchmark.plan.detectors import make_detection_plan
 from robustness_bench.benchmark.plan.protocol import ADAPTIVE, Protocol, Settings
 from robustness_bench.benchmark.report.detectors.lines import OBLIVIOUS
 from robustness_bench.benchmark.report.detectors.roc import Scores
+from robustness_bench.benchmark.store.cards import read_card
 from robustness_bench.benchmark.store.detections import Detection, find_detections, read_detection
-from robustness_bench.benchmark.store.tensors import read_card, verify
+from robustness_bench.benchmark.store.tensors import verify
 from robustness_bench.defenses.detectors.registry import system_presets
 
 

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robustness_bench.attacks.registry import attack_names
+from robustness_bench.attacks.registry import BOUNDED, attack_names
 from robustness_bench.benchmark.report.lines.trained import Epochs, Trained, differ, sentence
-from robustness_bench.benchmark.report.lines.worst_case import BOUNDED
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
 from robustness_bench.benchmark.statistics import (
     Difference,
@@ -20,7 +19,7 @@ from robustness_bench.benchmark.statistics import (
     mean_std,
     wilson,
 )
-from robustness_bench.benchmark.store.cells import Record
+from robustness_bench.benchmark.store.cells import Record, robust_to_all
 
 LEVEL = 0.95
 
@@ -122,7 +121,7 @@ class Cells:
         """Which images withstand every one of these attacks, for the seeds that faced them all."""
         faced = [self.records.get(attack, {}) for attack in attacks]
         seeds = sorted(set(faced[0]).intersection(*faced[1:]))
-        return {seed: np.logical_and.reduce([cells[seed].robust for cells in faced]) for seed in seeds}
+        return {seed: robust_to_all(cells[seed] for cells in faced) for seed in seeds}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from robustness_bench.benchmark.store.tensors import read_card
+from robustness_bench.benchmark.store.cards import read_card
 
 _SHARED = ("lr", "gradient_norm", "seconds", "images_per_second")
 COLUMNS = ("dataset", "training", "seed", "epoch", "kept", *_SHARED, "held_out", "terms", "id")

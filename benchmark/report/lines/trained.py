@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from robustness_bench.benchmark.report.lines.learning import find_trainings
 from robustness_bench.benchmark.report.rendering.wording import count
-from robustness_bench.benchmark.store.tensors import read_card
+from robustness_bench.benchmark.store.cards import read_card
 
 UNKNOWN = "unknown"
 

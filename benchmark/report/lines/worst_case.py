@@ -2,18 +2,15 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from robustness_bench.attacks.registry import BOUNDED
 from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.report.lines.results import Line, percent, sets_of
 from robustness_bench.benchmark.statistics import mean_std
-from robustness_bench.benchmark.store.cells import Record
+from robustness_bench.benchmark.store.cells import Record, robust_to_all
 
 NAME = "worst-case"
 SUBMITTED = "submitted"
 """The kind of cells whose images someone sent in: they count against one model, no other needs them."""
-BOUNDED = ("budget", "minimum-norm")
-"""Kinds of attacks that stay inside, or are read at, the ε of a threat model."""
 Group = tuple[object, ...]
 
 
@@ -56,8 +53,9 @@ def _line(records: list[Record], required: list[str], attack_set: str) -> Line:
     whole = not lacking and not failed
     per_seed: dict[int, float | None] = dict.fromkeys(seeds)
     if whole:
-        faced = {seed: [cells[seed, attack] for attack in required] for seed in seeds}
-        per_seed = {seed: _robust(faced[seed] + [r for r in sent if r.seed == seed]) for seed in seeds}
+        faced = [*(cells[cell] for cell in wanted), *sent]
+        stood = {seed: robust_to_all(each for each in faced if each.seed == seed) for seed in seeds}
+        per_seed = {seed: percent(each) for seed, each in stood.items()}
     spec = records[0].spec
     return Line(
         dataset=spec["dataset"],
@@ -80,11 +78,3 @@ def _line(records: list[Record], required: list[str], attack_set: str) -> Line:
         missing=bool(lacking) and not failed,
         setting=short_hash(sorted({record.family for record in records})),
     )
-
-
-def _robust(records: list[Record]) -> float:
-    """Percentage of samples that every record calls robust."""
-    samples = records[0].rows["sample"]
-    if not all(np.array_equal(record.rows["sample"], samples) for record in records):
-        raise ValueError("a worst case needs the same samples in the same order under every attack")
-    return percent(np.logical_and.reduce([record.robust for record in records]))

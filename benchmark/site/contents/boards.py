@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from robustness_bench.attacks.registry import BOUNDED
 from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget
 from robustness_bench.benchmark.site.contents import names
-from robustness_bench.benchmark.site.contents.cells import Cell, Outcome, make_cell, worst_of
-from robustness_bench.benchmark.site.contents.columns import BOUNDED, Column, make_columns
-from robustness_bench.benchmark.statistics import Rank, ranks
+from robustness_bench.benchmark.site.contents.cells import Cell, make_cell, worst_of
+from robustness_bench.benchmark.site.contents.columns import Column, make_columns
+from robustness_bench.benchmark.statistics import Outcomes, Rank, ranks
 from robustness_bench.benchmark.store.cells import Record
 
 Records = list[Record]
@@ -286,7 +287,7 @@ def _ranked(rows: list[Row], natural: str) -> tuple[Row, ...]:
     )
 
 
-def _stacked(worst: Cell) -> Outcome:
+def _stacked(worst: Cell) -> Outcomes:
     """(seeds, images)"""
     return np.stack([outcome for outcome in worst.outcomes.values() if outcome is not None])
 

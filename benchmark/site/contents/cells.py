@@ -5,12 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
-from robustness_bench.benchmark.statistics import Interval, MeanStd, mean_std, wilson
-from robustness_bench.benchmark.store.cells import Record
-
-Outcome = NDArray[np.bool_]
+from robustness_bench.benchmark.statistics import Interval, MeanStd, Outcomes, mean_std, wilson
+from robustness_bench.benchmark.store.cells import Record, robust_to_all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +21,7 @@ class Cell:
         error: the last line of the first traceback.
     """
 
-    outcomes: dict[int, Outcome | None]
+    outcomes: dict[int, Outcomes | None]
     lacking: tuple[int, ...] = ()
     records: tuple[Record, ...] = ()
     error: str = ""
@@ -103,7 +100,7 @@ def make_cell(records: Sequence[Record], seeds: Sequence[int], *, any_distance: 
     )
 
 
-def _outcome(record: Record, any_distance: bool) -> Outcome | None:
+def _outcome(record: Record, any_distance: bool) -> Outcomes | None:
     if record.status == "error":
         return None
     return record.withstood if any_distance else record.robust
@@ -115,15 +112,8 @@ def worst_of(cells: Sequence[Cell], seeds: Sequence[int], sent: Sequence[Record]
     Raises:
         ValueError: the records are not of the same samples.
     """
-    stood: dict[int, Outcome | None] = {}
-    for seed in seeds:
-        faced = [*(record for cell in cells for record in cell.records), *sent]
-        records = [record for record in faced if record.seed == seed]
-        samples = records[0].rows["sample"]
-        if not all(np.array_equal(record.rows["sample"], samples) for record in records):
-            raise ValueError("a worst case needs the same samples in the same order under every attack")
-        stood[seed] = np.logical_and.reduce([record.robust for record in records])
-    return Cell(outcomes=stood)
+    faced = [*(record for cell in cells for record in cell.records), *sent]
+    return Cell(outcomes={seed: robust_to_all(r for r in faced if r.seed == seed) for seed in seeds})
 
 
 def _numbers(seeds: Sequence[int]) -> str:

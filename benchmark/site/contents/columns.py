@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from robustness_bench.attacks.registry import BOUNDED
 from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.site.contents import names
 from robustness_bench.benchmark.store.cells import Record
-
-BOUNDED = ("budget", "minimum-norm")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,11 @@
 """Every record and card of a few stores, read in one pass."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from robustness_bench.benchmark.errors import BenchError
@@ -16,11 +13,11 @@ from robustness_bench.benchmark.report.detectors.roc import Scores
 from robustness_bench.benchmark.report.lines.learning import find_trainings
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
 from robustness_bench.benchmark.site.contents.detector_reading import read_detectors
-from robustness_bench.benchmark.store.cells import FORMAT, Record, find_records, read_record, settled
+from robustness_bench.benchmark.store.cards import read_card
+from robustness_bench.benchmark.store.cells import Record, find_records, read_record
 from robustness_bench.benchmark.store.detections import Detection, find_detections
 from robustness_bench.benchmark.store.diagnoses import Diagnoses
 from robustness_bench.benchmark.store.generated import ConditionalExamples
-from robustness_bench.benchmark.store.tensors import read_card
 from robustness_bench.benchmark.submit.board.entries import Entry, find_entries, register_entry
 from robustness_bench.benchmark.submit.board.external import ExternalRow, read_external
 
@@ -76,7 +73,7 @@ def read_stores(stores: Sequence[Path]) -> Found:
         if not paths and not find_detections(store):
             raise BenchError(f"no records in {store}: name a folder that `bench run` wrote into")
         for path in paths:
-            record = _read(path, shared)
+            record = _sharing(read_record(path, _needed), shared)
             if record.id not in records or records[record.id].status == "error":
                 records[record.id], files[record.id] = record, path
     entries = [entry for store in stores for entry in find_entries(store)]
@@ -97,19 +94,10 @@ def read_stores(stores: Sequence[Path]) -> Found:
     )
 
 
-def _read(path: Path, shared: dict[bytes, NDArray[Any]]) -> Record:
-    """As ``read_record``, without the distances that no figure needs: six times as fast."""
-    try:
-        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
-        story = json.loads(file.metadata.metadata[b"bench"])
-        open_ended = story["spec"]["kind_of_attack"] == "minimum-norm"
-        columns = [*_COLUMNS, story["spec"]["norm"]] if open_ended else list(_COLUMNS)
-        table = file.read(columns=columns, use_threads=False)
-        current = story["format"] == FORMAT
-        record = Record(rows={name: table.column(name).to_numpy() for name in columns}, **settled(story))
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
-        return read_record(path)  # says what is wrong with it
-    return _sharing(record, shared) if current else read_record(path)
+def _needed(story: dict[str, Any]) -> list[str]:
+    """The columns of a record that figures need: of the distances at most one."""
+    open_ended = story["spec"]["kind_of_attack"] == "minimum-norm"
+    return [*_COLUMNS, story["spec"]["norm"]] if open_ended else list(_COLUMNS)
 
 
 def _sharing(record: Record, shared: dict[bytes, NDArray[Any]]) -> Record:

@@ -171,7 +171,7 @@ def _ids(part: Part, tree: Tree) -> set[str]:
     info = DATASETS[tree["datasets"][0]].info
     tests = max(info.test_images, part.spec["n_examples"])
     data = Located(info, part.spec["dataset"], part.spec["data"], info.train_images, tests, Path())
-    return {task.id for task in make_plan(protocol, {info.name: data}) if task.kind == "evaluate"}
+    return {task.id for task in make_plan(protocol, {info.name: data}) if task.how.result}
 
 
 def _surrogates(part: Part, cards: dict[str, Card]) -> list[Tree]:

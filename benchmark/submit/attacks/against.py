@@ -6,10 +6,11 @@ from typing import Any
 from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.plan.kinds import TASK_KINDS
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
+from robustness_bench.benchmark.store.cards import find_model
 from robustness_bench.benchmark.store.cells import Record
-from robustness_bench.benchmark.store.tensors import read_card
 
 
 def spec_against(record: Record, name: str, parameters: dict[str, Any], **change: Any) -> dict[str, Any]:
@@ -38,16 +39,17 @@ def task_against(store: Path, record: Record, spec: dict[str, Any], data: Locate
     parents = {"model": _model(store, record, data)}
     families = {role: parent.family for role, parent in parents.items()}
     own = {key: value for key, value in spec.items() if key != "parents"}
-    identity, name, defense = identity_of(spec, record.seed), spec["attack"], spec["defense"]
-    where = Path("records") / spec["dataset"] / spec["norm"] / spec["threat"] / defense
+    identity = identity_of(spec, record.seed)
+    kind = TASK_KINDS["evaluate"]
+    where = Path(kind.folder) / spec["dataset"] / spec["norm"] / spec["threat"] / spec["defense"]
     return Task(
-        kind="evaluate",
-        title=f"{spec['dataset']} {spec['norm']} {spec['threat']}-box {defense} × {name}, seed {record.seed}",
+        kind=kind.name,
+        title=kind.title.format(**{**spec, "seed": record.seed, "at": ""}),
         spec=spec,
         seed=record.seed,
         id=identity,
         family=short_hash([own, families]),
-        path=where / f"{name}-seed{record.seed}-{identity}.parquet",
+        path=where / f"{spec['attack']}-seed{record.seed}-{identity}{kind.suffix}",
         data=data,
         parents=parents,
     )
@@ -55,24 +57,6 @@ def task_against(store: Path, record: Record, spec: dict[str, Any], data: Locate
 
 def _model(store: Path, record: Record, data: Located) -> Task:
     identity = record.spec["parents"]["model"]
-    for card_file in sorted(store.glob(f"checkpoints/*/*-{identity}.json")):
-        path = card_file.with_suffix(".safetensors")
-        if path.is_file():
-            card = read_card(path)
-            return _parent(card["spec"], card["seed"], identity, record.model_family, path, store, data)
+    if task := find_model(store, identity, record.model_family, data):
+        return task
     raise BenchError(f"its weights ({identity}) are not in {store}/checkpoints: make or import them there")
-
-
-def _parent(
-    spec: dict[str, Any], seed: int, identity: str, family: str, path: Path, store: Path, data: Located
-) -> Task:
-    return Task(
-        kind=spec["kind"],
-        title=path.stem,
-        spec=spec,
-        seed=seed,
-        id=identity,
-        family=family,
-        path=path.relative_to(store),
-        data=data,
-    )

@@ -1,19 +1,18 @@
 """Submissions that a store has records of: ``submissions/<slug>.json``, what each said of itself."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from robustness_bench.benchmark.errors import BenchError, StoreError
-from robustness_bench.benchmark.files import file_hash, write_atomic
+from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.files import check_format, file_hash, read_json, reading, write_json
 from robustness_bench.benchmark.submit.intake.static import MODEL_FILE
 from robustness_bench.benchmark.submit.manifest.defense import Submission
 from robustness_bench.defenses.registry import DefensePreset, register
 
 FORMAT = 1
 GROUP = "submitted"
+_REMEDY = "delete it and run bench submit run again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +50,7 @@ def add_entry(store: Path, entry: Entry) -> None:
                 f"one another name, or delete {path} and its records"
             )
     story = {"format": FORMAT, "network": entry.network, "submission": dataclasses.asdict(entry.submission)}
-    write_atomic(path, (json.dumps(story, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    write_json(path, story, for_people=True)
 
 
 def find_entries(store: Path) -> list[Entry]:
@@ -96,12 +95,9 @@ def read_entry(path: Path) -> Entry:
     Raises:
         StoreError: damaged; the message names the file.
     """
-    try:
-        story: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if story["format"] != FORMAT:
-            raise ValueError(f"format {story['format']}, this is bench's format {FORMAT}")
+    story = read_json(path, _REMEDY)
+    check_format(path, story.get("format"), FORMAT)
+    with reading(path, _REMEDY):
         values = story["submission"]
         submission = Submission(**{**values, "authors": tuple(values["authors"])})
         return Entry(submission=submission, network=str(story["network"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is damaged ({error}); delete it and run bench submit run again") from error

@@ -1,13 +1,13 @@
 """Rows that others published: kept beside the results, marked, never ranked with what was measured here."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from robustness_bench.benchmark.errors import BenchError, StoreError
-from robustness_bench.benchmark.files import write_atomic
+from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.files import read_json, reading, write_json
 
 FORMAT = 1
+_REMEDY = "delete it and import it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +44,11 @@ def write_external(out: Path, row: ExternalRow) -> Path:
         StoreError: not writable.
     """
     path = out / "external" / row.dataset / row.norm / f"{row.slug}.json"
-    card = {"format": FORMAT, "kind": "external", "verified": False, "source": "RobustBench model_info"}
-    content = json.dumps({**card, **asdict(row)}, indent=1, sort_keys=True).encode()
-    if path.exists() and path.read_bytes() != content:
+    told = {"format": FORMAT, "kind": "external", "verified": False, "source": "RobustBench model_info"}
+    card = {**told, **asdict(row)}
+    if path.exists() and read_json(path, _REMEDY) != card:
         raise BenchError(f"{path} holds another row of this name; delete it to replace it")
-    write_atomic(path, content)
+    write_json(path, card)
     return path
 
 
@@ -67,11 +67,9 @@ def read_row(path: Path) -> ExternalRow:
     Raises:
         StoreError: the file is damaged; names it.
     """
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+    card = read_json(path, _REMEDY)
+    with reading(path, _REMEDY):
         if (card.pop("format"), card.pop("kind"), card.pop("verified")) != (FORMAT, "external", False):
             raise ValueError("not an external row of this format")
         del card["source"]
         return ExternalRow(**card)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{path} is damaged ({error}); delete it and import it again") from error

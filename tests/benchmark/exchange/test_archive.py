@@ -460,7 +460,10 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     "too deep": (lambda f: packed(renamed(f, f"{R}more/a.parquet")), "lies 6 folders deep"),
     "too shallow": (lambda f: packed(renamed(f, "records/a.parquet")), "lies 1 folders deep"),
     "unknown suffix": (lambda f: packed(renamed(f, f"{R}a.pt")), "has another suffix than .parquet"),
-    "unknown folder": (lambda f: packed(renamed(f, "bin/a.parquet")), "is in none of the folders records"),
+    "unknown folder": (
+        lambda f: packed(renamed(f, "bin/a.parquet")),
+        "is in none of the folders cal",
+    ),
     "hidden": (lambda f: packed(renamed(f, f"{R}.a.parquet")), "begins or ends with a dot"),
     "empty part": (lambda f: packed(renamed(f, "records//a/b/c/d.parquet")), "is empty, or begins"),
     "twice": (
@@ -491,7 +494,10 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     "another's id": (lambda f: packed(with_story(f, id="0" * 12)), "has the id '000000000000', its settings"),
     "another seed": (lambda f: packed(with_story(f, seed=3)), "its settings give"),
     "another's place": (lambda f: packed(moved(f)), "lies at another's place"),
-    "another format of record": (lambda f: packed(with_story(f, format=1)), "is a record of format 1"),
+    "another format of record": (
+        lambda f: packed(with_story(f, format=1)),
+        "has format 1, this is bench's format 2",
+    ),
     "another family": (lambda f: packed(with_story(f, family="0" * 12)), "is of family '000000000000'"),
     "another model": (lambda f: packed(with_story(f, model_family="f" * 12)), "is of family 'ffffffffffff'"),
     "no spec": (lambda f: packed(with_story(f, spec=[])), "is no evaluate"),

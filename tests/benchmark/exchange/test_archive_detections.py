@@ -317,7 +317,7 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     # cells: who they are
     "no Parquet": (lambda f: packed(f | {some(f, CW): PICKLE}), "is damaged (Parquet magic"),
     "cut short": (lambda f: packed(f | {some(f, CW): f[some(f, CW)][:-40]}), "is damaged ("),
-    "another format": (lambda f: told(f, format=2), "is damaged (its format is not 1)"),
+    "another format": (lambda f: told(f, format=2), "has format 2, this is bench's format 1"),
     "another's id": (lambda f: told(f, id="0" * 12), "has the id '000000000000', its settings give"),
     "another seed": (lambda f: told(f, seed=1), "its settings give"),
     "another's place": (

@@ -33,8 +33,8 @@ from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.networks.magnet import MagNetCNN
 from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.plan.tasks import Planner, Task, weights_hash
+from robustness_bench.benchmark.store.cards import read_card
 from robustness_bench.benchmark.store.models import import_weights, load_model
-from robustness_bench.benchmark.store.tensors import read_card
 from tests.conftest import Bench
 
 State = dict[str, Tensor]

@@ -17,7 +17,7 @@ from robustness_bench.attacks.registry import PresetError
 from robustness_bench.benchmark.data import locate
 from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
-from robustness_bench.benchmark.store.tensors import read_card
+from robustness_bench.benchmark.store.cards import read_card
 from robustness_bench.defenses import plugins, registry
 from robustness_bench.defenses.registry import build_defense, defense_presets
 from tests.conftest import ROOT, Bench, _install_plugin

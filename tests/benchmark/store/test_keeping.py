@@ -18,6 +18,7 @@ from robustness_bench.benchmark.files import canonical_json, short_hash, write_a
 from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
 from robustness_bench.benchmark.store import tensors as checkpoints
+from robustness_bench.benchmark.store.cards import card_of, read_card
 from robustness_bench.benchmark.store.cells import find_records, read_record, write_record
 from robustness_bench.benchmark.store.diagnoses import Diagnoses
 from robustness_bench.benchmark.store.folder import is_done, locked, open_tasks
@@ -168,11 +169,11 @@ def test_checkpoint_round_trip_and_damage(tmp_path: Path) -> None:
     checkpoints.save_tensors(path, tensors, {"seed": 1})
     loaded = checkpoints.load_tensors(path)
     assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
-    assert checkpoints.read_card(path)["seed"] == 1
+    assert read_card(path)["seed"] == 1
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(StoreError, match=r"model\.safetensors is damaged.*delete .* to make them anew"):
         checkpoints.load_tensors(path)
-    checkpoints.card_of(path).write_text("{")
+    card_of(path).write_text("{")
     with pytest.raises(StoreError, match=r"model\.json is damaged"):
         checkpoints.verify(path)
 

@@ -1,0 +1,177 @@
+"""The kinds of tasks. All that is particular to one stands here: its name, its place, and who does what.
+
+The work itself is in rooms that planning must not know, or that need torch; it is named as
+``module:function``, and imported when it is called for (``attacks.class_names.load``).
+"""
+
+from dataclasses import dataclass
+
+_COST, _STORE = "benchmark.plan.cost", "benchmark.store"
+_MEASURE, _TRAIN, _FACTS = "benchmark.measure", "benchmark.train", "benchmark.exchange"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskKind:
+    """One kind of task.
+
+    Attributes:
+        name: as it stands in every spec, and so in every id.
+        title: what a user reads, to be filled in from the spec, ``seed`` and what the planner adds.
+        folder: of the store, in which its results lie.
+        parts: of the path of its result in the store, the name included.
+        suffix: of its result.
+        run: does it: (task, context, advance) -> None.
+        passes: what it costs: (task, share of the images that withstand) -> ``cost.Passes``.
+        done: whether a store has it: (where its result would be, task) -> bool.
+        failed: keeps the traceback of one that failed: (where, task, environment, traceback) -> None; empty:
+            nothing is kept.
+        archived: checks a file of it that comes from elsewhere: (path, name in the store) -> ``known.Facts``.
+        result: whether it is what a run is for, a cell; all else is there because a cell needs it.
+        afterwards: whether it waits until all cells are done, and is no reason to train a model anew.
+        chain: whether it is a training of its own beside those of the cells, so that a worker more is of use.
+        given: whether it brings weights of others, for which nothing is trained.
+        seeded: whether the name of its file ends with its seed.
+        cell: how a cell is named where results are compared, filled in as ``title`` is.
+        slower: how many times slower than a timed batch it may be, see ``cost``.
+    """
+
+    name: str
+    title: str
+    folder: str
+    run: str
+    passes: str
+    parts: int = 3
+    suffix: str = ".safetensors"
+    done: str = f"{_STORE}.cards:is_kept"
+    failed: str = ""
+    archived: str = f"{_FACTS}.cards:card_facts"
+    result: bool = False
+    afterwards: bool = False
+    chain: bool = False
+    given: bool = False
+    seeded: bool = True
+    cell: str = ""
+    # Small batches, other work beside it, and an attack's own arithmetic: in results/digits AutoAttack takes
+    # twice, FWA four times as long per pass as PGD.
+    slower: float = 4.0
+
+
+_ALL = (
+    TaskKind(
+        name="train",
+        title="{dataset} train {network}, seed {seed}",
+        folder="checkpoints",
+        run=f"{_TRAIN}.defenses:train",
+        passes=f"{_COST}:training_passes",
+        slower=2.5,  # the weights' gradients and the held-out images
+    ),
+    TaskKind(
+        name="load",
+        title="{dataset} load {source} as {defense}",
+        folder="checkpoints",
+        run=f"{_STORE}.models:import_weights",
+        passes=f"{_COST}:no_passes",
+        given=True,
+        seeded=False,
+    ),
+    TaskKind(
+        name="estimators",
+        title="{dataset} train MI {network}, seed {seed}",
+        folder="checkpoints",
+        run=f"{_TRAIN}.defenses:train_estimators",
+        passes=f"{_COST}:estimators_passes",
+        slower=2.5,
+    ),
+    TaskKind(
+        name="part",
+        title="{dataset} train {part}, seed {seed}",
+        folder="checkpoints",
+        run=f"{_TRAIN}.parts:fit_part",
+        passes=f"{_COST}:part_passes",
+        chain=True,
+    ),
+    TaskKind(
+        name="calibrate",
+        title="{dataset} calibrate {detector}, seed {of_parts}",
+        folder="calibrations",
+        run=f"{_TRAIN}.thresholds:calibrate",
+        passes=f"{_COST}:calibration_passes",
+        archived=f"{_FACTS}.cards:calibration_facts",
+        seeded=False,  # its name has the seed of its parts, which may be an attacker's
+    ),
+    TaskKind(
+        name="craft",
+        title="{where} craft {attack} {how}, seed {seed}",
+        folder="crafted",
+        parts=4,
+        run=f"{_MEASURE}.attacks:craft",
+        passes=f"{_COST}:attack_passes",
+        archived=f"{_FACTS}.cards:crafted_facts",
+    ),
+    TaskKind(
+        name="adapt",
+        title="{dataset} attack {system} knowingly ({setting}), seed {seed}",
+        folder="crafted",
+        parts=4,
+        run=f"{_MEASURE}.detectors:adapt",
+        passes=f"{_COST}:adaptive_passes",
+        archived=f"{_FACTS}.cards:adapted_facts",
+    ),
+    TaskKind(
+        name="evaluate",
+        title="{dataset} {norm} {threat}-box {defense} × {attack}{at}, seed {seed}",
+        folder="records",
+        parts=6,
+        suffix=".parquet",
+        run=f"{_MEASURE}.attacks:evaluate",
+        passes=f"{_COST}:attack_passes",
+        done=f"{_STORE}.cells:is_kept",
+        failed=f"{_STORE}.cells:keep_failure",
+        archived=f"{_FACTS}.facts:record_facts",
+        result=True,
+        cell="{norm} {threat}-box {defense} × {attack}, seed {seed}",
+    ),
+    TaskKind(
+        name="measure-mi",
+        title="{dataset} {norm} MI ({objective}) of {defense} under {attack}, seed {seed}",
+        folder="mi",
+        parts=5,
+        suffix=".parquet",
+        run=f"{_MEASURE}.information:measure_mi",
+        passes=f"{_COST}:attack_passes",
+        done=f"{_STORE}.information:is_kept",
+        archived=f"{_FACTS}.facts:estimates_facts",
+        result=True,
+    ),
+    TaskKind(
+        name="detect",
+        title="{dataset} {system} × {shown}, seed {seed}",
+        folder="detections",
+        parts=4,
+        suffix=".parquet",
+        run=f"{_MEASURE}.detectors:detect",
+        passes=f"{_COST}:detection_passes",
+        done=f"{_STORE}.detections:is_kept",
+        failed=f"{_STORE}.detections:keep_failure",
+        archived=f"{_FACTS}.facts:detection_facts",
+        result=True,
+        cell="{system} × {attack} ({setting}) at κ = {confidence:g}, seed {seed}",
+    ),
+    TaskKind(
+        name="diagnose",
+        title="{dataset} {norm} diagnose {defense} ({told}), seed {seed}",
+        folder="diagnoses",
+        suffix=".json",
+        run=f"{_MEASURE}.gradients:diagnose",
+        passes=f"{_COST}:diagnosis_passes",
+        done=f"{_STORE}.diagnoses:is_covered",
+        archived=f"{_FACTS}.facts:diagnosis_facts",
+        afterwards=True,
+    ),
+)
+TASK_KINDS = {kind.name: kind for kind in _ALL}
+
+
+def kinds_in(folder: str) -> dict[str, TaskKind]:
+    """The kinds whose results lie in a folder of a store, by name."""
+    return {name: kind for name, kind in TASK_KINDS.items() if kind.folder == folder}

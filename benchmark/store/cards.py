@@ -1,0 +1,103 @@
+"""Cards: the JSON beside tensors, and what a diagnosis found. What they are of, and how they were made."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from robustness_bench.benchmark.context import Context, environment
+from robustness_bench.benchmark.data import Located
+from robustness_bench.benchmark.files import check_format, read_json, write_json
+from robustness_bench.benchmark.plan.tasks import Task
+
+FORMAT = 1
+Card = dict[str, Any]
+
+
+def card_of(path: Path) -> Path:
+    """The card beside tensors; it is written last, so it says that both are whole."""
+    return path.with_suffix(".json")
+
+
+def write_card(path: Path, sha256: str, card: Card) -> None:
+    """Write the card of the tensors at ``path``, whose hash is ``sha256``."""
+    write_json(card_of(path), {"format": FORMAT, "sha256": sha256, **card})
+
+
+def read_card(path: Path) -> Card:
+    """The card of the tensors at ``path``.
+
+    Raises:
+        StoreError: unreadable or of another format.
+    """
+    card = read_json(card_of(path), remedy(path))
+    check_format(card_of(path), card.get("format"), FORMAT)
+    return card
+
+
+def find_model(store: Path, identity: str, family: str, data: Located) -> Task | None:
+    """The task whose tensors a store has under this id, as their card tells it; without its parents."""
+    for card_file in sorted(store.glob(f"checkpoints/*/*-{identity}.json")):
+        path = card_file.with_suffix(".safetensors")
+        if path.is_file():
+            card = read_card(path)
+            return Task(
+                kind=card["spec"]["kind"],
+                title=path.stem,
+                spec=card["spec"],
+                seed=card["seed"],
+                id=identity,
+                family=family,
+                path=path.relative_to(store),
+                data=data,
+            )
+    return None
+
+
+def is_kept(path: Path, task: Task) -> bool:
+    """Whether tensors are there with their card.
+
+    A card without them tells how something was trained, but is no result to go on from.
+    """
+    return path.is_file() and card_of(path).is_file()
+
+
+def remedy(path: Path) -> str:
+    """What to do about tensors or a card that are damaged."""
+    stem = path.with_suffix("")
+    return f"delete {stem}.safetensors and {stem}.json and run the same command again to make them anew"
+
+
+def card_for(task: Task, context: Context, started: float, **found: Any) -> Card:
+    """What is kept of a finished task besides its tensors: ``found``, what it is of, how it was made.
+
+    Args:
+        started: of the clock ``time.monotonic``.
+    """
+    return {
+        "id": task.id,
+        "seed": task.seed,
+        "spec": task.spec,
+        **found,
+        **circumstances(task, context, started),
+    }
+
+
+def circumstances(task: Task, context: Context, started: float) -> dict[str, Any]:
+    """How a result was made, which decides nothing: ``environment`` and ``seconds``.
+
+    Args:
+        started: of the clock ``time.monotonic``.
+    """
+    return {
+        "environment": environment_of(task, context),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def environment_of(task: Task, context: Context) -> dict[str, Any]:
+    """Where a result is made, and how the weights of others that it is of are run."""
+    facts, model = environment(context.device), task.parents.get("model")
+    if model is None or not model.how.given:
+        return facts
+    reading = read_card(context.out / model.path).get("reading")
+    return facts if reading is None else {**facts, "input": reading["note"]}

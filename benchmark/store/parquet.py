@@ -1,0 +1,80 @@
+"""How tables are kept: Parquet with checksums, and what they are of as JSON in the metadata."""
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from robustness_bench.benchmark.files import AGAIN, check_format, reading, write_atomic
+
+_KEY = b"bench"
+Story = dict[str, Any]
+Rows = dict[str, NDArray[Any]]
+Columns = Callable[[Story], Sequence[str]]
+Record = TypeVar("Record")
+
+
+class Kept(NamedTuple):
+    """A table as it was read."""
+
+    story: Story
+    table: pa.Table
+
+
+def write_table(
+    path: Path, columns: Mapping[str, pa.Array], story: Story, *, dictionary: bool = True
+) -> None:
+    """Write a table, atomically; equal columns and stories give equal bytes.
+
+    Args:
+        story: JSON, with its "format".
+        dictionary: whether equal values are stored once; False for images, which hardly repeat.
+    """
+    table = pa.table(dict(columns)).replace_schema_metadata({_KEY: json.dumps(story).encode()})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", use_dictionary=dictionary, write_page_checksum=True)
+    write_atomic(path, buffer.getvalue())
+
+
+def typed(rows: Mapping[str, NDArray[Any]], kinds: Mapping[str, pa.DataType]) -> dict[str, pa.Array]:
+    """The columns named in ``kinds``, cast to their types; empty ones for those that are not there."""
+    empty: NDArray[Any] = np.empty(0)
+    return {name: pa.array(rows.get(name, empty)).cast(kind) for name, kind in kinds.items()}
+
+
+def read_table(path: Path, current: int, *, columns: Columns | None = None, remedy: str = AGAIN) -> Kept:
+    """Read and verify a table; its story comes without "format".
+
+    Args:
+        current: the format that this version reads.
+        columns: story -> the columns to read; all unless given.
+
+    Raises:
+        StoreError: absent, truncated, altered, or of another format; the message names the file.
+    """
+    with reading(path, remedy, pa.ArrowException):
+        # Not pq.read_table: it takes six times as long for a small file, and infers columns from folders.
+        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
+        story = json.loads(file.metadata.metadata[_KEY])
+        check_format(path, story.pop("format"), current)
+        wanted = list(columns(story)) if columns else None
+        table = file.read(columns=wanted, use_threads=False)
+        if wanted and (lacking := set(wanted) - set(table.column_names)):
+            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+        return Kept(story, table)
+
+
+def read_as(
+    make: Callable[..., Record], path: Path, current: int, *, columns: Columns | None = None
+) -> Record:
+    """``make`` of a table's story and of its ``rows``, column name -> (n,) array; else as `read_table`."""
+    story, table = read_table(path, current, columns=columns)
+    with reading(path, AGAIN, pa.ArrowException):
+        rows = {name: table.column(name).to_numpy() for name in table.column_names}
+        return make(rows=rows, **story)

@@ -1,0 +1,87 @@
+"""The one way in which tables are kept: whole or refused, no more read than is needed, equal bytes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.store.parquet import read_as, read_table, typed, write_table
+
+STORY = {"format": 3, "id": "abc"}
+KINDS = {"sample": pa.int32(), "l2": pa.float32(), "label": pa.int16()}
+ROWS = {"sample": np.arange(400), "l2": np.linspace(0, 1, 400)}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write_table(tmp_path / "t.parquet", typed({**ROWS, "label": ROWS["sample"] % 7}, KINDS), STORY)
+    return tmp_path / "t.parquet"
+
+
+def test_columns_have_their_types_and_those_without_rows_are_empty() -> None:
+    columns = typed({"l2": np.array([1.5])}, KINDS)
+    assert {name: (column.type, len(column)) for name, column in columns.items()} == {
+        "sample": (pa.int32(), 0),
+        "l2": (pa.float32(), 1),
+        "label": (pa.int16(), 0),
+    }
+
+
+def test_a_table_comes_back_with_its_story(path: Path) -> None:
+    found: dict[str, Any] = read_as(dict, path, 3)
+    assert found.keys() == {"id", "rows"}
+    assert list(found["rows"]) == list(KINDS)
+    assert np.array_equal(found["rows"]["label"], ROWS["sample"] % 7)
+
+
+def test_equal_tables_are_equal_bytes_and_hold_what_proves_them(path: Path, tmp_path: Path) -> None:
+    columns = typed({**ROWS, "label": ROWS["sample"] % 7}, KINDS)
+    write_table(tmp_path / "other.parquet", columns, STORY)
+    assert (tmp_path / "other.parquet").read_bytes() == path.read_bytes()
+    pq.write_table(pa.table(columns, metadata={b"bench": json.dumps(STORY)}), tmp_path / "bare.parquet")
+    for name in ("other", "bare"):
+        file = tmp_path / f"{name}.parquet"
+        content = bytearray(file.read_bytes())
+        # Of a page of data: the metadata, in which the story is, stays as it was.
+        content[pq.read_metadata(file).row_group(0).column(1).dictionary_page_offset + 200] ^= 1
+        file.write_bytes(bytes(content))
+    read_table(tmp_path / "bare.parquet", 3)  # without checksums nothing is noticed
+    with pytest.raises(StoreError) as refusal:
+        read_table(tmp_path / "other.parquet", 3)
+    assert str(refusal.value).startswith(f"{tmp_path / 'other.parquet'} is damaged (")
+    assert str(refusal.value).endswith("); delete it and run the same command again")
+
+
+def test_only_the_columns_that_are_needed_are_read(path: Path) -> None:
+    asked: list[Any] = []
+
+    def needed(story: dict[str, Any]) -> list[str]:
+        asked.append(story)
+        return ["label", "sample"]
+
+    story, table = read_table(path, 3, columns=needed)
+    assert asked == [{"id": "abc"}]
+    assert story == {"id": "abc"}
+    assert sorted(table.column_names) == ["label", "sample"]
+
+
+def test_what_is_not_as_it_should_be_is_one_line(path: Path, tmp_path: Path) -> None:
+    said: dict[str, tuple[Callable[[], object], str]] = {
+        "another version": (lambda: read_table(path, 4), "has format 3, this is bench's format 4: use the"),
+        "a column less": (lambda: read_table(path, 3, columns=lambda _: ["l2", "l1"]), "it lacks l1"),
+        "another story": (lambda: read_as(lambda rows: rows, path, 3), "is damaged"),
+        "not there": (lambda: read_table(tmp_path / "no", 3), "No such file"),
+        "a folder": (lambda: read_table(tmp_path, 3), "Is a directory"),
+        "with a remedy": (lambda: read_table(tmp_path / "no", 3, remedy="ask"), "; ask"),
+    }
+    for work, text in said.values():
+        with pytest.raises(StoreError) as refusal:
+            work()
+        assert text in str(refusal.value)
+        assert len(str(refusal.value).splitlines()) == 1
