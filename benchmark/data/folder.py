@@ -144,7 +144,8 @@ def _read_parquet(chosen: parquet.Chosen, fit: Fit | None, folder: str) -> Readi
                 f"{part.path} names the class {strange[0]!r}, which {train[0].path} lacks; give both the "
                 "same names"
             )
-    maps, _ = numberings({str(p.path): p.names for p in train + test}, tuple(classes), folder)
+    named = {str(part.path): part.names for part in train + test}
+    maps, _ = numberings(named, tuple(classes), f"the sorted classes of {folder}")
     read = [_labelled(parts, maps, classes, folder) for parts in (train, test)]
     reading = _read(read[0], read[1], classes, fit, folder)
     return reading._replace(notes=(*filter(None, (note,)), *reading.notes))

@@ -1,7 +1,7 @@
 """A data set of one's own: bright bars on 8×8 grey noise, flat, upright or diagonal. Imports no torch.
 
-Its images are made, so ``find`` has no file to look for. One that reads files returns them in ``Source.files``,
-which is how the cache sees that they change, or None where ``folder`` does not hold them.
+Its images are made, so ``find`` has no file to look for. One that reads files returns them in
+``Source.files``, by which the cache sees that they change, or None where ``folder`` does not hold them.
 """
 
 from pathlib import Path
@@ -31,7 +31,9 @@ def _split(count: int, rng: np.random.Generator) -> tuple[Images, Labels]:
     x = rng.integers(0, _NOISE, (count, 1, _SIZE, _SIZE), dtype=np.uint8)
     for image, label, place in zip(x[:, 0], y, rng.integers(1, _SIZE - 1, count), strict=True):
         diagonal = np.arange(_SIZE)
-        rows, columns = ((place, slice(None)), (slice(None), place), (diagonal, np.roll(diagonal, place)))[label]
+        rows, columns = ((place, slice(None)), (slice(None), place), (diagonal, np.roll(diagonal, place)))[
+            label
+        ]
         image[rows, columns] += np.uint8(_BRIGHT)
     return x, y
 

@@ -1,4 +1,4 @@
-"""What the plugin offers, in the tables of detectors/presets.toml; imports no torch, so planning stays instant.
+"""What the plugin offers, as tables like those of detectors/presets.toml; imports no torch.
 
 The entry point names the system, which --defense takes; its own detectors, and parts where it needs networks
 of its own, stand beside it.

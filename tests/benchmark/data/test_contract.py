@@ -131,7 +131,9 @@ def test_a_plugin_that_is_wrong_is_named(
 
 
 def test_one_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(PresetError, match=r"data set 'mine' of the plugin nowhere:X cannot be loaded: No mod"):
+    with pytest.raises(
+        PresetError, match=r"data set 'mine' of the plugin nowhere:X cannot be loaded: No mod"
+    ):
         list(registry(monkeypatch, "mine", "nowhere:X"))
 
 

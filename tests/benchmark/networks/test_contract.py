@@ -127,9 +127,19 @@ def registry(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> "Registr
         ("mine", f"{__name__}:ABSENT", GOOD, "cannot be loaded: module .* has no attribute 'ABSENT'"),
         ("mine", f"{__name__}:OFFERED", Tiny, "must be a dict, got <class"),
         ("mine", f"{__name__}:OFFERED", {"summary": "s"}, "lacks network"),
-        ("mine", f"{__name__}:OFFERED", GOOD | {"label": "s"}, "has the unknown key label; known: network, s"),
+        (
+            "mine",
+            f"{__name__}:OFFERED",
+            GOOD | {"label": "s"},
+            "has the unknown key label; known: network, s",
+        ),
         ("mine", f"{__name__}:OFFERED", GOOD | {"summary": 3}, "summary must be of type str, got 3"),
-        ("mine", f"{__name__}:OFFERED", GOOD | {"network": "x"}, r'name its code as "module:Name", got \'x\''),
+        (
+            "mine",
+            f"{__name__}:OFFERED",
+            GOOD | {"network": "x"},
+            r'name its code as "module:Name", got \'x\'',
+        ),
         ("mine", f"{__name__}:OFFERED", GOOD | {"network": "no_such:X"}, "no_such:X cannot be found"),
         ("vgg-19", f"{__name__}:OFFERED", GOOD, "offers model 'vgg-19', which exists already"),
     ],
@@ -152,7 +162,9 @@ def test_a_plugins_network_is_one_like_any_other(monkeypatch: pytest.MonkeyPatch
         load_protocol(None, {"model": {"name": "mpl"}})
 
 
-def test_a_plugins_code_is_part_of_ids_and_ours_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugins_code_is_part_of_ids_and_ours_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert all(preset.identity() == {} for preset in OWN_MODELS.values())
     first = MODELS["mlp"].identity()["architecture"]
     assert first["network"] == "bench_mlp_network:MLP"
