@@ -56,7 +56,9 @@ def test_embedded_images_are_what_its_facts_say(name: str) -> None:
         (splits.test_x, splits.test_y, info.test_images),
     ):
         assert x.shape == (count, info.channels, info.size, info.size)
-        assert (x.dtype, y.dtype, y.shape) == (np.uint8, np.int64, (count,))
+        assert x.dtype == np.uint8
+        assert y.dtype == np.int64
+        assert y.shape == (count,)
         assert set(y.tolist()) == set(range(info.classes))
     pixels = splits.train_x / 255
     assert pixels.mean((0, 2, 3)) == pytest.approx(info.mean, abs=5e-3)
