@@ -4,11 +4,12 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustness_bench.attacks.class_names import load, recorded
+from robustness_bench.attacks.plugins import Offer, PresetError, offers
 
 if TYPE_CHECKING:
     from robustness_bench.attacks.base import Attack
@@ -22,10 +23,6 @@ BOUNDED = ("budget", "minimum-norm")
 """Kinds that stay inside, or are read at, the ε of a threat model: the worst case is made of them."""
 NORMS = ("linf", "l2")
 _ENTRY_POINTS = "bench.attacks"
-
-
-class PresetError(ValueError):
-    """An attack preset is not what it should be; the message names it and what is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,24 +99,18 @@ def _tables() -> dict[str, Mapping[str, Any]]:
     """The file's entries, then the plugins'."""
     text = (Path(__file__).parent / "presets.toml").read_text(encoding="utf-8")
     tables: dict[str, Mapping[str, Any]] = tomllib.loads(text)
-    for point in sorted(entry_points(group=_ENTRY_POINTS), key=lambda point: point.name):
-        if point.name in tables:
-            raise PresetError(f"the plugin {point.value} offers attack {point.name!r}, which exists already")
-        tables[point.name] = _plugin(point)
+    for offer in offers(entry_points(group=_ENTRY_POINTS), "attack", tables):
+        tables[offer.name] = _plugin(offer)
     return tables
 
 
-def _plugin(point: EntryPoint) -> Mapping[str, Any]:
-    """The preset that an entry point names, checked: a mapping with the keys of ``presets.toml``.
+def _plugin(offer: Offer) -> Mapping[str, Any]:
+    """The preset that a plugin offers, checked: a mapping with the keys of ``presets.toml``.
 
     Raises:
-        PresetError: it cannot be imported, or a key is missing or wrong.
+        PresetError: a key is missing or wrong.
     """
-    where = f"attack {point.name!r} of the plugin {point.value}"
-    try:
-        table = point.load()
-    except Exception as error:
-        raise PresetError(f"{where} cannot be loaded: {error}") from error
+    _, where, table = offer
     if not isinstance(table, Mapping):
         raise PresetError(f"{where} must be a mapping like an entry of presets.toml, got {table!r}")
     missing = {"attack", "label", "norms", "kind"} - table.keys()

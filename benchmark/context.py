@@ -25,7 +25,7 @@ class Context:
         device: a torch device; of several processes that train one model, the first one's.
         threads: torch threads of this process.
         processes: how many train one model together.
-        plugins: files of defenses from outside, for every process to load.
+        plugins: files from outside with defenses and other kinds, for every process to load.
         model_dir: RobustBench's cache of models.
         gallery: images of every cell that are kept to be looked at.
         keep_examples: whether every image that fools a model is kept as evidence.
@@ -46,7 +46,7 @@ class Context:
     accept_low: bool = False
 
     def load_plugins(self) -> None:
-        """Make the defenses of the plugin files known to this process."""
+        """Make what the plugin files offer known to this process."""
         for path in self.plugins:
             load_plugin(path)
 

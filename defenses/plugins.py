@@ -1,15 +1,22 @@
-"""Defenses from outside: a file with one class, or the class that an installed entry point names."""
+"""What comes from outside in a file: a defense, which is one class, or what its OFFERS name."""
 
 import hashlib
 import importlib.util
 import inspect
 import json
 import sys
-from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from robustness_bench.attacks.registry import PresetError
+from robustness_bench.attacks.plugins import (
+    OF_FILES,
+    FilePoint,
+    Offer,
+    PresetError,
+    file_points,
+    offer_from_file,
+)
 
 if TYPE_CHECKING:
     from robustness_bench.defenses.base import Defense
@@ -23,14 +30,17 @@ def loaded_classes() -> dict[str, "type[Defense]"]:
 
 
 def load_plugin(path: Path) -> str:
-    """Run the file at ``path`` and register its one defense; a worker does so again by itself.
+    """Run the file at ``path`` and register what it offers; a worker does so again by itself.
+
+    A file defines one Defense class, or ``OFFERS``: what an installed package would register, by the group of
+    entry points (``attacks.plugins.OF_FILES``).
 
     Returns:
-        The defense's name: the file's, with hyphens.
+        The defense's name, or the detector's: the file's, with hyphens. Empty where it offers neither.
 
     Raises:
-        PresetError: not a Python file that can be run, or not exactly one usable defense in it, or the
-            name of another file's.
+        PresetError: not a Python file that can be run, or neither exactly one usable defense nor OFFERS in
+            it, or the name of another file's.
     """
     if path.suffix != ".py" or not path.is_file():
         raise PresetError(f"--plugin {path} is not a Python file: give a .py file with one Defense class")
@@ -38,41 +48,66 @@ def load_plugin(path: Path) -> str:
     if name in _loaded and _file(_loaded[name]).resolve() != path.resolve():
         other = _file(_loaded[name])
         raise PresetError(f"--plugin {path} offers defense {name!r}, as {other} does: rename one of them")
-    module_name = f"bench_plugin_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # build_defense imports it by this name
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise PresetError(f"--plugin {path} cannot be loaded: {type(error).__name__}: {error}") from error
+    module = _run(path)
+    if "OFFERS" in vars(module):
+        return _offer(name, path, module)
     found = dict.fromkeys(each for each in vars(module).values() if _is_defense(each))
-    own = [each for each in found if each.__module__ == module_name]
+    own = [each for each in found if each.__module__ == module.__name__]
     if len(own) != 1:
         names = ", ".join(each.__name__ for each in own) or "none"
-        raise PresetError(f"--plugin {path} must define exactly one Defense class, it has {names}")
+        raise PresetError(
+            f"--plugin {path} must define exactly one Defense class, it has {names}; a data set, network or "
+            "detector is named in OFFERS"
+        )
     _check(own[0], f"--plugin {path}")
     _loaded[name] = own[0]
     return name
 
 
-def load_entry_point(point: EntryPoint) -> "type[Defense]":
+def _run(path: Path) -> ModuleType:
+    module_name = f"bench_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # its classes are imported by this name
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise PresetError(f"--plugin {path} cannot be loaded: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _offer(name: str, path: Path, module: ModuleType) -> str:
+    """Register a file's OFFERS under its name; "" unless a detector is among them."""
+    offered: Any = vars(module)["OFFERS"]
+    groups = ", ".join(OF_FILES)
+    if not isinstance(offered, dict) or not offered:
+        raise PresetError(f"--plugin {path}: OFFERS must be a dict with keys of {groups}, got {offered!r}")
+    if strange := [group for group in offered if group not in OF_FILES]:
+        raise PresetError(f"--plugin {path}: OFFERS has the unknown key {strange[0]!r}; known: {groups}")
+    resolved = str(path.resolve())
+    for group, value in offered.items():
+        for point in file_points(group):
+            if point.name == name and point.value != resolved:
+                raise PresetError(
+                    f"--plugin {path} offers {name!r}, as {point.value} does: rename one of them"
+                )
+        code = hashlib.sha256(path.read_bytes()).hexdigest()
+        offer_from_file(group, FilePoint(name=name, value=resolved, code=code, found=value))
+    return name if "bench.detectors" in offered else ""
+
+
+def offered_class(offer: Offer) -> "type[Defense]":
     """The class that an entry point of the group ``bench.defenses`` names.
 
     Raises:
-        PresetError: it cannot be imported, or is no usable defense.
+        PresetError: it is no usable defense.
     """
-    where = f"defense {point.name!r} of the plugin {point.value}"
-    try:
-        defense = point.load()
-    except Exception as error:
-        raise PresetError(f"{where} cannot be loaded: {error}") from error
-    if not _is_defense(defense):
-        raise PresetError(f"{where} must be a concrete Defense class, got {defense!r}")
-    _check(defense, where)
-    return defense  # type: ignore[no-any-return]
+    if not _is_defense(offer.value):
+        raise PresetError(f"{offer.where} must be a concrete Defense class, got {offer.value!r}")
+    _check(offer.value, offer.where)
+    return offer.value  # type: ignore[no-any-return]
 
 
 def source_hash(defense: "type[Defense]") -> str:

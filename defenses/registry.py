@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustness_bench.attacks.class_names import load, recorded
-from robustness_bench.attacks.registry import PresetError
-from robustness_bench.defenses.plugins import load_entry_point, loaded_classes, source_hash
+from robustness_bench.attacks.plugins import PresetError, offers
+from robustness_bench.defenses.plugins import loaded_classes, offered_class, source_hash
 
 if TYPE_CHECKING:
     from robustness_bench.defenses.base import Defense
@@ -89,10 +89,8 @@ def defense_presets() -> dict[str, DefensePreset]:
 def _installed() -> dict[str, DefensePreset]:
     table = tomllib.loads((Path(__file__).parent / "presets.toml").read_text(encoding="utf-8"))
     presets = {name: _from_table(name, entry) for name, entry in table.items()}
-    for point in sorted(entry_points(group=_ENTRY_POINTS), key=lambda point: point.name):
-        if point.name in presets:
-            raise PresetError(f"the plugin {point.value} offers defense {point.name!r}, which exists already")
-        presets[point.name] = _from_class(point.name, load_entry_point(point))
+    for offer in offers(entry_points(group=_ENTRY_POINTS), "defense", presets):
+        presets[offer.name] = _from_class(offer.name, offered_class(offer))
     return presets
 
 

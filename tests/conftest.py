@@ -32,7 +32,7 @@ def _install_plugin(project: Path, site: Path) -> None:
 
 # Before any test module is imported, so that the contract suites cover the plugins too.
 _SITE = tempfile.TemporaryDirectory()
-for _plugin in ("attack_plugin", "defense_plugin"):
+for _plugin in ("attack_plugin", "defense_plugin", "dataset_plugin", "network_plugin", "detector_plugin"):
     _install_plugin(ROOT / "examples" / _plugin, Path(_SITE.name))
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -119,7 +119,7 @@ def _pairs(request: Request, protocol: "Protocol", first: str, second: str) -> "
     epochs = trainings(request.out)
     pairs = []
     for settings in protocol.settings:
-        data = locate(settings.dataset, request.data_dir, download=request.download)
+        data = locate(settings.dataset, request.data_dir, download=request.download, fit=settings.fit)
         records = fitting(settings, {settings.dataset: data}, by_id)
         for norm in protocol.norms:
             for threat in protocol.threats:

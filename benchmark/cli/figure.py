@@ -74,7 +74,9 @@ def _figures(request: Request, number: str) -> Iterator[Drawable | BenchError]:
 
     protocol = request.protocol()
     data = {
-        settings.dataset: locate(settings.dataset, request.data_dir, download=request.download)
+        settings.dataset: locate(
+            settings.dataset, request.data_dir, download=request.download, fit=settings.fit
+        )
         for settings in protocol.settings
     }
     for question in _questions(request, protocol, data, number):

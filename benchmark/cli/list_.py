@@ -89,9 +89,10 @@ def flags(as_json: Json = False) -> None:
 @app.command()
 def datasets(as_json: Json = False) -> None:
     """Data sets, with shape and default budgets."""
-    from robustness_bench.benchmark.data import DATASETS
+    from robustness_bench.benchmark.data.registry import dataset_named, dataset_names
 
-    _show([dataclasses.asdict(data.info) for data in DATASETS.values()], as_json, _dataset)
+    entries = [dataclasses.asdict(dataset_named(name).info) for name in dataset_names()]
+    _show(entries, as_json, _dataset)
 
 
 @app.command()
@@ -108,11 +109,8 @@ def models(as_json: Json = False) -> None:
     """Architectures."""
     from robustness_bench.benchmark.networks import MODELS
 
-    _show(
-        [{"name": name, "summary": text} for name, text in MODELS.items()],
-        as_json,
-        lambda entry: str(entry["summary"]),
-    )
+    entries = [{"name": name, "summary": preset.summary} for name, preset in MODELS.items()]
+    _show(entries, as_json, lambda entry: str(entry["summary"]))
 
 
 def _show(entries: list[dict[str, Any]], as_json: bool, describe: Any) -> None:
@@ -139,7 +137,9 @@ def _detector(entry: dict[str, Any]) -> str:
 
 
 def _dataset(entry: dict[str, Any]) -> str:
+    eps = f"ε = {entry['eps_linf']:.4g} (L∞), {entry['eps_l2']:.4g} (L2)"
+    if not entry["size"]:  # of any folder
+        return f"{entry['summary']}; {eps}"
     shape = f"{entry['channels']}×{entry['size']}×{entry['size']}"
     counts = f"{entry['train_images']} + {entry['test_images']} images"
-    eps = f"ε = {entry['eps_linf']:.4g} (L∞), {entry['eps_l2']:.4g} (L2)"
     return f"{entry['summary']}; {shape}, {entry['classes']} classes, {counts}; {eps}"

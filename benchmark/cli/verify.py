@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from robustness_bench.benchmark.cli.shared.labelled import Fit, locate_labelled
+
 DataDir = Annotated[
     Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
 ]
@@ -13,6 +15,7 @@ DataDir = Annotated[
 def verify(
     records: Annotated[list[Path], typer.Argument(help="Records (.parquet) or folders of them.")],
     data_dir: DataDir = Path("data"),
+    fit: Fit = "",
     model_dir: Annotated[Path, typer.Option("--model-dir", help="RobustBench's cache of models.")] = Path(
         "models"
     ),
@@ -26,7 +29,6 @@ def verify(
     For records of a run with --keep-examples whose weights are still in the store. Status 1 if an image
     does not hold.
     """
-    from robustness_bench.benchmark.cli.shared.labelled import locate_labelled
     from robustness_bench.benchmark.context import Context
     from robustness_bench.benchmark.measure.verification import Verdict, verify_record
     from robustness_bench.benchmark.run.work import choose_device
@@ -38,7 +40,7 @@ def verify(
         context = Context(
             out=store, device=on, batch_size=0, threads=1, model_dir=model_dir, trust_code=trust_code
         )
-        return verify_record(path.resolve(), context, lambda label: locate_labelled(label, data_dir))
+        return verify_record(path.resolve(), context, lambda spec: locate_labelled(spec, data_dir, fit))
 
     verdicts = [look(path) for path in _found(records)]
     for verdict in verdicts:

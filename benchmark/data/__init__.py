@@ -1,27 +1,32 @@
 """Data sets by name, decoded once and cached as plain arrays next to their content hash."""
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from robustness_bench.benchmark.data import folder as folders
 from robustness_bench.benchmark.data import parquet
 from robustness_bench.benchmark.data.base import Dataset, DatasetInfo, Reading, Source, Splits
-from robustness_bench.benchmark.data.cifar10 import CIFAR10
-from robustness_bench.benchmark.data.digits import DIGITS
-from robustness_bench.benchmark.data.mnist import MNIST
-from robustness_bench.benchmark.data.tiny_imagenet import TINY_IMAGENET
-from robustness_bench.benchmark.errors import DataError, unknown
+from robustness_bench.benchmark.data.folder import FOLDER
+from robustness_bench.benchmark.data.registry import (
+    DATASETS,
+    dataset_named,
+    described,
+    is_plugin,
+)
+from robustness_bench.benchmark.errors import DataError
 from robustness_bench.benchmark.files import short_hash
 
 Facts = dict[str, Any]
-DATASETS = {dataset.info.name: dataset for dataset in (DIGITS, MNIST, CIFAR10, TINY_IMAGENET)}
 _READERS = 2  # raise it when a reader decodes the same files differently
 _CHEAP = 32 << 20
 """Bytes of files up to which their content is hashed each time, beside names, sizes and times."""
@@ -39,35 +44,36 @@ class Located(NamedTuple):
     test_images: int
     arrays: Path
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The data set, as it enters ids."""
+        return {"dataset": self.label, "data": self.hash, **described(self.info)}
+
     def load(self) -> Splits:
         """The decoded images, memory-mapped."""
         return Splits(*(np.load(self.arrays / f"{field}.npy", mmap_mode="r") for field in Splits._fields))
 
 
-def dataset_named(name: str) -> Dataset:
-    """The data set, or the error that lists them."""
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
-    return DATASETS[name]
-
-
-def locate(name: str, folder: Path, *, download: bool = False) -> Located:
+def locate(name: str, folder: Path, *, download: bool = False, fit: str = "") -> Located:
     """Find a data set in ``folder``, decode it unless the cache holds it, and say what it is.
 
     What a user should know of the choice of files goes to stderr, a line each.
+
+    Args:
+        fit: how images of "folder" are made squares of one size (``folder.Fit``); empty: they must be.
 
     Raises:
         DataError: not there (the message says what to fetch and where to put it), or not readable.
     """
     dataset = dataset_named(name)
     try:
-        source, as_parquet = _find(dataset, folder)
+        source, as_parquet = _find(dataset, folder, fit)
         if source is None and download and dataset.download is not None:
             _download(dataset, folder)
-            source, as_parquet = _find(dataset, folder)
+            source, as_parquet = _find(dataset, folder, fit)
         if source is None:
             raise _missing(dataset, folder)
-        home = _cache_home() / f"{name}-{short_hash([name, str(folder.resolve()), _stamp(source)])}"
+        home = _cache_home() / f"{name}-{short_hash([name, str(folder.resolve()), _stamp(dataset, source)])}"
         facts = _kept(home)
         if facts is None:
             facts = _keep(home, source.read())
@@ -79,11 +85,21 @@ def locate(name: str, folder: Path, *, download: bool = False) -> Located:
     label, told = _label(dataset, folder, facts, as_parquet=as_parquet)
     for note in (*source.notes, *facts["notes"], *told):
         print(f"bench: note: {note}", file=sys.stderr)
-    return Located(dataset.info, label, facts["hash"], facts["train"], facts["test"], home)
+    return Located(_info(dataset, facts), label, facts["hash"], facts["train"], facts["test"], home)
 
 
-def _find(dataset: Dataset, folder: Path) -> tuple[Source | None, bool]:
-    """The files that hold a data set, and whether they are Parquet."""
+def _info(dataset: Dataset, facts: Facts) -> DatasetInfo:
+    """Of a folder of images what its files said, else what is known of the data set."""
+    told = facts.get("info")
+    if told is None:
+        return dataset.info
+    return DatasetInfo(**{**told, "mean": tuple(told["mean"]), "std": tuple(told["std"])})
+
+
+def _find(dataset: Dataset, folder: Path, fit: str) -> tuple[Source | None, bool]:
+    """The files that hold a data set, and whether they may be a variant of it, to be called by the folder."""
+    if dataset is FOLDER:
+        return folders.find(folder, fit), True
     own = dataset.find(folder)
     if dataset.download is None or not folder.is_dir():  # embedded images are looked for in no folder
         return own, False
@@ -100,15 +116,24 @@ def _missing(dataset: Dataset, folder: Path) -> DataError:
     if folder.exists() and not folder.is_dir():
         return DataError(f"--data-dir {folder} is a file: name the folder it lies in")
     get = dataset.info.get.format(folder=folder)
+    if dataset is FOLDER:
+        return DataError(f"no images with classes in {folder}: put {get}; or name another --data-dir")
+    if dataset.download is None:
+        return DataError(f"no {dataset.info.name} in {folder}: put {get}; or name another --data-dir")
     return DataError(
         f"no {dataset.info.name} in {folder}: put {get}, or train*.parquet and test*.parquet into {folder}; "
         "or name another --data-dir, or add --download"
     )
 
 
-def _stamp(source: Source) -> str:
-    """Changes whenever a file that is read does: in name, size, either time or, where cheap, content."""
+def _stamp(dataset: Dataset, source: Source) -> str:
+    """Changes whenever a file that is read does: in name, size, either time or, where cheap, content.
+
+    A plugin's code is such a file: it has no version that would tell.
+    """
     digest = hashlib.sha256(f"{_READERS} {source.decides}".encode())
+    if is_plugin(dataset) and (code := inspect.getsourcefile(source.read)):
+        digest.update(Path(code).read_bytes())
     states = [(file, file.stat()) for file in source.files]
     for file, state in states:
         digest.update(f"{file}\0{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}\0".encode())
@@ -126,7 +151,8 @@ def _label(dataset: Dataset, folder: Path, facts: Facts, *, as_parquet: bool) ->
         return name, []
     if official and _plain(own) == _plain(name):
         return own, []
-    taken = {_plain(each) for data in DATASETS.values() for each in (data.info.name, data.own_folder)}
+    every = [*DATASETS.values(), FOLDER]
+    taken = {_plain(each) for data in every for each in (data.info.name, data.own_folder)}
     label = own if _plain(own) not in taken else f"{own or name}-{facts['hash'][:8]}"
     if as_parquet and label == own:
         return label, []
@@ -180,6 +206,7 @@ def _keep(home: Path, reading: Reading) -> Facts:
                 "train": len(splits.train_y),
                 "test": len(splits.test_y),
                 "official": reading.official,
+                "info": None if reading.info is None else asdict(reading.info),
                 "notes": list(reading.notes),
             }
             (scratch / "data.json").write_text(json.dumps(facts))

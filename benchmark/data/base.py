@@ -38,7 +38,7 @@ class DatasetInfo:
     summary: str
     channels: int
     size: int
-    """Height and width."""
+    """Height and width; 0 as channels and classes of a folder that is not read yet."""
     classes: int
     train_images: int
     test_images: int
@@ -53,6 +53,12 @@ class DatasetInfo:
         """The default budget, in pixels of [0, 1]."""
         return {"linf": self.eps_linf, "l2": self.eps_l2}[norm]
 
+    def widest(self, norm: str) -> float:
+        """The largest distance of two images; of sizes that are not known yet, no bound but that of L∞."""
+        if norm == "linf":
+            return 1.0
+        return float(self.channels * self.size**2) ** 0.5 if self.size else float("inf")
+
 
 class Reading(NamedTuple):
     """Decoded files, and what to say of them."""
@@ -61,6 +67,8 @@ class Reading(NamedTuple):
     official: bool = False
     """The files are the published ones. False where that is not known; the content's hash may still tell."""
     notes: tuple[str, ...] = ()
+    info: DatasetInfo | None = None
+    """What the files themselves say; None where the data set has facts of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

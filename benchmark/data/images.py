@@ -45,15 +45,33 @@ def decode(content: bytes, info: DatasetInfo, where: str) -> Images:
     Raises:
         DataError: no image, damaged, of another size, or pixels that are in [0, 1] only by a guess.
     """
+
+    def check(size: tuple[int, int]) -> None:
+        if size != (info.size, info.size):
+            raise _wrong_size(where, size, info)
+
+    return _fit(decode_plain(content, where, check), info, where)
+
+
+def decode_plain(
+    content: bytes, where: str, check: Callable[[tuple[int, int]], None] = lambda size: None
+) -> Images:
+    """One encoded image of any size as :func:`decode` reads it: (H, W) grey or (H, W, 3) colour.
+
+    Args:
+        check: raises for a width and height that are not wanted, before pixels are decoded.
+
+    Raises:
+        DataError: no image, damaged, or pixels that are in [0, 1] only by a guess.
+    """
     from PIL import Image
 
     broken = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
     too_large = (Image.DecompressionBombError, Image.DecompressionBombWarning)
     try:
         with Image.open(io.BytesIO(content)) as image:
-            if image.size != (info.size, info.size):
-                raise _wrong_size(where, image.size, info)
-            return _fit(_pixels(image, where), info, where)
+            check(image.size)
+            return _pixels(image, where)
     except too_large as error:
         raise DataError(f"{where} is far too large an image: {error}; is --data-dir right?") from error
     except broken as error:

@@ -47,29 +47,51 @@ class _File(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Chosen:
-    """The files of each split, and those that are left aside."""
+class Chosen:
+    """The files of each split, those that are left aside, and what to say of them."""
 
     splits: dict[str, list[_File]]
     others: list[Path]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that are read."""
+        return tuple(path for split in ("train", "test", "valid") for path in self.paths(split))
 
     def paths(self, split: str) -> list[Path]:
         return sorted(file.path for file in self.splits.get(split, ()))
 
 
 def find(folder: Path, dataset: Dataset, *, alone: bool) -> Source | None:
+    """The files of a known data set (``choose``).
+
+    Args:
+        alone: nothing else in the folder holds the data set.
+
+    Raises:
+        DataError: as ``choose``.
+    """
+    chosen = choose(folder, dataset.info.name, alone=alone)
+    if chosen is None:
+        return None
+    return Source(files=chosen.files, read=lambda: _read(chosen, dataset), notes=chosen.notes)
+
+
+def choose(folder: Path, name: str, *, alone: bool) -> Chosen | None:
     """Parquet files of a training and a test or validation split, in ``folder`` or one level down.
 
     A split's files are called by its word and numbered at most: train, test-00000-of-00002, data_set-val.
     A file whose name says more (test_corrupted) is another split's and left aside.
 
     Args:
+        name: of the data set, which its files and folder may have.
         alone: nothing else in the folder holds the data set.
 
     Raises:
         DataError: a split that lies twice or lacks shards, or, if ``alone``, a split that is missing.
     """
-    chosen = _choose(folder, dataset.info.name)
+    chosen = _choose(folder, name)
     there = [split for split in ("train", "test", "valid") if chosen.splits.get(split)]
     if "train" not in there or len(there) < 2:
         if alone and (there or any(_hints(path) for path in chosen.others)):
@@ -79,11 +101,10 @@ def find(folder: Path, dataset: Dataset, *, alone: bool) -> Source | None:
         _check_shards(split, chosen.splits[split])
     aside = ", ".join(str(path.relative_to(folder)) for path in chosen.others)
     notes = (f"{folder}: left aside {aside}, whose names are of no split",) if aside else ()
-    files = tuple(path for split in there for path in chosen.paths(split))
-    return Source(files=files, read=lambda: _read(chosen, dataset), notes=notes)
+    return Chosen(chosen.splits, chosen.others, notes)
 
 
-def _choose(folder: Path, name: str) -> _Chosen:
+def _choose(folder: Path, name: str) -> Chosen:
     places = [folder, *(folder / each for each in (*_FOLDERS, name))]
     places += [place / each for place in places for each in _SPLITS]
     files: list[_File] = []
@@ -95,9 +116,7 @@ def _choose(folder: Path, name: str) -> _Chosen:
             file = _parsed(path, {name, folder.resolve().name})
             files += [file] if file else []
             others += [] if file else [path]
-    return _Chosen(
-        {each: [file for file in files if file.split == each] for each in _SPLITS.values()}, others
-    )
+    return Chosen({each: [file for file in files if file.split == each] for each in _SPLITS.values()}, others)
 
 
 def _parsed(path: Path, prefixes: set[str]) -> _File | None:
@@ -116,7 +135,7 @@ def _hints(path: Path) -> bool:
     return any(word in path.stem.lower() for word in _SPLITS)
 
 
-def _incomplete(folder: Path, chosen: _Chosen, there: list[str]) -> DataError:
+def _incomplete(folder: Path, chosen: Chosen, there: list[str]) -> DataError:
     lacks = "train" if "train" not in there else "test"
     near = [path.name for path in chosen.others if _hints(path)]
     meant = f" (is it {' or '.join(near)}?)" if near else ""
@@ -156,7 +175,7 @@ def _check_shards(split: str, files: list[_File]) -> None:
         )
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """A file, opened: its columns' names, its labels before they are mapped."""
 
     path: Path
@@ -166,11 +185,9 @@ class _Part(NamedTuple):
     names: Names | None
 
 
-def _read(chosen: _Chosen, dataset: Dataset) -> Reading:
-    train = [_open(path) for path in chosen.paths("train")]
-    if blank := [part for part in train if part.values is None]:
-        raise DataError(f"{blank[0].path} has no labels; expected a column label")
-    test, note = _labelled(chosen)
+def _read(chosen: Chosen, dataset: Dataset) -> Reading:
+    train = open_train(chosen)
+    test, note = open_test(chosen)
     maps, other = numberings(
         {str(part.path): part.names for part in train + test}, dataset.classes, dataset.info.name
     )
@@ -178,8 +195,24 @@ def _read(chosen: _Chosen, dataset: Dataset) -> Reading:
     return Reading(Splits(*splits[0], *splits[1]), notes=tuple(filter(None, (note, other))))
 
 
-def _labelled(chosen: _Chosen) -> tuple[list[_Part], str]:
-    """The test split, or the validation split where the test split has no labels."""
+def open_train(chosen: Chosen) -> list[Part]:
+    """The training split.
+
+    Raises:
+        DataError: a file that cannot be read, or that has no labels.
+    """
+    parts = [_open(path) for path in chosen.paths("train")]
+    if blank := [part for part in parts if part.values is None]:
+        raise DataError(f"{blank[0].path} has no labels; expected a column label")
+    return parts
+
+
+def open_test(chosen: Chosen) -> tuple[list[Part], str]:
+    """The test split, or the validation split where the test split has no labels; "" or a note.
+
+    Raises:
+        DataError: a file that cannot be read, or neither has labels.
+    """
     test, valid = chosen.paths("test"), chosen.paths("valid")
     parts = [_open(path) for path in test or valid]
     blank = [part for part in parts if part.values is None]
@@ -196,7 +229,7 @@ def _labelled(chosen: _Chosen) -> tuple[list[_Part], str]:
     return parts, f"{test[0]} has no labels: {valid[0]} is the test split"
 
 
-def _open(path: Path) -> _Part:
+def _open(path: Path) -> Part:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -208,7 +241,7 @@ def _open(path: Path) -> _Part:
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
     values = None if labels is None else _values(path, labels)
-    return _Part(path, image, values, _class_names(path, schema, label))
+    return Part(path, image, values, _class_names(path, schema, label))
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
@@ -263,7 +296,7 @@ def _class_names(path: Path, schema: "pa.Schema", label: str) -> Names | None:
     return found[0] if found else None
 
 
-def _read_split(parts: list[_Part], maps: dict[str, list[int]], dataset: Dataset) -> tuple[Images, Labels]:
+def _read_split(parts: list[Part], maps: dict[str, list[int]], dataset: Dataset) -> tuple[Images, Labels]:
     info, images, labels = dataset.info, [], []
     for part in parts:
         where = str(part.path)
@@ -286,7 +319,22 @@ def _read_split(parts: list[_Part], maps: dict[str, list[int]], dataset: Dataset
     return x, y
 
 
-def _read_images(part: _Part, info: DatasetInfo) -> Images:
+def _read_images(part: Part, info: DatasetInfo) -> Images:
+    encoded, column = image_cells(part)
+    if encoded is not None:
+        return decode_all(encoded, info)
+    return _read_lists(column, column.type, info, str(part.path))
+
+
+def image_cells(part: Part) -> tuple[list[tuple[str, Callable[[], bytes]]] | None, "pa.ChunkedArray"]:
+    """A file's encoded images, and the column they stand in; None where that holds no encoded images.
+
+    Returns:
+        For each image how an error calls it, and what gives its content.
+
+    Raises:
+        DataError: a file that cannot be read, rows without an image, or paths in their place.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -306,10 +354,10 @@ def _read_images(part: _Part, info: DatasetInfo) -> Images:
                 f"{where} has paths in place of images; embed their bytes in the column {part.image}"
             )
         kind = column.type
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        cells: list[Callable[[], bytes]] = [value.as_py for value in column]
-        return decode_all([(f"{where}, row {row}", cell) for row, cell in enumerate(cells)], info)
-    return _read_lists(column, kind, info, where)
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        return None, column
+    cells: list[Callable[[], bytes]] = [value.as_py for value in column]
+    return [(f"{where}, row {row}", cell) for row, cell in enumerate(cells)], column
 
 
 def _read_lists(column: "pa.ChunkedArray", kind: "pa.DataType", info: DatasetInfo, where: str) -> Images:

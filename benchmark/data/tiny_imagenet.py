@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 from robustness_bench.benchmark.data.base import Dataset, DatasetInfo, Reading, Source, Splits
 from robustness_bench.benchmark.data.images import decode_all
 from robustness_bench.benchmark.data.labels import check_split, numberings
+from robustness_bench.benchmark.data.trees import image_files, reader, subfolders
 from robustness_bench.benchmark.data.wordnet import TINY_IMAGENET_WNIDS
 from robustness_bench.benchmark.errors import DataError
 
@@ -18,8 +18,6 @@ URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 _NAME = "tiny-imagenet-200"
 _TRAIN_EACH, _VAL_EACH = 500, 50
-_SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
-_CLUTTER = {"thumbs.db", "desktop.ini"}
 _COPY = re.compile(r"\(\d+\)$| copy( \d+)?$|~$", re.IGNORECASE)
 _NUMBERED = re.compile(r"val_(\d+)", re.IGNORECASE)
 
@@ -59,7 +57,7 @@ def _is_root(root: Path) -> bool:
     if (root / "wnids.txt").is_file():
         return True
     train, val = root / "train", root / "val"
-    return train.is_dir() and val.is_dir() and bool(_folders(train))
+    return train.is_dir() and val.is_dir() and bool(subfolders(train))
 
 
 def _layout(root: Path) -> _Layout:
@@ -67,7 +65,7 @@ def _layout(root: Path) -> _Layout:
         if not (root / part).is_dir():
             raise DataError(f"Tiny-ImageNet is incomplete: {root / part} is missing; unpack the zip again")
     listed, annotations = root / "wnids.txt", root / "val" / "val_annotations.txt"
-    folders = _folders(root / "train")
+    folders = subfolders(root / "train")
     wnids = _lines(listed) if listed.is_file() else [path.name for path in folders]
     _check_classes(root, wnids, folders, listed)
     train = [image for wnid in sorted(wnids) for image in _class_images(root / "train" / wnid)]
@@ -105,28 +103,13 @@ def _lines(file: Path) -> list[str]:
         raise DataError(f"{file} is no text: {error}; unpack the zip again") from error
 
 
-def _folders(place: Path) -> list[Path]:
-    return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
 def _images(place: Path) -> list[Path]:
     """Images in a folder, by name.
 
     Raises:
         DataError: a file that is none, or a copy of another.
     """
-    found = []
-    for path in sorted(place.iterdir()):
-        if (
-            path.name.startswith(".")
-            or path.name.lower() in _CLUTTER
-            or path.suffix == ".txt"
-            or path.is_dir()
-        ):
-            continue
-        if path.suffix.lower() not in _SUFFIXES:
-            raise DataError(f"{path} is no image; remove it")
-        found.append(path)
+    found = image_files(place)
     stems = Counter(path.stem.lower() for path in found)
     if copies := [path for path in found if _COPY.search(path.stem) or stems[path.stem.lower()] > 1]:
         raise DataError(f"{copies[0]} is a copy of another image; remove one of the two")
@@ -148,7 +131,7 @@ def _val(place: Path, wnids: list[str], annotations: Path) -> list[_Image]:
     """The validation images in the order of the list; without it by number or name."""
     rows = _rows(annotations) if annotations.is_file() else {}
     flat = _images(place / "images") if (place / "images").is_dir() else []
-    folders = [path for path in _folders(place) if path.name != "images"]
+    folders = [path for path in subfolders(place) if path.name != "images"]
     if flat and folders:
         raise DataError(f"{place} has images in {folders[0].name} and in images; leave one of the two")
     if not flat and not folders:
@@ -213,16 +196,12 @@ def _read(layout: _Layout) -> Reading:
     classes = dict(zip(names, maps[where], strict=True))
     arrays: list[Any] = []
     for images in (layout.train, layout.val):
-        x = decode_all([(str(image.file), _reader(image.file)) for image in images], info)
+        x = decode_all([(str(image.file), reader(image.file)) for image in images], info)
         y = np.asarray([classes[image.wnid] for image in images], dtype=np.int64)
         check_split(x, y, info, where)
         arrays += [x, y]
     splits = Splits(*arrays)
     return Reading(splits, official=_is_whole(splits), notes=(note,) if note else ())
-
-
-def _reader(file: Path) -> Callable[[], bytes]:
-    return file.read_bytes
 
 
 def _is_whole(splits: Splits) -> bool:

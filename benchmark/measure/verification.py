@@ -1,6 +1,6 @@
 """Look again at the images that are said to have fooled a model: `bench verify`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,7 +48,7 @@ class Verdict(NamedTuple):
     faults: dict[str, int]
 
 
-def verify_record(path: Path, context: Context, find: Callable[[str], Located]) -> Verdict:
+def verify_record(path: Path, context: Context, find: Callable[[Mapping[str, Any]], Located]) -> Verdict:
     """Evaluate the kept images of the record at ``path`` anew, on the model it is of.
 
     Args:
@@ -79,13 +79,13 @@ def verify_record(path: Path, context: Context, find: Callable[[str], Located]) 
     return Verdict(record, len(found.hold), hold, within, found.faults)
 
 
-def data_of(record: Record, path: Path, find: Callable[[str], Located]) -> Located:
+def data_of(record: Record, path: Path, find: Callable[[Mapping[str, Any]], Located]) -> Located:
     """The very data set that a record is of.
 
     Raises:
         BenchError: it is not there, or another.
     """
-    data = find(record.spec["dataset"])
+    data = find(record.spec)
     if data.hash != record.spec["data"]:
         raise BenchError(f"{path} was made on other images than these of {data.label}: name their --data-dir")
     return data

@@ -1,17 +1,73 @@
 """Architectures: images in [0, 1] in, logits out; normalisation is the first layer."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from robustness_bench.attacks.class_names import load, recorded
+from robustness_bench.attacks.plugins import Offer, Registry, check_keys, code_hash
+from robustness_bench.benchmark.errors import unknown
 
 if TYPE_CHECKING:
     from torch import nn
 
     from robustness_bench.benchmark.data.base import DatasetInfo
 
-MODELS = {
-    "resnet-18": "He et al. 2016, CIFAR stem: 3×3, stride 1, no pooling",
-    "vgg-19": "Simonyan and Zisserman 2015, batch norm, one linear layer: the black-box surrogate",
-    "magnet-cnn": "Meng and Chen 2017: what MagNet guards, width 32 (colour: 96) as published",
-}
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkPreset:
+    """One named architecture.
+
+    Attributes:
+        summary: its source, and what is special of it here.
+        network: the class by its recorded name (``attacks.class_names``), called with the keywords
+            channels, classes, width and size (height and width); normalised images (N, C, H, W) -> logits
+            (N, classes).
+        code: hash of a plugin's file; our own have none.
+    """
+
+    name: str
+    summary: str
+    network: str
+    code: str = ""
+
+    def identity(self) -> dict[str, Any]:
+        """What enters task ids beside its name: nothing for our own."""
+        return {"architecture": {"network": self.network, "code": self.code}} if self.code else {}
+
+
+def _own(name: str, network: str, summary: str) -> tuple[str, NetworkPreset]:
+    return name, NetworkPreset(name=name, summary=summary, network=f"benchmark.networks.{network}")
+
+
+def _accept(offer: Offer) -> NetworkPreset:
+    check_keys(offer.value, {"network": str, "summary": str}, offer.where, {})
+    network = offer.value["network"]
+    return NetworkPreset(
+        name=offer.name,
+        summary=offer.value["summary"],
+        network=recorded(network),
+        code=code_hash(network, offer.where),
+    )
+
+
+OWN_MODELS = dict(
+    [
+        _own("resnet-18", "resnet:ResNet18", "He et al. 2016, CIFAR stem: 3×3, stride 1, no pooling"),
+        _own(
+            "vgg-19",
+            "vgg:VGG19",
+            "Simonyan and Zisserman 2015, batch norm, one linear layer: the black-box surrogate",
+        ),
+        _own(
+            "magnet-cnn",
+            "magnet:MagNetCNN",
+            "Meng and Chen 2017: what MagNet guards, width 32 (colour: 96) as published",
+        ),
+    ]
+)
+MODELS: Mapping[str, NetworkPreset] = Registry("bench.models", "model", OWN_MODELS, _accept)
+"""Name -> architecture: ours, then those of plugins."""
 
 
 class Stem(NamedTuple):
@@ -40,18 +96,10 @@ def build_model(name: str, info: "DatasetInfo", width: int, *, stem: str = "") -
     from torch import nn
 
     from robustness_bench.benchmark.networks.layers import Normalize
-    from robustness_bench.benchmark.networks.magnet import MagNetCNN
-    from robustness_bench.benchmark.networks.resnet import ResNet18
-    from robustness_bench.benchmark.networks.vgg import VGG19
 
-    if name == "resnet-18":
-        network: nn.Module = ResNet18(
-            info.channels, info.classes, width, stride=STEMS[stem].stride, pool=STEMS[stem].pool
-        )
-    elif name == "vgg-19":
-        network = VGG19(info.channels, info.classes, width, info.size)
-    elif name == "magnet-cnn":
-        network = MagNetCNN(info.channels, info.classes, width, info.size)
-    else:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+    if name not in MODELS:
+        raise unknown("model", name, MODELS)
+    shape = {"channels": info.channels, "classes": info.classes, "width": width, "size": info.size}
+    first = {"stride": STEMS[stem].stride, "pool": STEMS[stem].pool} if stem else {}
+    network: nn.Module = load(MODELS[name].network)(**shape, **first)
     return nn.Sequential(Normalize(info.mean, info.std), network)

@@ -35,12 +35,20 @@ class ResNet18(nn.Module):
 
     Args:
         width: channels of the first stage; 64 is the published network.
+        size: height and width of the images; the mean over what is left of them takes any.
         stride: of the first convolution.
         pool: whether 3×3 maximum pooling of stride 2 stands behind it.
     """
 
     def __init__(
-        self, channels: int, classes: int, width: int = 64, *, stride: int = 1, pool: bool = False
+        self,
+        channels: int,
+        classes: int,
+        width: int = 64,
+        size: int = 32,
+        *,
+        stride: int = 1,
+        pool: bool = False,
     ) -> None:
         super().__init__()
         self.conv1, self.bn1 = _conv3(channels, width, stride), nn.BatchNorm2d(width)

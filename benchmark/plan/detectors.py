@@ -88,6 +88,8 @@ class _DetectionPlanner:
     def calibrate(self, name: str, seed: int) -> Task:
         """A detector's threshold, from natural images that nothing was trained on."""
         preset = detector_presets()[name]
+        if not preset.parts:  # then nothing of it is the attacker's own, and it is one task, of one path
+            seed = self.seed
         gates = {part: part_presets(self.dataset)[part].gate for part in preset.parts}
         spec = {
             "identity": preset.identity(),

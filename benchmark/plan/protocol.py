@@ -6,13 +6,15 @@ The built-in ``protocols/default.toml`` names every key and its default; an unkn
 import dataclasses
 import itertools
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from robustness_bench.attacks.registry import NORMS, SETS, attack_names, attack_presets
-from robustness_bench.benchmark.data import DATASETS, dataset_named
+from robustness_bench.benchmark.data.base import DatasetInfo
+from robustness_bench.benchmark.data.folder import FOLDER, parse_fit
+from robustness_bench.benchmark.data.registry import dataset_named, dataset_names
 from robustness_bench.benchmark.errors import BenchError, unknown
 from robustness_bench.benchmark.networks import MODELS
 from robustness_bench.defenses.detectors.registry import system_presets
@@ -197,6 +199,8 @@ class Settings:
     """Which of several sets of weights in a file; empty: the only one"""
     network: str
     """A .py file with the network of ``weights``, run confined; empty: ``model``"""
+    fit: str
+    """How the images of a folder are made squares of one size (``data.folder.Fit``); empty: they must be"""
     detection: Detection
 
 
@@ -232,7 +236,7 @@ def load_protocol(config: Path | Mapping[str, Any] | None = None, overrides: Tre
     _check_lists(base)
     norms = _in_order(base["norms"], NORMS, "norm")
     settings = []
-    for name in _in_order(base["datasets"], DATASETS, "data set"):
+    for name in _in_order(base["datasets"], dataset_names(), "data set"):
         schedule = _overlaid(layers, name)["schedule"]
         recipes = [_schedule(_FULL), _schedule(schedule)]
         settings.append(_settings(name, _overlaid([*recipes, *layers], name), norms))
@@ -328,6 +332,10 @@ def _fits(value: Any, expected: type) -> bool:
 
 def _check_lists(tree: Tree) -> None:
     _at_least(1, seeds=tree["seeds"])
+    if tree["fit"]:
+        parse_fit(tree["fit"])  # or an error
+        if FOLDER.info.name not in tree["datasets"]:
+            raise BenchError(f"--fit {tree['fit']} is of a folder of images: --dataset {FOLDER.info.name}")
     for key in ("datasets", "defenses", "norms", "threats"):
         if not tree[key]:
             raise BenchError(f"{key} is empty: name at least one")
@@ -369,15 +377,7 @@ def _settings(name: str, tree: Tree, norms: tuple[str, ...]) -> Settings:
     info = dataset_named(name).info
     _at_least(0, n_examples=tree["n_examples"])
     eps = {norm: tree["eps"][norm] or info.eps(norm) for norm in NORMS}
-    for norm, value in eps.items():
-        widest = 1.0 if norm == "linf" else (info.channels * info.size**2) ** 0.5
-        if not 0 < value <= widest:
-            raise BenchError(f"ε must be positive and fit into the pixel box, got {value} for {norm}")
-        if tree["curve"]["attacks"] and value * max(tree["curve"]["budgets"], default=1.0) > widest:
-            raise BenchError(
-                f"curve.budgets: {max(tree['curve']['budgets'])} × ε = {value} does not fit into the pixel "
-                f"box for {norm}"
-            )
+    check_budgets(info, eps, tree["curve"]["budgets"] if tree["curve"]["attacks"] else ())
     attack_set = tree["attack_set"]
     _one_of("attack_set", attack_set, tuple(SETS))
     budgets = tuple(sorted(set(tree["curve"]["budgets"]) - {1.0}))
@@ -397,10 +397,23 @@ def _settings(name: str, tree: Tree, norms: tuple[str, ...]) -> Settings:
         weights_input=_weights_input(tree),
         weights_entry=tree["weights_entry"],
         network=tree["network"],
+        fit=tree["fit"] if name == FOLDER.info.name else "",
         training=_section(Training, tree["training"]),
         estimators=_section(Estimators, tree["estimators"]),
         detection=_detection(tree),
     )
+
+
+def check_budgets(info: DatasetInfo, eps: Mapping[str, float], factors: Sequence[float]) -> None:
+    """Raise BenchError unless every ε, and those of curves, lie within the pixel box of such images."""
+    for norm, value in eps.items():
+        widest, furthest = info.widest(norm), max(factors, default=1.0)
+        if not 0 < value <= widest:
+            raise BenchError(f"ε must be positive and fit into the pixel box, got {value} for {norm}")
+        if value * furthest > widest:
+            raise BenchError(
+                f"curve.budgets: {furthest} × ε = {value} does not fit into the pixel box for {norm}"
+            )
 
 
 def _detection(tree: Tree) -> Detection:

@@ -11,6 +11,7 @@ from robustness_bench.attacks.registry import AttackPreset, attack_presets
 from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.errors import BenchError, unknown
 from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.networks import MODELS
 from robustness_bench.benchmark.networks.inputs import RULE, parse
 from robustness_bench.benchmark.networks.weights import fingerprint
 from robustness_bench.benchmark.networks.zoo import robustbench_file
@@ -207,6 +208,7 @@ class Planner:
         spec = {
             "model": model,
             "width": width,
+            **MODELS[model].identity(),
             "defense": preset.identity(),
             "training": asdict(settings.training),
             **self.dataset(),
@@ -238,6 +240,7 @@ class Planner:
             name = f"{Path(source).stem}-{OWN}"
         else:
             architecture = {"model": model, "width": width, "weights": weights_hash(source)}
+            architecture |= MODELS[model].identity()
             architecture |= _reading(self.settings)
             name = f"{Path(source).stem}-{model}"
         spec = {**architecture, "defense": defense, **self.dataset()}
@@ -297,7 +300,7 @@ class Planner:
 
     def dataset(self) -> dict[str, Any]:
         """The data set, as it enters ids."""
-        return {"dataset": self.data.label, "data": self.data.hash}
+        return self.data.identity
 
     def sample(self) -> dict[str, Any]:
         """The data set and how many of its test images are attacked."""

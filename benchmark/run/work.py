@@ -7,7 +7,7 @@ from pathlib import Path
 from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.data import Located, locate
 from robustness_bench.benchmark.errors import BenchError
-from robustness_bench.benchmark.plan.protocol import Protocol
+from robustness_bench.benchmark.plan.protocol import Protocol, Settings, check_budgets
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
 from robustness_bench.benchmark.report.rendering.table import Table
 from robustness_bench.benchmark.store import tensors
@@ -68,12 +68,22 @@ def prepare(
     Raises:
         BenchError: data missing, or something in the store is damaged.
     """
-    names = [settings.dataset for settings in protocol.settings]
-    data = {name: locate(name, data_dir, download=download) for name in names}
+    data = {each.dataset: locate_for(each, data_dir, download=download) for each in protocol.settings}
     tasks = make(protocol, data)
     todo = open_tasks(out, tasks)
     _verify_parents(out, todo)
     return Work(protocol=protocol, data=data, tasks=tasks, todo=todo)
+
+
+def locate_for(settings: Settings, data_dir: Path, *, download: bool = False) -> Located:
+    """The data set of some settings.
+
+    Raises:
+        BenchError: data missing, or budgets that do not fit its images.
+    """
+    located = locate(settings.dataset, data_dir, download=download, fit=settings.fit)
+    check_budgets(located.info, settings.eps, settings.budgets if any(settings.curve.values()) else ())
+    return located
 
 
 def _verify_parents(out: Path, todo: list[Task]) -> None:

@@ -12,7 +12,7 @@ from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.data.base import subset
 from robustness_bench.benchmark.errors import BenchError, StoreError
 from robustness_bench.benchmark.files import write_atomic
-from robustness_bench.benchmark.networks import STEMS, build_model
+from robustness_bench.benchmark.networks import MODELS, STEMS, build_model
 from robustness_bench.benchmark.networks.fold import folded
 from robustness_bench.benchmark.networks.inputs import RULE, parse
 from robustness_bench.benchmark.networks.matching import Matched, match
@@ -184,4 +184,14 @@ def _architecture(task: Task, context: Context, stem: str = "") -> nn.Module:
         return load_robustbench(
             name.removeprefix(ZOO), task.data.info.name, task.spec["zoo_norm"], context.model_dir
         )
+    if (preset := MODELS.get(name)) and preset.identity() != _planned(task):
+        raise BenchError(
+            f"{task.title}: the plugin of the network {name} has changed since; install the one it was made "
+            "with, or run again"
+        )
     return build_model(name, task.data.info, task.spec["width"], stem=stem)
+
+
+def _planned(task: Task) -> dict[str, Any]:
+    """A plugin's network as its task has it."""
+    return {"architecture": task.spec["architecture"]} if "architecture" in task.spec else {}

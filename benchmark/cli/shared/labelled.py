@@ -1,18 +1,36 @@
 """The data set that results are of."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.data import Located
 
+Fit = Annotated[
+    str,
+    typer.Option("--fit", help="What made images of --dataset folder squares of one size: crop:32 or other."),
+]
 
-def locate_labelled(label: str, folder: Path) -> "Located":
-    """The data set that results call ``label``: of that name, or whose files in ``folder`` have it."""
+
+def locate_labelled(spec: Mapping[str, Any], folder: Path, fit: str = "") -> "Located":
+    """The data set of a record's ``spec``: one of its name, or whose files in ``folder`` give that name.
+
+    Args:
+        fit: of a folder of images (``data.folder.Fit``).
+    """
     from robustness_bench.benchmark.data import DATASETS, locate
     from robustness_bench.benchmark.errors import BenchError
 
+    label = spec["dataset"]
+    if "facts" in spec:  # of a folder of images or a plugin: the record says which
+        located = locate(spec["facts"]["name"], folder, fit=fit)
+        if located.label == label:
+            return located
+        raise BenchError(f"{folder} holds {located.label}, not {label}: name its folder with --data-dir")
     if label in DATASETS and (located := locate(label, folder)).label == label:
         return located
     for name in DATASETS:

@@ -83,7 +83,8 @@ class Request:
         list[Path] | None,
         typer.Option(
             "--plugin",
-            help="A .py file with a defense of your own; run unless --defense says.",
+            help="A .py file of your own: a defense (run unless --defense says), data set, network or "
+            "detector.",
             rich_help_panel=WHAT,
         ),
     ] = None
@@ -212,6 +213,14 @@ class Request:
             "--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.", rich_help_panel=WHERE
         ),
     ] = Path("data")
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            "--fit",
+            help="Make the images of --dataset folder squares of one size: crop:32, pad:32 or stretch:32.",
+            rich_help_panel=WHERE,
+        ),
+    ] = None
     download: Annotated[
         bool, typer.Option("--download", help="Fetch a data set that is missing.", rich_help_panel=WHERE)
     ] = False
@@ -255,7 +264,7 @@ class Request:
         from robustness_bench.benchmark.plan.protocol import load_protocol
         from robustness_bench.defenses.plugins import load_plugin
 
-        plugins = [load_plugin(path) for path in self.plugin or ()]
+        plugins = [name for path in self.plugin or () if (name := load_plugin(path))]
         protocol = load_protocol(self.config, self._overrides(plugins))
         self._check_detectors(protocol)
         return protocol
@@ -333,6 +342,7 @@ class Request:
             "weights_plain": self.weights_plain or None,
             "weights_entry": self.weights_entry,
             "network": self.network,
+            "fit": self.fit,
             "diagnosis": False if self.no_diagnosis else None,
         }
         tree |= {key: value for key, value in given.items() if value is not None}

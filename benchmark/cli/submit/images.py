@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from robustness_bench.benchmark.cli.shared.labelled import Fit, locate_labelled
+
 
 def attack(
     file: Annotated[
@@ -19,6 +21,7 @@ def attack(
     data_dir: Annotated[
         Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
     ] = Path("data"),
+    fit: Fit = "",
     trust_code: Annotated[
         bool, typer.Option("--trust-code", help="Run the model's own code, confined, if it came with some.")
     ] = False,
@@ -29,7 +32,6 @@ def attack(
     Every image is evaluated: it must fool the model where the natural one does not, inside ε and the pixel
     box. The store keeps those that hold with your name. Status 1 if none does.
     """
-    from robustness_bench.benchmark.cli.shared.labelled import locate_labelled
     from robustness_bench.benchmark.context import Context
     from robustness_bench.benchmark.errors import BenchError
     from robustness_bench.benchmark.measure.verification import data_of
@@ -52,7 +54,7 @@ def attack(
     record = read_record(path)
     if record.status == "error":
         raise BenchError(f"{against} is of a cell that failed: name another record of the model")
-    data = data_of(record, path, lambda label: locate_labelled(label, data_dir))
+    data = data_of(record, path, lambda spec: locate_labelled(spec, data_dir, fit))
     context = Context(
         out=path.parents[5], device=choose_device(device), batch_size=0, threads=1, trust_code=trust_code
     )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustness_bench.benchmark.cli.shared.labelled import Fit
 from robustness_bench.benchmark.errors import BenchError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def run(
     data_dir: Annotated[
         Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
     ] = Path("data"),
+    fit: Fit = "",
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[
         int,
@@ -60,6 +62,7 @@ def run(
     request = Request(
         out=out,
         data_dir=data_dir,
+        fit=fit,
         device=device,
         workers=workers,
         trust_code=trust_code,
@@ -72,7 +75,7 @@ def run(
             _check(folder, request)
             run_attack(folder, request, defense or [], quick=quick)
             return
-        _refuse("an attack", {"--defense": defense is not None})
+        _refuse("an attack", {"--defense": defense is not None, "--fit": bool(fit)})
         _check(folder, request)
         entry = entry_of(read_manifest(folder), folder)
         work = prepare(protocol_of(entry, folder, quick=quick), out, data_dir)

@@ -32,7 +32,9 @@ def run_attack(folder: Path, request: "Request", defenses: list[str], *, quick: 
     attack, code = read_attack_manifest(folder), folder / ATTACK_FILE
     sha256 = file_hash(code)
     aim = Aim(request.out, split(defenses), quick)
-    campaign = plan_campaign(attack, sha256, aim, lambda label: locate_labelled(label, request.data_dir))
+    campaign = plan_campaign(
+        attack, sha256, aim, lambda spec: locate_labelled(spec, request.data_dir, request.fit or "")
+    )
     for line in campaign.skipped.values():
         print(f"skipped  {line}")
     if not campaign.wanted:

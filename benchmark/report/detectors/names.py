@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 
 from robustness_bench.attacks.registry import attack_names, attack_presets
-from robustness_bench.defenses.detectors.registry import detector_presets, system_presets
+from robustness_bench.defenses.detectors.registry import GROUPS, detector_presets, system_presets
 
 _FIRST = ("none", "cw", "ead-l1", "ead-en")  # as in the published tables
-_GROUPS = ("magnet", "mi", "control", "")  # the last: of systems that have no preset
 
 
 def system_names() -> list[str]:
     """In the order of the tables' rows."""
     presets = system_presets()
-    return sorted(presets, key=lambda name: _GROUPS.index(presets[name].group))
+    return sorted(presets, key=lambda name: GROUPS.index(presets[name].group))
 
 
 def system_label(name: str) -> str:

@@ -39,7 +39,7 @@ class Part:
         spec = self.spec
         tree: Tree = {
             "defenses": [self.family.defense],
-            "datasets": [base(spec["dataset"])],
+            "datasets": [spec["facts"]["name"] if "facts" in spec else base(spec["dataset"])],
             "norms": [spec["norm"]],
             "threats": list(self.threats),
             "seeds": 1 + max(record.seed for record in self.records),

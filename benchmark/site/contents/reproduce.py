@@ -9,6 +9,8 @@ from typing import Any
 
 from robustness_bench.attacks.registry import PresetError
 from robustness_bench.benchmark.data import DATASETS, Located
+from robustness_bench.benchmark.data.base import DatasetInfo
+from robustness_bench.benchmark.data.registry import dataset_named
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.files import canonical_json
 from robustness_bench.benchmark.networks.inputs import RULE
@@ -168,10 +170,21 @@ def _checked(part: Part, cards: dict[str, Card], tree: Tree) -> tuple[Tree, int 
 
 def _ids(part: Part, tree: Tree) -> set[str]:
     protocol = load_protocol(None, tree | {"diagnosis": False})
-    info = DATASETS[tree["datasets"][0]].info
+    info = _info(part)
     tests = max(info.test_images, part.spec["n_examples"])
     data = Located(info, part.spec["dataset"], part.spec["data"], info.train_images, tests, Path())
     return {task.id for task in make_plan(protocol, {info.name: data}) if task.how.result}
+
+
+def _info(part: Part) -> DatasetInfo:
+    """Of the data set; a folder of images has the facts that the records say."""
+    info = dataset_named(part.overrides()["datasets"][0]).info
+    told = part.spec.get("facts")
+    if told is None:
+        return info
+    return dataclasses.replace(
+        info, classes=told["classes"], mean=tuple(told["mean"]), std=tuple(told["std"])
+    )
 
 
 def _surrogates(part: Part, cards: dict[str, Card]) -> list[Tree]:
@@ -195,7 +208,7 @@ def _words(part: Part, making: list[str]) -> list[str]:
     words += ["--n-examples", str(spec["n_examples"])]
     words += [] if part.attack_set == "strict" else ["--set", part.attack_set]
     words += ["--curve", ",".join(part.curve)] if part.curve else []
-    if part.eps != DATASETS[tree["datasets"][0]].info.eps(spec["norm"]):
+    if part.eps != _info(part).eps(spec["norm"]):
         words += [f"--eps-{spec['norm']}", repr(part.eps)]
     return words + making
 

@@ -1,8 +1,8 @@
 """A submitted attack against every listed defense whose models a store holds."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.data import DATASETS, Located
@@ -41,7 +41,7 @@ class Aim(NamedTuple):
 
 
 def plan_campaign(
-    attack: AttackSubmission, sha256: str, aim: Aim, find: Callable[[str], Located]
+    attack: AttackSubmission, sha256: str, aim: Aim, find: Callable[[Mapping[str, Any]], Located]
 ) -> Campaign:
     """Every cell of the attack: one for each white-box record of natural images.
 
@@ -74,7 +74,7 @@ def _add(
     aim: Aim,
     done: Collection[str],
     of: tuple[Path, Record],
-    find: Callable[[str], Located],
+    find: Callable[[Mapping[str, Any]], Located],
 ) -> None:
     path, record = of
     label = record.spec["dataset"]

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from robustness_bench.benchmark.data import DATASETS
 from robustness_bench.benchmark.errors import BenchError
-from robustness_bench.benchmark.networks import MODELS, build_model
+from robustness_bench.benchmark.networks import MODELS, OWN_MODELS, build_model
 from robustness_bench.benchmark.networks.matching import fit_weights
 from robustness_bench.benchmark.networks.weights import fingerprint, read_weights
 from tests.support import images, small_model
@@ -449,7 +449,7 @@ def test_whole_numbers_are_no_weights() -> None:
     )
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", OWN_MODELS)
 def test_another_width_is_named(name: str) -> None:
     conv = {"resnet-18": "conv1", "vgg-19": "features.0", "magnet-cnn": "layers.0"}[name]
     text = line_of(lambda: fit_weights(ours(5, name=name)[1].state_dict(), ours(4, name=name), "w.pt"))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from robustness_bench.attacks import plugins as offered
 from robustness_bench.attacks.registry import PresetError
 from robustness_bench.benchmark.data import locate
 from robustness_bench.benchmark.plan.protocol import load_protocol
@@ -328,7 +329,7 @@ class Point:
         return self._found
 
 
-def offered(point: Point, group: str) -> list[Point]:
+def _points(point: Point, group: str) -> list[Point]:
     """The entry points of a group where one plugin is installed."""
     return [point] if group == "bench.defenses" else []
 
@@ -349,7 +350,7 @@ def test_installed_plugins_that_do_not_work_are_named(
         ("standard", mine, "the plugin somewhere:Thing offers defense 'standard', which exists already"),
     ]
     for name, found, message in cases:
-        monkeypatch.setattr(registry, "entry_points", partial(offered, Point(name, found)))
+        monkeypatch.setattr(registry, "entry_points", partial(_points, Point(name, found)))
         registry._installed.cache_clear()
         with pytest.raises(PresetError, match=message):
             defense_presets()
@@ -357,7 +358,7 @@ def test_installed_plugins_that_do_not_work_are_named(
         assert said.status == 2
         assert message in said.err
         assert len(said.err.strip().splitlines()) == 1
-    monkeypatch.setattr(registry, "entry_points", partial(offered, Point("mine", mine)))
+    monkeypatch.setattr(registry, "entry_points", partial(_points, Point("mine", mine)))
     registry._installed.cache_clear()
     assert defense_presets()["mine"].parameters == {"weight": 2.0}
     entries = json.loads(bench("list", "defenses", "--json").out)
@@ -380,3 +381,73 @@ def test_the_example_builds_what_it_says(tmp_path: Path) -> None:
     assert terms["pairing"].item() == pytest.approx(0.5 * (1 + 0 + 0 + 4) / 4)
     loss = (torch.log(torch.tensor(2.0)) + torch.log1p(torch.exp(torch.tensor(-3.0)))) / 2
     assert terms["adversarial"].item() == pytest.approx(loss.item())
+
+
+NETWORK = """
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self, channels, classes, width, size):
+        super().__init__()
+        self.linear = nn.Linear(channels * size * size, classes)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1))
+
+OFFERS = {"bench.models": {"network": f"{__name__}:Small", "summary": "one layer"}}
+"""
+
+
+@pytest.fixture
+def _no_offers() -> Iterator[None]:
+    yield
+    offered._files.clear()
+
+
+@pytest.mark.usefixtures("_no_offers")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_file_may_offer_a_network(bench: Bench, tmp_path: Path, workers: int) -> None:
+    file, config = write(tmp_path, NETWORK, "one_layer.py"), tmp_path / "p.toml"
+    config.write_text('[dataset.digits.model]\nname = "one-layer"\n')
+    command = ["run", *SMALL, "--plugin", file, "--config", config, "--defense", "undefended"]
+    said = bench(*command, "--workers", workers, "--out", tmp_path / "r")
+    assert said.status == 0, said.err
+    assert "one-layer of width 2" in said.out
+    card = read_card(next(tmp_path.glob("r/checkpoints/digits/undefended-one-layer-*.safetensors")))
+    assert card["spec"]["architecture"]["network"] == "bench_plugin_one_layer:Small"
+    file.write_text(NETWORK.replace("size * size, classes", "size * size, classes, bias=False"))
+    again = bench(*command, "--out", tmp_path / "r")
+    assert "2 of 2 cells to do" in again.out  # other code, other ids
+
+
+@pytest.mark.usefixtures("_no_offers")
+def test_a_file_may_offer_a_data_set_and_a_detector(bench: Bench, tmp_path: Path) -> None:
+    bars = (ROOT / "examples" / "dataset_plugin" / "bench_bars.py").read_text().replace('"bars"', '"my-bars"')
+    write(tmp_path, f'{bars}\nOFFERS = {{"bench.datasets": BARS}}\n', "my_bars.py")
+    said = bench(
+        "plan", *TINY, "--plugin", tmp_path / "my_bars.py", "--dataset", "my-bars", "--out", tmp_path
+    )
+    assert said.status == 0, said.err
+    assert "my-bars linf train standard-resnet-18-linf" in said.out
+    preset = (ROOT / "examples" / "detector_plugin" / "bench_max_softmax.py").read_text()
+    text = preset.replace('"unsure"', '"my-unsure"') + '\nOFFERS = {"bench.detectors": PRESET}\n'
+    said = bench("plan", "--plugin", write(tmp_path, text, "my_softmax.py"), "--out", tmp_path)
+    assert said.status == 0, said.err
+    assert "digits my-softmax × none (natural)" in said.out  # a detector runs unless --defense says
+
+
+@pytest.mark.usefixtures("_no_offers")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("OFFERS = 3", "OFFERS must be a dict with keys of bench.datasets, bench.models, bench.detectors"),
+        ("OFFERS = {'bench.modles': {}}", "OFFERS has the unknown key 'bench.modles'; known: bench.datasets"),
+        ("OFFERS = {'bench.models': {'summary': 's'}}", "lacks network"),
+        ("OFFERS = {'bench.datasets': 3}", "must be a robustness_bench.benchmark.data.base.Dataset, got 3"),
+        ("OFFERS = {'bench.detectors': {}}", "lacks system"),
+    ],
+)
+def test_offers_that_are_wrong_are_named(bench: Bench, tmp_path: Path, text: str, message: str) -> None:
+    said = bench("run", *SMALL, "--plugin", write(tmp_path, text), "--out", tmp_path / "r")
+    refused(said.status, said.err, tmp_path / "r")
+    assert message in said.err

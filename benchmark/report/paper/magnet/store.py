@@ -48,6 +48,6 @@ def blocks(
 def _block(
     protocol: Protocol, settings: Settings, records: Sequence[Detection], data_dir: Path, download: bool
 ) -> MagnetBlock:
-    located = locate(settings.dataset, data_dir, download=download)
+    located = locate(settings.dataset, data_dir, download=download, fit=settings.fit)
     lines = detection_lines(fitting(protocol, settings, {settings.dataset: located}, records))
     return MagnetBlock(dataset=settings.dataset, label=located.label, lines=lines)

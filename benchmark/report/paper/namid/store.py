@@ -28,7 +28,7 @@ def blocks(
     made = []
     for settings in protocol.settings:
         try:
-            located = locate(settings.dataset, data_dir, download=download)
+            located = locate(settings.dataset, data_dir, download=download, fit=settings.fit)
         except DataError:
             if needed or any(record.spec["dataset"] == settings.dataset for record in records):
                 raise
