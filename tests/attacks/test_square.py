@@ -81,7 +81,7 @@ def test_the_library_s_images_on_the_same_numbers(
     for rows in batches:
         noise = Noise(keys[rows])
         theirs = by_library(model, x[rows], y[rows], noise, norm, eps)
-        ours = square(model, x[rows], y[rows], noise, norm=norm, eps=eps, queries=QUERIES)
+        ours = square(model, x[rows], y[rows], noise, norm=norm, eps=eps, queries=QUERIES).images
         assert torch.allclose(ours, theirs, atol=1e-5)
         assert geometry.size(ours - x[rows], norm).max() <= eps * (1 + 1e-5) + 1e-6
         fallen.append(model(ours).argmax(1) != y[rows])
@@ -93,7 +93,7 @@ def test_a_sample_leaves_the_moment_it_falls() -> None:
     model, x = network(1, 8), images(32)
     y, seen = model(x).argmax(1), []
     model.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
-    found = square(model, x, y, Noise(torch.arange(32)), norm="linf", eps=0.1, queries=QUERIES)
+    found = square(model, x, y, Noise(torch.arange(32)), norm="linf", eps=0.1, queries=QUERIES).images
     assert seen[0] == 32
     assert seen == sorted(seen, reverse=True)
     assert len(set(seen)) > 3
@@ -108,6 +108,6 @@ def test_any_size(height: int, width: int) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * height * width, 4)).requires_grad_(False)
     y = model(x).argmax(1)
     for norm, eps in (("linf", 1e-3), ("l2", 1e-2)):
-        found = square(model, x, y, Noise(torch.arange(2)), norm=norm, eps=eps, queries=40)  # type: ignore[arg-type]
+        found = square(model, x, y, Noise(torch.arange(2)), norm=norm, eps=eps, queries=40).images  # type: ignore[arg-type]
         assert geometry.size(found - x, norm).max() <= eps * (1 + 1e-4)  # type: ignore[arg-type]
         assert (found != x).any()
