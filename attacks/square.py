@@ -22,6 +22,7 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after wh
 _TINY = 1e-12
 _PATIENCE = 8  # proposals turned down in a row, for each one more that is tried ahead of the others' outcome
 _MEMORY = 2**16  # proposals of one phase that are remembered for a sample; more hardly come twice
+_BLOCK = 512  # queries whose signs are drawn at once
 _AHEAD = 64  # queries looked through at once for one that has not been tried
 
 
@@ -151,8 +152,19 @@ class _Plan(ABC):
         chances = random.Random(key_of("square"))
         self.windows = torch.tensor(self._windows(chances, *sizes), device=s.x.device)
         self.phase = torch.tensor([_phase(query) for query in range(queries + 2)], device=s.x.device)
+        self.ups = self._signs(s.keys, s.x.shape[1])
         self.across = torch.arange(sizes[1], device=s.x.device)
         self.down = torch.arange(sizes[0], device=s.x.device)
+
+    def _signs(self, keys: Tensor, channels: int) -> Tensor:
+        """Which of the signs of every query are positive: (M, queries + 1, C) bool."""
+        blocks = []
+        for first in range(0, self.queries + 1, _BLOCK):
+            queries = torch.arange(first, min(first + _BLOCK, self.queries + 1), device=keys.device)
+            noise = Noise(keys.repeat_interleave(len(queries)))
+            signs = noise.uniform((channels,), draw=queries.repeat(len(keys))) > 0.5
+            blocks.append(signs.reshape(len(keys), len(queries), channels))
+        return torch.cat(blocks, dim=1)
 
     @abstractmethod
     def _windows(self, chances: random.Random, height: int, width: int) -> list[list[int]]: ...
@@ -175,8 +187,9 @@ class _Plan(ABC):
     def forget(self, rows: Tensor | None = None) -> None:  # noqa: B027
         """What these samples have tried; None: pass over nothing any more."""
 
-    def pick(self, rows: Tensor) -> None:  # noqa: B027
+    def pick(self, rows: Tensor) -> None:
         """These samples go on."""
+        self.ups = self.ups[rows]
 
     def _inside(self, top: Tensor, left: Tensor, side: Tensor) -> Tensor:
         """Which pixels lie in each window, (M,) each: (M, 1, H, W)."""
@@ -196,6 +209,7 @@ class _Recolouring(_Plan):
         self.remembers = proposals <= _MEMORY
         self.tried = torch.zeros(len(s.x), proposals * self.remembers, dtype=torch.bool, device=s.x.device)
         self.tried_in = torch.zeros_like(s.rows)  # the phase that ``tried`` belongs to
+        self.codes = self._codes(channels, height, width) if self.remembers else self.tried.long()
 
     def _windows(self, chances: random.Random, height: int, width: int) -> list[list[int]]:
         windows = [[0, 0, 0]]
@@ -205,7 +219,7 @@ class _Recolouring(_Plan):
         return windows
 
     def propose(self, s: Walk, row: Tensor, query: Tensor) -> Tensor:
-        up = _signs(Noise(s.keys[row]), (s.x.shape[1], 1, 1), query) > 0
+        up = self.ups[row, query][:, :, None, None]
         moved = torch.where(up, self.high[row], self.low[row])
         return torch.where(self._inside(*self.windows[query].unbind(1)), moved, s.x_best[row])
 
@@ -221,24 +235,20 @@ class _Recolouring(_Plan):
         valid = query <= self.queries
         query = query.clamp_max(self.queries)
         valid &= self.phase[query] == self.tried_in[:, None]
-        row = torch.arange(len(s.rows), device=s.x.device)[:, None].expand_as(query)
-        code = self._code(s, row.flatten(), query.flatten()).reshape(query.shape)
-        new = valid & ~self.tried.gather(1, code)
+        new = valid & ~self.tried.gather(1, self.codes.gather(1, query))
         count = new.cumsum(1)
         row, column = (new & (count <= most[:, None])).nonzero().unbind(1)
         return row, query[row, column], (valid & (count <= most[:, None])).sum(1)
 
-    def _code(self, s: Walk, row: Tensor, query: Tensor) -> Tensor:
-        """A number for each proposal of one phase: its signs and place, (M,)."""
-        channels, height, width = s.x.shape[1:]
-        up = _signs(Noise(s.keys[row]), (channels,), query) > 0
-        bits = (up * 2 ** torch.arange(channels, device=up.device)).sum(1)
-        top, left, _ = self.windows[query].unbind(1)
+    def _codes(self, channels: int, height: int, width: int) -> Tensor:
+        """A number for each proposal of one phase, from its signs and its place: (M, queries + 1)."""
+        bits = (self.ups * 2 ** torch.arange(channels, device=self.ups.device)).sum(2)
+        top, left, _ = self.windows.unbind(1)
         return (bits * height + top) * width + left
 
     def remember(self, s: Walk, row: Tensor, query: Tensor) -> None:
         if self.remembers:
-            self.tried[row, self._code(s, row, query)] = True
+            self.tried[row, self.codes[row, query]] = True
 
     def forget(self, rows: Tensor | None = None) -> None:
         if rows is None:
@@ -247,6 +257,8 @@ class _Recolouring(_Plan):
             self.tried[rows] = False
 
     def pick(self, rows: Tensor) -> None:
+        super().pick(rows)
+        self.codes = self.codes[rows]
         self.low, self.high = self.low[rows], self.high[rows]
         self.tried, self.tried_in = self.tried[rows], self.tried_in[rows]
 
@@ -284,7 +296,8 @@ class _Moving(_Plan):
         unused = (self.eps**2 - geometry.size(delta, "l2").square()).clamp_min(0.0) / channels
 
         window = delta * inside
-        bump = self._bumps(top, left, shape)[:, None] * _signs(Noise(s.keys[row]), (channels, 1, 1), query)
+        signs = 2.0 * self.ups[row, query][:, :, None, None] - 1.0
+        bump = self._bumps(top, left, shape)[:, None] * signs
         bump = (bump + window / (_TINY + _sizes(window))) * inside
         bump = bump / (_TINY + _sizes(bump)) * (per_sample(unused, x) + taken.square()).sqrt()
         return _at_distance(x, torch.where(inside, bump, delta.masked_fill(other, 0.0)), self.eps)
@@ -312,14 +325,14 @@ def _place(chances: random.Random, height: int, width: int, side: int) -> tuple[
     return int(chances.random() * (height - side)), int(chances.random() * (width - side))
 
 
-def _signs(noise: Noise, shape: tuple[int, ...], draw: int | Tensor) -> Tensor:
+def _signs(noise: Noise, shape: tuple[int, ...]) -> Tensor:
     """-1 or 1, each with probability ½: (N, *shape)."""
-    return (2.0 * noise.uniform(shape, draw=draw) - 1.0).sign()
+    return (2.0 * noise.uniform(shape) - 1.0).sign()
 
 
 def _stripes(x: Tensor, noise: Noise, eps: float) -> Tensor:
     """Each column of each channel moved by ±ε."""
-    return (x + eps * _signs(noise, (x.shape[1], 1, x.shape[3]), 0)).clamp(0.0, 1.0)
+    return (x + eps * _signs(noise, (x.shape[1], 1, x.shape[3]))).clamp(0.0, 1.0)
 
 
 class _Grid(NamedTuple):
@@ -344,7 +357,7 @@ def _tiles(x: Tensor, noise: Noise, eps: float) -> Tensor:
     """A bump in each of a grid of tiles, a sign for each tile and channel, scaled to ε."""
     channels, height, width = x.shape[1:]
     grid, chances = _grid(height, width), random.Random(key_of("square"))
-    signs = _signs(noise, (grid.tiles, channels, 1, 1), 0)
+    signs = _signs(noise, (grid.tiles, channels, 1, 1))
     delta = torch.zeros_like(x)
     for tile in range(grid.tiles):
         top = grid.first + tile // grid.across * grid.side
