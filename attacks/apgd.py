@@ -154,13 +154,13 @@ class APGD(Search[Climb]):
     def _looked(self, x_adv: Tensor, s: Climb) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, gradient, and whether the class is lost."""
         point = x_adv.detach().requires_grad_()
-        gradients = []
+        gradients: list[Tensor] = []
         for _ in range(self.averaged):
             with torch.enable_grad():
                 logits = self.model(point)
                 loss = self.loss(logits, s.y, s.target)
                 gradients += torch.autograd.grad(loss.sum(), point)
-        mean = sum(gradients[1:], gradients[0]) / self.averaged if self.averaged > 1 else gradients[0]
+        mean = torch.stack(gradients).mean(0) if self.averaged > 1 else gradients[0]
         return loss.detach(), mean, logits.detach().argmax(1) != s.y
 
 
@@ -175,7 +175,7 @@ def periods(steps: int) -> Tensor:
 
 
 def _checked(s: Climb, period: Tensor) -> Climb:
-    """Where a period ends without progress, half the step size, from the best point on: conditions 1 and 2."""
+    """Where a period ends without progress, go on from the best point by steps half as long."""
     length = period.to(s.x)
     due = length > 0
     oscillates = s.gains <= _ENOUGH * length

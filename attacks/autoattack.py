@@ -86,23 +86,46 @@ class AutoAttack(BudgetAttack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         with torch.no_grad():
-            logits = model(x)
+            logits, again = model(x), model(x)
         if logits.shape[1] < 2:
             raise AttackError("AutoAttack needs a model of at least 2 classes, this one has 1")
-        samples, targets, wrong = Samples(x, y, noise), ranked(logits), logits.argmax(1) != y
+        samples, x_adv, draws = Samples(x, y, noise), x.clone(), (logits != again).any(1)
+        for leave, which in ((True, ~draws), (False, draws)):
+            rows = which.nonzero()[:, 0]
+            if len(rows):
+                x_adv[rows] = self._attacked(model, samples.pick(rows), logits[rows], leave)
+        return x_adv
+
+    def _attacked(self, model: nn.Module, samples: Samples, logits: Tensor, leave: bool) -> Tensor:
+        """An image for each of N samples, by one member after another.
+
+        Args:
+            leave: not where the model draws, whose first success may be a chance one.
+        """
+        x, y, _ = samples
+        targets, wrong = ranked(logits), logits.argmax(1) != y
         x_adv, rows = x.clone(), torch.arange(len(x), device=x.device)  # the samples still under attack
         for name in _MEMBERS[self.version]:
             if name.startswith("fab"):
                 rows = rows[~wrong[rows]]  # nothing is nearer than the natural image
             if not len(rows):
                 break
-            found = self._run(name, model, samples.pick(rows), targets[rows], len(x))
+            found = self._run(name, model, samples.pick(rows), targets[rows], len(x), leave=leave)
             fooled = judged(model, found, y[rows])
             x_adv[rows[fooled]] = found.images[fooled]
             rows = rows[~fooled]
         return x_adv
 
-    def _run(self, name: str, model: nn.Module, samples: Samples, targets: Tensor, room: int) -> Found:
+    def _run(
+        self,
+        name: str,
+        model: nn.Module,
+        samples: Samples,
+        targets: Tensor,
+        room: int,
+        *,
+        leave: bool = True,
+    ) -> Found:
         """One member from all its starts."""
         targeted = name.endswith("-t")
         restarts = 5 if self.version == "plus" else 1
@@ -131,7 +154,7 @@ class AutoAttack(BudgetAttack):
                 targets=aims,
                 steps=self.steps,
             )
-            return searched(fab, room=room, leave=self._leaves)
+            return searched(fab, room=room, leave=leave and self._leaves)
         apgd = APGD(
             model,
             samples,
@@ -143,7 +166,7 @@ class AutoAttack(BudgetAttack):
             steps=self.steps,
             averaged=20 if self.version == "rand" else 1,
         )
-        return searched(apgd, room=room, leave=self._leaves)
+        return searched(apgd, room=room, leave=leave and self._leaves)
 
     def _loss(self, name: str) -> TargetedLoss:
         if name == "apgd-t":
@@ -153,7 +176,7 @@ class AutoAttack(BudgetAttack):
 
 
 class _ToTheEnd(AutoAttack):
-    """APGD and FAB go on after a success, which carries over to other models better than the first one does."""
+    """APGD and FAB go on after a success: the last one carries over to other models better than the first."""
 
     _leaves: ClassVar[bool] = False
 

@@ -99,7 +99,7 @@ class FAB(Search[Approach]):
         return Approach(s.x, s.y, s.target, back, nearest), reached, nearer & (distance <= self.limit)
 
     def _boundary(self, s: Approach) -> tuple[Tensor, Tensor]:
-        """How far another class's logit lies above the right one's, and the gradient of that: (M,), (M, …)."""
+        """By how much another class's logit lies above the right one's, and its gradient: (M,), (M, …)."""
         point = s.x_adv.detach().requires_grad_()
         with torch.enable_grad():
             logits = self.model(point)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import geometry
-from attacks.autoattack import AutoAttack, judged, ranked
+from attacks.autoattack import AutoAttack, judged
 from attacks.base import BudgetAttack
 from attacks.geometry import Norm, per_sample
 from attacks.losses import targeted_margin
@@ -21,30 +21,36 @@ from attacks.margins import margin
 from attacks.noise import Noise, key_of
 from attacks.pool import Rows, Samples, Search, searched
 
-_FLAT = 0.02  # of the gap to the next class, that a full step along the gradient would at least close
-_KEPT = 0.1  # of what the gradient promises at the natural image, that the climb at least keeps
-_CORNERS = 2  # random corners of the ball, none of which should be worse than what the climb reaches
-_AUDIT = key_of("audit")
+_CLOSE = 0.4  # of the margin at the natural image: an ascent that leaves less of it is worth another try
+_FLAT = 0.02  # of that margin, that a step of ε along the gradient would at least take away
+_KEPT = 0.3  # of what that step promises, that the ascents at least keep
+_NEAR = 0.1  # a step so short, in ε, that the gradient at least keeps
+_TRUE = 0.5  # this share of its promise
+_CORNERS = 2  # random corners of the ball, none of which should be worse than what the ascents reach
+_AUDIT, _CORNER = key_of("audit"), key_of("corner")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FastAutoAttack(BudgetAttack):
     """Margin ascents towards the likeliest classes, then AutoAttack, version standard, for some samples.
 
-    The first ascent goes for whichever class is nearest, the others each for one class, by its rank on the
-    natural image. A sample leaves the moment it falls. Those that stand go through AutoAttack if
+    The first ascent goes for whichever class is nearest, each other one for the class that has come nearest
+    so far and has had none. A sample leaves the moment it falls. One that comes close to it gets more and
+    longer ascents from other starts. Those that stand go through AutoAttack if
 
-    - two passes of the natural image differ, or
-    - the gradient there is so small that a step of ε along it would hardly change anything, or
-    - the ascents have kept less than a tenth of what the gradient promised, or
+    - the gradient at the natural image promises next to nothing from a step of ε, or
+    - a tenth of that step keeps less than half of its promise, or all ascents less than 0.3 of it, or
     - a random corner of the ball is worse for the model than all that the ascents have found, or
     - they are in the audit, whatever they look like.
 
-    All of this is decided by the sample alone. AutoAttack then does what it would have done by itself.
+    All of this is decided by the sample alone. Where two passes of the natural image differ, there is no
+    ascent. AutoAttack then does what it would have done by itself.
 
     Args:
-        targets: ascents, the first included.
-        steps: of each ascent.
+        targets: ascents of a sample, the first included.
+        steps: of each.
+        close_targets: further ascents of a sample that comes close, again from the first kind on.
+        close_steps: of each of these.
         audit: share of the samples, 0 to 1: see ``audited`` and ``missed_bound``.
         full_steps: AutoAttack's ``steps``.
         square_queries: AutoAttack's.
@@ -52,15 +58,17 @@ class FastAutoAttack(BudgetAttack):
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
-    targets: int = 4
-    steps: int = 12
+    targets: int = 3
+    steps: int = 8
+    close_targets: int = 9
+    close_steps: int = 25
     audit: float = 0.01
     full_steps: int = 100
     square_queries: int = 5000
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.targets < 1 or self.steps < 1:
+        if min(self.targets, self.steps, self.close_targets, self.close_steps) < 1:
             raise ValueError(f"targets and steps must be at least 1, got {self!r}")
         if not 0.0 <= self.audit <= 1.0:
             raise ValueError(f"audit must be a share between 0 and 1, got {self.audit}")
@@ -76,12 +84,13 @@ class FastAutoAttack(BudgetAttack):
         )
 
     def passes(self, classes: int) -> tuple[int, int]:
-        """Of a sample that nothing marks; the audit's share of AutoAttack is in it."""
-        ascents = min(self.targets, classes)
+        """Of a sample that comes close and that nothing marks; the audit's share of AutoAttack is in it."""
+        ascents, close = min(self.targets, classes), min(self.close_targets, classes)
+        steps = ascents * self.steps + close * self.close_steps
         forwards, backwards = self._full().passes(classes)
         return (
-            ascents * (self.steps + 1) + 2 + _CORNERS + math.ceil(self.audit * forwards),
-            ascents * self.steps + math.ceil(self.audit * backwards),
+            steps + ascents + close + 4 + _CORNERS + math.ceil(self.audit * forwards),
+            steps + 1 + math.ceil(self.audit * backwards),
         )
 
     def for_transfer(self) -> AutoAttack:
@@ -90,50 +99,78 @@ class FastAutoAttack(BudgetAttack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         samples = Samples(x, y, noise)
-        x_adv, rows, marked = self._ascended(model, samples)
-        doubtful = rows[marked | _drawn(noise[rows], self.audit)]
+        with torch.no_grad():
+            logits, again = model(x), model(x)
+        draws = (logits != again).any(1)
+        x_adv, rows, marked = self._ascended(model, samples, logits, (~draws).nonzero()[:, 0])
+        doubtful = torch.cat([draws.nonzero()[:, 0], rows[marked | _drawn(noise[rows], self.audit)]])
         if len(doubtful):
             x_adv[doubtful] = self._full().perturb(model, *samples.pick(doubtful))
         return x_adv
 
-    def _ascended(self, model: nn.Module, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
-        """The images of the samples that fall, the rows of those that stand, and which of these are marked."""
-        x, y, _ = samples
-        with torch.no_grad():
-            logits = model(x)
-        targets = ranked(logits)
-        x_adv, rows = x.clone(), torch.arange(len(x), device=x.device)
-        promise, highest = torch.zeros_like(logits[:, 0]), margin(logits, y)
-        gap = -highest
-        for number in range(min(self.targets, targets.shape[1] + 1)):
-            if not len(rows):
-                break
-            target = targets[rows, number - 1] if number else None
-            ascent = Ascent(model, samples.pick(rows), target, norm=self.norm, eps=self.eps, steps=self.steps)
-            found = searched(ascent, room=len(rows))
-            highest[rows] = torch.maximum(highest[rows], ascent.highest)
-            if not number:
-                promise[rows] = ascent.promise
-            fooled = judged(model, found, y[rows])
-            x_adv[rows[fooled]] = found.images[fooled]
-            rows = rows[~fooled]
+    def _ascended(
+        self, model: nn.Module, samples: Samples, logits: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the samples ``rows``: images of those that fall, who stands, and which of these are marked."""
+        x_adv, gap = samples.x.clone(), -margin(logits, samples.y)
+        # How near each class has come, on the natural image at first.
+        ahead = _ahead(logits, samples.y)
+        for targets, steps in ((self.targets, self.steps), (self.close_targets, self.close_steps)):
+            close = rows
+            if steps == self.close_steps:
+                close = rows[ahead[rows].amax(1) >= -_CLOSE * gap[rows]]
+            far = rows[~torch.isin(rows, close)]
+            tried = ahead.new_zeros(ahead.shape, dtype=torch.bool)
+            for number in range(min(targets, logits.shape[1])):
+                if not len(close):
+                    break
+                target = ahead[close].masked_fill(tried[close], -torch.inf).argmax(1) if number else None
+                if target is not None:
+                    tried[close, target] = True
+                ascent = Ascent(
+                    model,
+                    samples.pick(close),
+                    key_of("ascent", steps, number),
+                    target,
+                    norm=self.norm,
+                    eps=self.eps,
+                    steps=steps,
+                )
+                found = searched(ascent, room=len(close))
+                fooled = judged(model, found, samples.y[close])
+                ahead[close] = torch.maximum(ahead[close], ascent.ahead)
+                x_adv[close[fooled]] = found.images[fooled]
+                close = close[~fooled]
+            rows = torch.cat([far, close])
         if not len(rows):
             return x_adv, rows, torch.zeros_like(rows, dtype=torch.bool)
-        gap, promise, gain = gap[rows], promise[rows], highest[rows] + gap[rows]
-        marked = (promise < _FLAT * gap) | (gain < _KEPT * torch.minimum(promise, gap))
-        return x_adv, rows, marked | self._odd(model, samples.pick(rows), highest[rows])
+        return x_adv, rows, self._marked(model, samples.pick(rows), gap[rows], ahead[rows].amax(1))
 
-    def _odd(self, model: nn.Module, samples: Samples, highest: Tensor) -> Tensor:
-        """Where the model answers the same image differently, or a random corner is as bad as ``highest``."""
+    def _marked(self, model: nn.Module, samples: Samples, gap: Tensor, highest: Tensor) -> Tensor:
+        """Where the gradient may have misled: (M,) bool.
+
+        Args:
+            gap: by which the margin of the natural image lies below 0.
+            highest: margin that the ascents have reached.
+        """
         x, y, noise = samples
+        point = x.detach().requires_grad_()
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(margin(model(point), y).sum(), point)
+        promise = (slope * (self._along(slope, x, 1.0) - x)).flatten(1).sum(1)
+        odd = promise < _FLAT * gap
+        odd |= highest + gap < _KEPT * torch.minimum(promise, gap)
         with torch.no_grad():
-            odd = (model(x) != model(x)).any(1)
+            short = self._along(slope, x, _NEAR)
+            odd |= margin(model(short), y) + gap < _TRUE * (slope * (short - x)).flatten(1).sum(1)
             for number in range(_CORNERS):
-                corner = geometry.ascent(
-                    noise.stream(_AUDIT).uniform(tuple(x.shape[1:]), draw=number + 1) - 0.5, self.norm
-                )
-                odd |= margin(model((x + self.eps * corner).clamp(0.0, 1.0)), y) >= highest
+                uniform = noise.stream(_CORNER).uniform(tuple(x.shape[1:]), draw=number)
+                odd |= margin(model(self._along(uniform - 0.5, x, 1.0)), y) >= highest
         return odd
+
+    def _along(self, slope: Tensor, x: Tensor, share: float) -> Tensor:
+        """A step of a share of ε up the slope, inside the box."""
+        return (x + share * self.eps * geometry.ascent(slope, self.norm)).clamp(0.0, 1.0)
 
 
 @dataclass
@@ -143,27 +180,34 @@ class Ascending(Rows):
 
 
 class Ascent(Search[Ascending]):
-    """Climb a margin from the natural image, by steps of 2ε at first and of none at last, along a cosine.
+    """Climb a margin from a random point, by steps of 2ε at first and of none at last, as a cosine falls.
 
     Args:
         target: (N,), the class to go for; None: whichever is nearest.
 
     Attributes:
-        highest: (N,), the largest margin to any class on the way.
-        promise: (N,), by how much a step of ε would raise it at the natural image, were the model linear.
+        ahead: (N, K), by how much the logit of each class has at most lain above the true one's.
     """
 
     def __init__(
-        self, model: nn.Module, samples: Samples, target: Tensor | None, *, norm: Norm, eps: float, steps: int
+        self,
+        model: nn.Module,
+        samples: Samples,
+        stream: int,
+        target: Tensor | None,
+        *,
+        norm: Norm,
+        eps: float,
+        steps: int,
     ) -> None:
-        super().__init__(samples, [0], steps + 1)
+        super().__init__(samples, [stream], steps + 1)
         self.model, self.target, self.norm, self.eps = model, target, norm, eps
-        self.highest = samples.x.new_full((len(samples.y),), -torch.inf)
-        self.promise = torch.zeros_like(self.highest)
-        self.sizes = self.eps * (1.0 + (torch.arange(steps + 1) * math.pi / steps).cos())
+        self.ahead: Tensor | None = None
+        self.sizes: Tensor = eps * (1.0 + (torch.arange(steps + 1) * math.pi / steps).cos())
 
     def begin(self, sample: Tensor, start: Tensor) -> Ascending:
-        return Ascending(sample, self.samples.x[sample])
+        x, _, noise = self.picked(sample, start)
+        return Ascending(sample, geometry.random_start(noise, x, self.norm, self.eps))
 
     def step(self, state: Ascending, age: Tensor) -> tuple[Ascending, Tensor, Tensor]:
         sample, x_adv = state.sample, state.x_adv.detach()
@@ -172,22 +216,27 @@ class Ascent(Search[Ascending]):
         x_adv.requires_grad_(not last)
         with torch.set_grad_enabled(not last):
             logits = self.model(x_adv)
-            widest = margin(logits, y)
-            value = widest if self.target is None else targeted_margin(logits, y, self.target[sample])
-        self.highest[sample] = torch.maximum(self.highest[sample], widest.detach())
+            value = (
+                margin(logits, y) if self.target is None else targeted_margin(logits, y, self.target[sample])
+            )
+        now = _ahead(logits.detach(), y)
+        if self.ahead is None:
+            self.ahead = now.new_full((len(self.samples.y), now.shape[1]), -torch.inf)
+        self.ahead[sample] = torch.maximum(self.ahead[sample], now)
         fooled = logits.detach().argmax(1) != y
         if last:
             return state, x_adv, fooled
         (gradient,) = torch.autograd.grad(value.sum(), x_adv)
         x_adv = x_adv.detach()
-        if bool((age == 0).any()):
-            slope = torch.linalg.vector_norm(gradient.flatten(1), ord=1 if self.norm == "linf" else 2, dim=1)
-            new = (age == 0).to(x.device)
-            self.promise[sample[new]] = self.eps * slope[new]
-        size = per_sample(self.sizes[age].to(x), x)
-        moved = x_adv + size * geometry.ascent(gradient, self.norm)
+        moved = x_adv + per_sample(self.sizes[age].to(x), x) * geometry.ascent(gradient, self.norm)
         moved = (x + geometry.project(moved - x, self.norm, self.eps)).clamp(0.0, 1.0)
         return Ascending(sample, moved), x_adv, fooled
+
+
+def _ahead(logits: Tensor, y: Tensor) -> Tensor:
+    """z_k - z_y of every class k, -∞ of the true one: (N, K), (N,) -> (N, K)."""
+    true = y[:, None]
+    return (logits - logits.gather(1, true)).scatter(1, true, -torch.inf)
 
 
 def audited(ids: Tensor, share: float, seed: int) -> Tensor:
@@ -196,7 +245,8 @@ def audited(ids: Tensor, share: float, seed: int) -> Tensor:
 
 
 def _drawn(noise: Noise, share: float) -> Tensor:
-    return noise.stream(_AUDIT).uniform((1,))[:, 0] < share
+    drawn: Tensor = noise.stream(_AUDIT).uniform((1,))[:, 0] < share
+    return drawn
 
 
 class Missed(NamedTuple):

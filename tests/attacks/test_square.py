@@ -119,3 +119,50 @@ def test_any_size(height: int, width: int) -> None:
         found = square(model, x, y, Noise(torch.arange(2)), norm=norm, eps=eps, queries=40).images  # type: ignore[arg-type]
         assert geometry.size(found - x, norm).max() <= eps * (1 + 1e-4)  # type: ignore[arg-type]
         assert (found != x).any()
+
+
+class Counting(nn.Module):
+    """Counts images; with ``restless`` no two passes answer the same."""
+
+    def __init__(self, inner: nn.Module, restless: bool = False) -> None:
+        super().__init__()
+        self.inner, self.restless, self.seen, self.passes = inner, restless, 0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen, self.passes = self.seen + len(x), self.passes + 1
+        logits: Tensor = self.inner(x)
+        return logits + 1e-7 * (-1) ** self.passes if self.restless else logits
+
+
+def test_what_was_turned_down_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same images for a fraction of the passes, and for all of them if the model may answer otherwise."""
+    inner, x = network(1, 8), images(SAMPLES)
+    y, queries = inner(x).argmax(1), 1500
+
+    def run(model: Counting) -> Tensor:
+        return square(
+            model, x, y, Noise(torch.arange(SAMPLES)), norm="linf", eps=2e-3, queries=queries
+        ).images
+
+    remembers, forgets, restless = Counting(inner), Counting(inner), Counting(inner, restless=True)
+    found = run(remembers)
+    run(restless)
+    monkeypatch.setattr("attacks.square._MEMORY", 0)
+    assert torch.equal(run(forgets), found)
+    assert (inner(found).argmax(1) == y).all()
+    assert remembers.seen < 0.4 * queries * SAMPLES
+    assert forgets.seen >= (queries + 1) * SAMPLES
+    assert restless.seen >= (queries + 1) * SAMPLES
+
+
+def test_room_changes_nothing_but_how_many_are_tried_ahead() -> None:
+    model, x = network(1, 8), images(SAMPLES)
+    y, noise = model(x).argmax(1), Noise(torch.arange(SAMPLES))
+    for norm, eps in (("linf", 0.03), ("l2", 0.3)):
+        found = [
+            square(model, x, y, noise, norm=norm, eps=eps, queries=QUERIES, room=room)  # type: ignore[arg-type]
+            for room in (1, SAMPLES, 10 * SAMPLES)
+        ]
+        for other in found[1:]:
+            assert torch.equal(other.fooled, found[0].fooled)
+            assert torch.allclose(other.images, found[0].images, atol=1e-5)
