@@ -73,7 +73,7 @@ class AutoAttack(BudgetAttack):
         costs = {
             "apgd-ce": (apgd, apgd),
             "apgd-dlr": (apgd, apgd),
-            "apgd-t": (targets * (self.steps + 2), targets * (self.steps + 1)),
+            "apgd-t": (targets * (self.steps + 1), targets * (self.steps + 1)),
             "fab": (restarts * 2 * self.steps, restarts * self.steps * classes),
             "fab-t": (targets * 2 * self.steps, targets * self.steps),
             "square": (self.square_queries, 0),

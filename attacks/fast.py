@@ -132,6 +132,7 @@ class FastAutoAttack(BudgetAttack):
                     samples.pick(close),
                     key_of("ascent", steps, number),
                     target,
+                    classes=logits.shape[1],
                     norm=self.norm,
                     eps=self.eps,
                     steps=steps,
@@ -196,13 +197,14 @@ class Ascent(Search[Ascending]):
         stream: int,
         target: Tensor | None,
         *,
+        classes: int,
         norm: Norm,
         eps: float,
         steps: int,
     ) -> None:
         super().__init__(samples, [stream], steps + 1)
         self.model, self.target, self.norm, self.eps = model, target, norm, eps
-        self.ahead: Tensor | None = None
+        self.ahead = samples.x.new_full((len(samples.y), classes), -torch.inf)
         self.sizes: Tensor = eps * (1.0 + (torch.arange(steps + 1) * math.pi / steps).cos())
 
     def begin(self, sample: Tensor, start: Tensor) -> Ascending:
@@ -219,10 +221,7 @@ class Ascent(Search[Ascending]):
             value = (
                 margin(logits, y) if self.target is None else targeted_margin(logits, y, self.target[sample])
             )
-        now = _ahead(logits.detach(), y)
-        if self.ahead is None:
-            self.ahead = now.new_full((len(self.samples.y), now.shape[1]), -torch.inf)
-        self.ahead[sample] = torch.maximum(self.ahead[sample], now)
+        self.ahead[sample] = torch.maximum(self.ahead[sample], _ahead(logits.detach(), y))
         fooled = logits.detach().argmax(1) != y
         if last:
             return state, x_adv, fooled

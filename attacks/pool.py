@@ -33,7 +33,7 @@ class Found(NamedTuple):
     """What searches came to, for each of N samples."""
 
     images: Tensor
-    """(N, C, H, W): the natural image where nothing was found."""
+    """(N, C, H, W): where nothing fools the model, any image within the budget."""
     fooled: Tensor
     """(N,) bool."""
 

@@ -80,6 +80,12 @@ def fast(norm: Norm, audit: float = 0.0) -> FastAutoAttack:
     return FastAutoAttack(norm=norm, eps=EPS[norm], audit=audit, full_steps=10, square_queries=300)
 
 
+def weaker(norm: Norm, audit: float) -> FastAutoAttack:
+    """One step from anywhere, in a ball so large that AutoAttack breaks many more."""
+    few = {"targets": 1, "steps": 1, "close_targets": 1, "close_steps": 1}
+    return dataclasses.replace(fast(norm, audit), eps=1.5 * EPS[norm], **few)
+
+
 def full(norm: Norm) -> AutoAttack:
     return AutoAttack(norm=norm, eps=EPS[norm], steps=10, square_queries=300)
 
@@ -114,11 +120,8 @@ def test_an_honest_model_is_left_to_the_cheap_members(norm: Norm, digits: Proble
 @both_norms
 def test_the_audited_go_through_autoattack(norm: Norm, digits: Problem) -> None:
     """All of them in the audit: whatever the cheap members left has AutoAttack's own outcome."""
-    weak = FastAutoAttack(
-        norm=norm, eps=1.5 * EPS[norm], targets=1, steps=1, audit=1.0, full_steps=10, square_queries=300
-    )
-    whole = dataclasses.replace(full(norm), eps=weak.eps)
-    cheap = dataclasses.replace(weak, audit=0.0)
+    weak = weaker(norm, 1.0)
+    whole, cheap = dataclasses.replace(full(norm), eps=weak.eps), dataclasses.replace(weak, audit=0.0)
     ours, theirs = weak(*digits, seed=5), whole(*digits, seed=5)
     left = cheap(*digits, seed=5).prediction == digits.y
     assert torch.equal(ours.prediction == digits.y, theirs.prediction == digits.y)
@@ -128,9 +131,7 @@ def test_the_audited_go_through_autoattack(norm: Norm, digits: Problem) -> None:
 
 def test_the_audit_is_the_one_that_is_announced(digits: Problem) -> None:
     """``audited`` says which samples an attack audits."""
-    weak = FastAutoAttack(
-        norm="linf", eps=0.15, targets=1, steps=1, audit=0.5, full_steps=10, square_queries=300
-    )
+    weak = weaker("linf", 0.5)
     none, whole = dataclasses.replace(weak, audit=0.0), dataclasses.replace(full("linf"), eps=weak.eps)
     ids, y = 1000 + torch.arange(SAMPLES), digits.y
     left = none(*digits, ids=ids, seed=3).prediction == y

@@ -207,8 +207,9 @@ class Restless(Constant):
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
-        logits = super().forward(x)
-        return logits + 1e-3 * (-1) ** self.calls * torch.eye(logits.shape[1])[1]
+        logits: Tensor = super().forward(x)
+        logits[:, 1] = logits[:, 1] + 1e-3 * (-1) ** self.calls
+        return logits
 
 
 @pytest.mark.parametrize("version", ["standard", "plus", "rand", "square"])
@@ -217,8 +218,10 @@ def test_autoattack_spends_all_passes_of_its_version_on_what_never_falls(version
     attack = AutoAttack(norm="linf", eps=0.1, version=version, steps=10, square_queries=40)
     outcome = attack(Restless(), images(2), torch.zeros(2, dtype=torch.int64))
     forwards, backwards = attack.passes(5)
-    assert outcome.forwards == pytest.approx(forwards, rel=0.1, abs=6)
-    assert outcome.backwards == pytest.approx(backwards, rel=0.15, abs=1)
+    assert outcome.forwards == pytest.approx(
+        forwards, rel=0, abs=6
+    )  # the image itself, and looks at the start
+    assert outcome.backwards == backwards
 
 
 def test_gradient_attacks_break_what_a_saturated_cross_entropy_hides() -> None:
