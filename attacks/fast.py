@@ -115,11 +115,11 @@ class FastAutoAttack(BudgetAttack):
         x_adv, gap = samples.x.clone(), -margin(logits, samples.y)
         # How near each class has come, on the natural image at first.
         ahead = _ahead(logits, samples.y)
-        for targets, steps in ((self.targets, self.steps), (self.close_targets, self.close_steps)):
-            close = rows
-            if steps == self.close_steps:
-                close = rows[ahead[rows].amax(1) >= -_CLOSE * gap[rows]]
-            far = rows[~torch.isin(rows, close)]
+        for again, (targets, steps) in enumerate(
+            ((self.targets, self.steps), (self.close_targets, self.close_steps))
+        ):
+            near = ahead[rows].amax(1) >= -_CLOSE * gap[rows]
+            far, close = (rows[~near], rows[near]) if again else (rows[:0], rows)
             tried = ahead.new_zeros(ahead.shape, dtype=torch.bool)
             for number in range(min(targets, logits.shape[1])):
                 if not len(close):
@@ -130,7 +130,7 @@ class FastAutoAttack(BudgetAttack):
                 ascent = Ascent(
                     model,
                     samples.pick(close),
-                    key_of("ascent", steps, number),
+                    key_of("ascent", again, number),
                     target,
                     classes=logits.shape[1],
                     norm=self.norm,

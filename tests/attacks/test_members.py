@@ -139,6 +139,7 @@ def test_fab_is_the_library_s(kind: str, norm: Norm, rank: int, start: int) -> N
     assert not found.fooled.any()
     ours = state.nearest[-SAMPLES:]
     assert torch.allclose(ours, theirs, rtol=0.005)
+    assert torch.isclose(ours, theirs, rtol=1e-4).float().mean() >= 0.75  # rounding, a hundred steps on
     assert torch.equal(ours <= eps, theirs <= eps)
     assert 0 < int((ours <= eps).sum()) < SAMPLES
     if start:
