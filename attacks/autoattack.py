@@ -1,30 +1,27 @@
-"""AutoAttack: Croce and Hein 2020, https://arxiv.org/abs/2003.01690, on members of ``pyautoattack``.
+"""AutoAttack: Croce and Hein 2020, https://arxiv.org/abs/2003.01690.
 
-APGD and FAB and all their parameters are the library's; Square is ours. Ours too is the loop over
-members, restarts and targets, so that outcomes depend on nothing but the sample: the library seeds the
-global generator and draws noise for a whole batch at once, which ties a sample's result to its neighbours.
+The members are our own, with the authors' algorithms and numbers, in a loop that ties no sample's outcome
+to another's: their code seeds the global generator, draws noise for a whole batch at once, and keeps a
+sample to the end of a run that it fell in at the start.
 """
 
-import logging
-from collections.abc import Callable, Iterator
+import dataclasses
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from robustness_bench.attacks.base import AttackError, BudgetAttack, predict
-from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.geometry import Norm
-from robustness_bench.attacks.numerics.losses import LOSSES
-from robustness_bench.attacks.numerics.margins import margin
-from robustness_bench.attacks.numerics.noise import Noise, NoiseOfSamples, key_of, mix
+from robustness_bench.attacks.numerics.losses import LOSSES, dlr, targeted_dlr
+from robustness_bench.attacks.numerics.noise import Noise, key_of
+from robustness_bench.attacks.searches.apgd import APGD, TargetedLoss
+from robustness_bench.attacks.searches.fab import FAB
+from robustness_bench.attacks.searches.pool import Found, Samples, searched
 from robustness_bench.attacks.searches.square import square
 
-_LIBRARY_NORM = {"linf": "Linf", "l2": "L2"}
 _MOST_TARGETS = 9  # AutoAttack's own number of target classes
-_SILENT = logging.Logger("autoattack", logging.CRITICAL)  # its warnings name no cell
 
 _MEMBERS: dict[str, tuple[str, ...]] = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
@@ -32,8 +29,6 @@ _MEMBERS: dict[str, tuple[str, ...]] = {
     "rand": ("apgd-ce", "apgd-dlr"),
     "square": ("square",),
 }
-_Run = Callable[[Tensor, Tensor, Noise], Tensor]
-"""One start of a member: images, labels and noise of N samples -> an image for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +49,8 @@ class AutoAttack(BudgetAttack):
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    _leaves: ClassVar[bool] = True
+    """Whether a sample leaves the moment it falls."""
 
     version: str = "standard"
     loss: Literal["log-odds", "ce"] = "log-odds"
@@ -76,7 +73,7 @@ class AutoAttack(BudgetAttack):
         costs = {
             "apgd-ce": (apgd, apgd),
             "apgd-dlr": (apgd, apgd),
-            "apgd-t": (targets * (self.steps + 2), targets * (self.steps + 1)),
+            "apgd-t": (targets * (self.steps + 1), targets * (self.steps + 1)),
             "fab": (restarts * 2 * self.steps, restarts * self.steps * classes),
             "fab-t": (targets * 2 * self.steps, targets * self.steps),
             "square": (self.square_queries, 0),
@@ -84,97 +81,118 @@ class AutoAttack(BudgetAttack):
         members = [costs[name] for name in _MEMBERS[self.version]]
         return sum(forwards for forwards, _ in members), sum(backwards for _, backwards in members)
 
+    def for_transfer(self) -> "AutoAttack":
+        return _ToTheEnd(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         with torch.no_grad():
-            classes = model(x[:1]).shape[1]
-        if classes < 2:
+            logits, again = model(x), model(x)
+        if logits.shape[1] < 2:
             raise AttackError("AutoAttack needs a model of at least 2 classes, this one has 1")
-        x = x.contiguous()  # the library views images flat, which channels-last ones do not allow
-        x_adv, rows = x.clone(), torch.arange(len(x), device=x.device)
-        for stream, run in self._runs(model, x.device, classes):
+        samples, x_adv, draws = Samples(x, y, noise), x.clone(), (logits != again).any(1)
+        for leave, which in ((True, ~draws), (False, draws)):
+            rows = which.nonzero()[:, 0]
+            if len(rows):
+                x_adv[rows] = self._attacked(model, samples.pick(rows), logits[rows], leave)
+        return x_adv
+
+    def _attacked(self, model: nn.Module, samples: Samples, logits: Tensor, leave: bool) -> Tensor:
+        """An image for each of N samples, by one member after another.
+
+        Args:
+            leave: not where the model draws, whose first success may be a chance one.
+        """
+        x, y, _ = samples
+        targets, wrong = ranked(logits), logits.argmax(1) != y
+        x_adv, rows = x.clone(), torch.arange(len(x), device=x.device)  # the samples still under attack
+        for name in _MEMBERS[self.version]:
+            if name.startswith("fab"):
+                rows = rows[~wrong[rows]]  # nothing is nearer than the natural image
             if not len(rows):
                 break
-            found = run(x[rows], y[rows], Noise(mix(noise[rows].keys + stream)))
-            # FAB looks for the nearest image, wherever it is.
-            inside = geometry.size(found - x[rows], self.norm) <= self._limit
-            fooled = (predict(model, found) != y[rows]) & inside
-            x_adv[rows[fooled]] = found[fooled]
+            found = self._run(name, model, samples.pick(rows), targets[rows], len(x), leave=leave)
+            fooled = judged(model, found, y[rows])
+            x_adv[rows[fooled]] = found.images[fooled]
             rows = rows[~fooled]
         return x_adv
 
-    def _runs(self, model: nn.Module, device: torch.device, classes: int) -> Iterator[tuple[int, _Run]]:
-        """Every start of every member, with the key of its random numbers."""
+    def _run(
+        self,
+        name: str,
+        model: nn.Module,
+        samples: Samples,
+        targets: Tensor,
+        room: int,
+        *,
+        leave: bool = True,
+    ) -> Found:
+        """One member from all its starts."""
+        targeted = name.endswith("-t")
         restarts = 5 if self.version == "plus" else 1
-        targets = range(2, min(_MOST_TARGETS, classes - 1) + 2)  # the library's rank 1 is the class itself
-        for name in _MEMBERS[self.version]:
-            runs: list[_Run]
-            if name in ("apgd-ce", "apgd-dlr"):
-                runs = [self._apgd(model, device, name, classes)] * restarts
-            elif name == "apgd-t":
-                runs = [self._apgd_targeted(model, device, rank, classes) for rank in targets]
-            elif name == "fab":
-                runs = [self._fab(model, device, start=restart > 0) for restart in range(restarts)]
-            elif name == "fab-t":
-                runs = [self._fab(model, device, rank=rank) for rank in targets]
-            else:
-                runs = [partial(self._square, model)]
-            yield from ((key_of(name, number), run) for number, run in enumerate(runs))
+        streams = [key_of(name, start) for start in range(targets.shape[1] if targeted else restarts)]
+        aims = targets if targeted else None
+        if name == "square":
+            noise = samples.noise.stream(streams[0])
+            return square(
+                model,
+                samples.x,
+                samples.y,
+                noise,
+                norm=self.norm,
+                eps=self.eps,
+                queries=self.square_queries,
+                room=room,
+            )
+        if name.startswith("fab"):
+            fab = FAB(
+                model,
+                samples,
+                streams,
+                norm=self.norm,
+                eps=self.eps,
+                limit=self._limit,
+                targets=aims,
+                steps=self.steps,
+            )
+            return searched(fab, room=room, leave=leave and self._leaves)
+        apgd = APGD(
+            model,
+            samples,
+            streams,
+            norm=self.norm,
+            eps=self.eps,
+            loss=self._loss(name),
+            targets=aims,
+            steps=self.steps,
+            averaged=20 if self.version == "rand" else 1,
+        )
+        return searched(apgd, room=room, leave=leave and self._leaves)
 
-    def _settings(self, device: torch.device) -> dict[str, Any]:
-        return {"n_iter": self.steps, "norm": _LIBRARY_NORM[self.norm], "eps": self.eps, "device": device}
-
-    def _apgd(self, model: nn.Module, device: torch.device, name: str, classes: int) -> _Run:
-        from pyautoattack.autopgd_base import APGDAttack
-
-        averaged = 20 if self.version == "rand" else 1
-        # The library climbs whatever method it has under this name.
-        member = APGDAttack(model, loss="dlr", eot_iter=averaged, logger=_SILENT, **self._settings(device))
-        if name == "apgd-ce":
-            member.dlr_loss = LOSSES[self.loss]
-        elif classes < 3:
-            member.dlr_loss = margin
-        return partial(_climbed, member)
-
-    def _apgd_targeted(self, model: nn.Module, device: torch.device, rank: int, classes: int) -> _Run:
-        from pyautoattack.autopgd_base import APGDAttack_targeted
-
-        member = APGDAttack_targeted(model, logger=_SILENT, **self._settings(device))
-
-        def targeted_margin(logits: Tensor, y: Tensor) -> Tensor:
-            each = torch.arange(len(y), device=y.device)
-            return logits[each, member.y_target] - logits[each, y]
-
-        if classes < 4:
-            member.dlr_loss_targeted = targeted_margin
-
-        def run(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-            with torch.no_grad():
-                member.y_target = model(x).sort(dim=1)[1][:, -rank]
-            return _climbed(member, x, y, noise)
-
-        return run
-
-    def _fab(self, model: nn.Module, device: torch.device, *, rank: int = 0, start: bool = False) -> _Run:
-        """Untargeted, or at the class of a rank."""
-        from pyautoattack.fab_pt import FABAttack_PT
-
-        member = FABAttack_PT(model, **self._settings(device))
-        member.target_class = rank
-
-        def run(x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-            with NoiseOfSamples(noise):
-                found: Tensor = member.attack_single_run(x, y, use_rand_start=start, is_targeted=rank > 0)
-            return found.detach()
-
-        return run
-
-    def _square(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        return square(model, x, y, noise, norm=self.norm, eps=self.eps, queries=self.square_queries)
+    def _loss(self, name: str) -> TargetedLoss:
+        if name == "apgd-t":
+            return targeted_dlr
+        untargeted = LOSSES[self.loss] if name == "apgd-ce" else dlr
+        return lambda logits, y, target: untargeted(logits, y)
 
 
-def _climbed(member: Any, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-    """What one start of the library's APGD found."""
-    member.init_hyperparam(x)
-    with NoiseOfSamples(noise):
-        found: Tensor = member.attack_single_run(x, y)[3]
-    return found.detach()
+class _ToTheEnd(AutoAttack):
+    """APGD and FAB go on after a success: the last one carries over to other models better than the first."""
+
+    _leaves: ClassVar[bool] = False
+
+    @property
+    def stream(self) -> str:
+        return AutoAttack.__name__
+
+
+def ranked(logits: Tensor) -> Tensor:
+    """The classes after the model's own, likeliest first, nine at most: (N, K) -> (N, targets)."""
+    return logits.sort(dim=1)[1].flip(1)[:, 1 : _MOST_TARGETS + 1]
+
+
+def judged(model: nn.Module, found: Found, y: Tensor) -> Tensor:
+    """Which of the images that fooled do so in this batch too, where rounding is another: (N,)."""
+    fooled = found.fooled.clone()
+    if fooled.any():
+        fooled[found.fooled] = predict(model, found.images[found.fooled]) != y[found.fooled]
+    return fooled

@@ -146,6 +146,11 @@ class Attack(ABC):
         """This attack as it should run on a surrogate, where the first success is not enough."""
         return self
 
+    @property
+    def stream(self) -> str:
+        """What its random numbers are drawn from, besides a seed and the samples' ids."""
+        return type(self).__name__
+
     def check(self, distance: Tensor) -> None:  # noqa: B027 - no budget, nothing to check
         """Raise AttackError if the attack broke its own budget."""
 
@@ -195,7 +200,7 @@ class Attack(ABC):
         """
         check_images(x, y)
         ids = torch.arange(len(x)) if ids is None else ids
-        noise = Noise.for_samples(ids.to(x.device), seed, type(self).__name__)
+        noise = Noise.for_samples(ids.to(x.device), seed, self.stream)
         counted = Counted(model)
         with frozen(counted):
             clean = predict(counted, x)

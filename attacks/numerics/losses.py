@@ -78,6 +78,24 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return margin(logits, y) / (largest[:, 0] - largest[:, 2] + 1e-12)
 
 
+def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """z_t - z_y, above 0 where the target class is ahead of the true one: (N, K), (N,), (N,) -> (N,)."""
+    ahead: Tensor = logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])
+    return ahead[:, 0]
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """(z_t - z_y) / (z_π1 - (z_π3 + z_π4)/2): Croce and Hein 2020, equation 7: (N, K), (N,), (N,) -> (N,).
+
+    It is not defined below four classes, where the targeted margin takes its place.
+    """
+    ahead = targeted_margin(logits, y, target)
+    if logits.shape[1] < 4:
+        return ahead
+    largest = logits.topk(4, dim=1).values
+    return ahead / (largest[:, 0] - 0.5 * (largest[:, 2] + largest[:, 3]) + 1e-12)
+
+
 LOSSES: dict[LossName, Callable[[Tensor, Tensor], Tensor]] = {
     "log-odds": log_odds,
     "ce": cross_entropy,

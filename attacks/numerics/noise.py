@@ -60,14 +60,22 @@ class Noise:
         """The noise of a subset of the samples (mask or indices)."""
         return Noise(self.keys[rows])
 
-    def _bits(self, shape: tuple[int, ...], draw: int) -> Tensor:
+    def stream(self, key: Tensor | int) -> "Noise":
+        """Other noise of the same samples: of one key, or of a key for each, (N,) int64."""
+        return Noise(mix(self.keys + key))
+
+    def _bits(self, shape: tuple[int, ...], draw: int | Tensor) -> Tensor:
         positions = torch.arange(math.prod(shape), device=self.keys.device)
-        keys = mix(self.keys + mix(torch.tensor(draw, device=self.keys.device)))[:, None]
+        keys = mix(self.keys + mix(torch.as_tensor(draw, device=self.keys.device)))[:, None]
         bits: Tensor = _shift_right(mix(mix(keys + positions * _GOLDEN)), 41)
         return bits.reshape(len(self), *shape)
 
-    def uniform(self, shape: tuple[int, ...], *, draw: int = 0) -> Tensor:
-        """Uniform on (0, 1), float32 (N, *shape); another ``draw`` is another independent sample."""
+    def uniform(self, shape: tuple[int, ...], *, draw: int | Tensor = 0) -> Tensor:
+        """Uniform on (0, 1), float32 (N, *shape); another ``draw`` is another independent sample.
+
+        Args:
+            draw: of all samples, or of each, (N,) int64.
+        """
         return (self._bits(shape, draw).float() + 0.5) * 2.0**-23
 
     def normal(self, shape: tuple[int, ...], *, draw: int = 0) -> Tensor:

@@ -16,6 +16,15 @@ PRESETS = attack_presets("paper") | attack_presets("strict")
 CASES = [(name, norm) for name, preset in PRESETS.items() for norm in preset.norms]
 FEWER: dict[str, Any] = {
     "AutoAttack": {"steps": 4, "square_queries": 60},
+    "FastAutoAttack": {
+        "targets": 2,
+        "steps": 4,
+        "close_targets": 2,
+        "close_steps": 5,
+        "full_steps": 4,
+        "square_queries": 60,
+        "audit": 0.5,
+    },
     "Wasserstein": {"steps": 4, "bisections": 10},
 }
 MOST = {"steps": 8, "restarts": 2, "search_steps": 2}

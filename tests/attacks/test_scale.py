@@ -19,6 +19,7 @@ CASES = [(name, norm) for name, preset in OURS.items() if preset.kind in EPS for
 FEWER: dict[str, dict[str, Any]] = {
     "PGD": {"restarts": 2},
     "AutoAttack": {"steps": 8, "square_queries": 20},
+    "FastAutoAttack": {"full_steps": 8, "square_queries": 20},
     "Wasserstein": {"steps": 6, "bisections": 10},
 }
 SCALES = {"PGD": (3.0, 10.0, 30.0, 100.0, 1000.0), "TIDIM": (3.0, 10.0, 30.0, 100.0, 1000.0)}

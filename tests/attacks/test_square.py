@@ -81,7 +81,7 @@ def test_the_library_s_images_on_the_same_numbers(
     for rows in batches:
         noise = Noise(keys[rows])
         theirs = by_library(model, x[rows], y[rows], noise, norm, eps)
-        ours = square(model, x[rows], y[rows], noise, norm=norm, eps=eps, queries=QUERIES)
+        ours = square(model, x[rows], y[rows], noise, norm=norm, eps=eps, queries=QUERIES).images
         assert torch.allclose(ours, theirs, atol=1e-5)
         assert geometry.size(ours - x[rows], norm).max() <= eps * (1 + 1e-5) + 1e-6
         fallen.append(model(ours).argmax(1) != y[rows])
@@ -91,14 +91,22 @@ def test_the_library_s_images_on_the_same_numbers(
 
 def test_a_sample_leaves_the_moment_it_falls() -> None:
     model, x = network(1, 8), images(32)
-    y, seen = model(x).argmax(1), []
-    model.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
-    found = square(model, x, y, Noise(torch.arange(32)), norm="linf", eps=0.1, queries=QUERIES)
-    assert seen[0] == 32
-    assert seen == sorted(seen, reverse=True)
-    assert len(set(seen)) > 3
-    stood = int((model(found).argmax(1) == y).sum())
-    assert seen[-2] >= stood > 0
+    y, eps = model(x).argmax(1), 0.1
+    fell = torch.zeros(32, dtype=torch.bool)
+
+    def look(module: nn.Module, args: tuple[Tensor], logits: Tensor) -> None:
+        distance = (args[0][:, None] - x[None]).flatten(2).abs().amax(2)
+        sample = distance.argmin(1)
+        assert distance.min(1).values.max() <= eps + 1e-6
+        assert not fell[sample].any()
+        fell[sample[logits.argmax(1) != y[sample]]] = True
+
+    handle = model.register_forward_hook(look)
+    found = square(model, x, y, Noise(torch.arange(32)), norm="linf", eps=eps, queries=QUERIES)
+    handle.remove()
+    assert torch.equal(found.fooled, fell)
+    assert torch.equal(model(found.images).argmax(1) != y, fell)
+    assert 0 < int(fell.sum()) < 32
 
 
 @pytest.mark.parametrize(("height", "width"), [(12, 12), (3, 4), (8, 17), (1, 1)])
@@ -108,6 +116,53 @@ def test_any_size(height: int, width: int) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * height * width, 4)).requires_grad_(False)
     y = model(x).argmax(1)
     for norm, eps in (("linf", 1e-3), ("l2", 1e-2)):
-        found = square(model, x, y, Noise(torch.arange(2)), norm=norm, eps=eps, queries=40)  # type: ignore[arg-type]
+        found = square(model, x, y, Noise(torch.arange(2)), norm=norm, eps=eps, queries=40).images  # type: ignore[arg-type]
         assert geometry.size(found - x, norm).max() <= eps * (1 + 1e-4)  # type: ignore[arg-type]
         assert (found != x).any()
+
+
+class Counting(nn.Module):
+    """Counts images; with ``restless`` no two passes answer the same."""
+
+    def __init__(self, inner: nn.Module, restless: bool = False) -> None:
+        super().__init__()
+        self.inner, self.restless, self.seen, self.passes = inner, restless, 0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen, self.passes = self.seen + len(x), self.passes + 1
+        logits: Tensor = self.inner(x)
+        return logits + 1e-7 * (-1) ** self.passes if self.restless else logits
+
+
+def test_what_was_turned_down_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same images for a fraction of the passes, and for all of them if the model may answer otherwise."""
+    inner, x = network(1, 8), images(SAMPLES)
+    y, queries = inner(x).argmax(1), 1500
+
+    def run(model: Counting) -> Tensor:
+        return square(
+            model, x, y, Noise(torch.arange(SAMPLES)), norm="linf", eps=2e-3, queries=queries
+        ).images
+
+    remembers, forgets, restless = Counting(inner), Counting(inner), Counting(inner, restless=True)
+    found = run(remembers)
+    run(restless)
+    monkeypatch.setattr("robustness_bench.attacks.searches.square._MEMORY", 0)
+    assert torch.equal(run(forgets), found)
+    assert (inner(found).argmax(1) == y).all()
+    assert remembers.seen < 0.4 * queries * SAMPLES
+    assert forgets.seen >= (queries + 1) * SAMPLES
+    assert restless.seen >= (queries + 1) * SAMPLES
+
+
+def test_room_changes_nothing_but_how_many_are_tried_ahead() -> None:
+    model, x = network(1, 8), images(SAMPLES)
+    y, noise = model(x).argmax(1), Noise(torch.arange(SAMPLES))
+    for norm, eps in (("linf", 0.03), ("l2", 0.3)):
+        found = [
+            square(model, x, y, noise, norm=norm, eps=eps, queries=QUERIES, room=room)  # type: ignore[arg-type]
+            for room in (1, SAMPLES, 10 * SAMPLES)
+        ]
+        for other in found[1:]:
+            assert torch.equal(other.fooled, found[0].fooled)
+            assert torch.allclose(other.images, found[0].images, atol=1e-5)

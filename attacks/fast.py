@@ -1,0 +1,281 @@
+"""AutoAttack's answer for a fraction of its price: cheap members first, the whole of it where they may err.
+
+Cheap members miss what AutoAttack finds mostly where gradients mislead. So a sample that shows a sign of
+that goes through AutoAttack, and so does a random share of all that are left: what it still finds there
+bounds what was missed on the others.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustness_bench.attacks.autoattack import AutoAttack, judged
+from robustness_bench.attacks.base import BudgetAttack
+from robustness_bench.attacks.numerics import geometry
+from robustness_bench.attacks.numerics.geometry import Norm, per_sample
+from robustness_bench.attacks.numerics.losses import targeted_margin
+from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.noise import Noise, key_of
+from robustness_bench.attacks.searches.pool import Rows, Samples, Search, searched
+
+_CLOSE = 0.4  # of the margin at the natural image: an ascent that leaves less of it is worth another try
+_FLAT = 0.02  # of that margin, that a step of ε along the gradient would at least take away
+_KEPT = 0.3  # of what that step promises, that the ascents at least keep
+_NEAR = 0.1  # a step so short, in ε, that the gradient at least keeps
+_TRUE = 0.5  # this share of its promise
+_CORNERS = 2  # random corners of the ball, none of which should be worse than what the ascents reach
+_AUDIT, _CORNER = key_of("audit"), key_of("corner")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastAutoAttack(BudgetAttack):
+    """Margin ascents towards the likeliest classes, then AutoAttack, version standard, for some samples.
+
+    The first ascent goes for whichever class is nearest, each other one for the class that has come nearest
+    so far and has had none. A sample leaves the moment it falls. One that comes close to it gets more and
+    longer ascents from other starts. Those that stand go through AutoAttack if
+
+    - the gradient at the natural image promises next to nothing from a step of ε, or
+    - a tenth of that step keeps less than half of its promise, or all ascents less than 0.3 of it, or
+    - a random corner of the ball is worse for the model than all that the ascents have found, or
+    - they are in the audit, whatever they look like.
+
+    All of this is decided by the sample alone. Where two passes of the natural image differ, there is no
+    ascent. AutoAttack then does what it would have done by itself.
+
+    Args:
+        targets: ascents of a sample, the first included.
+        steps: of each.
+        close_targets: further ascents of a sample that comes close, again from the first kind on.
+        close_steps: of each of these.
+        audit: share of the samples, 0 to 1: see ``audited`` and ``missed_bound``.
+        full_steps: AutoAttack's ``steps``.
+        square_queries: AutoAttack's.
+    """
+
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+
+    targets: int = 3
+    steps: int = 8
+    close_targets: int = 9
+    close_steps: int = 25
+    audit: float = 0.01
+    full_steps: int = 100
+    square_queries: int = 5000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.targets, self.steps, self.close_targets, self.close_steps) < 1:
+            raise ValueError(f"targets and steps must be at least 1, got {self!r}")
+        if not 0.0 <= self.audit <= 1.0:
+            raise ValueError(f"audit must be a share between 0 and 1, got {self.audit}")
+        self._full()  # checks its own
+
+    @property
+    def stream(self) -> str:
+        return AutoAttack.__name__
+
+    def _full(self) -> AutoAttack:
+        return AutoAttack(
+            norm=self.norm, eps=self.eps, steps=self.full_steps, square_queries=self.square_queries
+        )
+
+    def passes(self, classes: int) -> tuple[int, int]:
+        """Of a sample that comes close and that nothing marks; the audit's share of AutoAttack is in it."""
+        ascents, close = min(self.targets, classes), min(self.close_targets, classes)
+        steps = ascents * self.steps + close * self.close_steps
+        forwards, backwards = self._full().passes(classes)
+        return (
+            steps + ascents + close + 4 + _CORNERS + math.ceil(self.audit * forwards),
+            steps + 1 + math.ceil(self.audit * backwards),
+        )
+
+    def for_transfer(self) -> AutoAttack:
+        """AutoAttack's own images: the last of a climb carries over, the first one that fools hardly."""
+        return self._full().for_transfer()
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        samples = Samples(x, y, noise)
+        with torch.no_grad():
+            logits, again = model(x), model(x)
+        draws = (logits != again).any(1)
+        x_adv, rows, marked = self._ascended(model, samples, logits, (~draws).nonzero()[:, 0])
+        doubtful = torch.cat([draws.nonzero()[:, 0], rows[marked | _drawn(noise[rows], self.audit)]])
+        if len(doubtful):
+            x_adv[doubtful] = self._full().perturb(model, *samples.pick(doubtful))
+        return x_adv
+
+    def _ascended(
+        self, model: nn.Module, samples: Samples, logits: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the samples ``rows``: images of those that fall, who stands, and which of these are marked."""
+        x_adv, gap = samples.x.clone(), -margin(logits, samples.y)
+        # How near each class has come, on the natural image at first.
+        ahead = _ahead(logits, samples.y)
+        for again, (targets, steps) in enumerate(
+            ((self.targets, self.steps), (self.close_targets, self.close_steps))
+        ):
+            near = ahead[rows].amax(1) >= -_CLOSE * gap[rows]
+            far, close = (rows[~near], rows[near]) if again else (rows[:0], rows)
+            tried = ahead.new_zeros(ahead.shape, dtype=torch.bool)
+            for number in range(min(targets, logits.shape[1])):
+                if not len(close):
+                    break
+                target = ahead[close].masked_fill(tried[close], -torch.inf).argmax(1) if number else None
+                if target is not None:
+                    tried[close, target] = True
+                ascent = Ascent(
+                    model,
+                    samples.pick(close),
+                    key_of("ascent", again, number),
+                    target,
+                    classes=logits.shape[1],
+                    norm=self.norm,
+                    eps=self.eps,
+                    steps=steps,
+                )
+                found = searched(ascent, room=len(close))
+                fooled = judged(model, found, samples.y[close])
+                ahead[close] = torch.maximum(ahead[close], ascent.ahead)
+                x_adv[close[fooled]] = found.images[fooled]
+                close = close[~fooled]
+            rows = torch.cat([far, close])
+        if not len(rows):
+            return x_adv, rows, torch.zeros_like(rows, dtype=torch.bool)
+        return x_adv, rows, self._marked(model, samples.pick(rows), gap[rows], ahead[rows].amax(1))
+
+    def _marked(self, model: nn.Module, samples: Samples, gap: Tensor, highest: Tensor) -> Tensor:
+        """Where the gradient may have misled: (M,) bool.
+
+        Args:
+            gap: by which the margin of the natural image lies below 0.
+            highest: margin that the ascents have reached.
+        """
+        x, y, noise = samples
+        point = x.detach().requires_grad_()
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(margin(model(point), y).sum(), point)
+        promise = (slope * (self._along(slope, x, 1.0) - x)).flatten(1).sum(1)
+        odd = promise < _FLAT * gap
+        odd |= highest + gap < _KEPT * torch.minimum(promise, gap)
+        with torch.no_grad():
+            short = self._along(slope, x, _NEAR)
+            odd |= margin(model(short), y) + gap < _TRUE * (slope * (short - x)).flatten(1).sum(1)
+            for number in range(_CORNERS):
+                uniform = noise.stream(_CORNER).uniform(tuple(x.shape[1:]), draw=number)
+                odd |= margin(model(self._along(uniform - 0.5, x, 1.0)), y) >= highest
+        return odd
+
+    def _along(self, slope: Tensor, x: Tensor, share: float) -> Tensor:
+        """A step of a share of ε up the slope, inside the box."""
+        return (x + share * self.eps * geometry.ascent(slope, self.norm)).clamp(0.0, 1.0)
+
+
+@dataclass
+class Ascending(Rows):
+    sample: Tensor
+    x_adv: Tensor
+
+
+class Ascent(Search[Ascending]):
+    """Climb a margin from a random point, by steps of 2ε at first and of none at last, as a cosine falls.
+
+    Args:
+        target: (N,), the class to go for; None: whichever is nearest.
+
+    Attributes:
+        ahead: (N, K), by how much the logit of each class has at most lain above the true one's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: Samples,
+        stream: int,
+        target: Tensor | None,
+        *,
+        classes: int,
+        norm: Norm,
+        eps: float,
+        steps: int,
+    ) -> None:
+        super().__init__(samples, [stream], steps + 1)
+        self.model, self.target, self.norm, self.eps = model, target, norm, eps
+        self.ahead = samples.x.new_full((len(samples.y), classes), -torch.inf)
+        self.sizes: Tensor = eps * (1.0 + (torch.arange(steps + 1) * math.pi / steps).cos())
+
+    def begin(self, sample: Tensor, start: Tensor) -> Ascending:
+        x, _, noise = self.picked(sample, start)
+        return Ascending(sample, geometry.random_start(noise, x, self.norm, self.eps))
+
+    def step(self, state: Ascending, age: Tensor) -> tuple[Ascending, Tensor, Tensor]:
+        sample, x_adv = state.sample, state.x_adv.detach()
+        x, y = self.samples.x[sample], self.samples.y[sample]
+        last = bool((age == self.steps - 1).all())
+        x_adv.requires_grad_(not last)
+        with torch.set_grad_enabled(not last):
+            logits = self.model(x_adv)
+            value = (
+                margin(logits, y) if self.target is None else targeted_margin(logits, y, self.target[sample])
+            )
+        self.ahead[sample] = torch.maximum(self.ahead[sample], _ahead(logits.detach(), y))
+        fooled = logits.detach().argmax(1) != y
+        if last:
+            return state, x_adv, fooled
+        (gradient,) = torch.autograd.grad(value.sum(), x_adv)
+        x_adv = x_adv.detach()
+        moved = x_adv + per_sample(self.sizes[age].to(x), x) * geometry.ascent(gradient, self.norm)
+        moved = (x + geometry.project(moved - x, self.norm, self.eps)).clamp(0.0, 1.0)
+        return Ascending(sample, moved), x_adv, fooled
+
+
+def _ahead(logits: Tensor, y: Tensor) -> Tensor:
+    """z_k - z_y of every class k, -∞ of the true one: (N, K), (N,) -> (N, K)."""
+    true = y[:, None]
+    return (logits - logits.gather(1, true)).scatter(1, true, -torch.inf)
+
+
+def audited(ids: Tensor, share: float, seed: int) -> Tensor:
+    """Which samples are in the audit if they stand: (N,) int64 ids -> (N,) bool, of ``share`` on average."""
+    return _drawn(Noise.for_samples(ids, seed, AutoAttack.__name__), share)
+
+
+def _drawn(noise: Noise, share: float) -> Tensor:
+    drawn: Tensor = noise.stream(_AUDIT).uniform((1,))[:, 0] < share
+    return drawn
+
+
+class Missed(NamedTuple):
+    """What the cheap members may have missed among the samples that were not audited."""
+
+    expected: float
+    """Samples, if the audit's share of falls holds for the others."""
+    at_most: float
+    """Samples, with the confidence asked for."""
+
+
+def missed_bound(survivors: int, audited: int, fallen: int, confidence: float = 0.95) -> Missed:
+    """How many samples that now stand AutoAttack would break: Clopper and Pearson 1934, one-sided.
+
+    Args:
+        survivors: samples that nothing marked and that the cheap members left, those in the audit included.
+        audited: how many of these went through AutoAttack.
+        fallen: how many of these it broke.
+
+    Raises:
+        ValueError: the three are not counts that fit.
+    """
+    from scipy.special import betaincinv  # type: ignore[import-untyped]
+
+    if not 0 <= fallen <= audited <= survivors:
+        raise ValueError(
+            f"expected 0 <= fallen <= audited <= survivors, got {fallen}, {audited} and {survivors}"
+        )
+    others = survivors - audited
+    if not audited:
+        return Missed(math.nan, float(others))
+    share = 1.0 if fallen == audited else float(betaincinv(fallen + 1, audited - fallen, confidence))
+    return Missed(others * fallen / audited, min(max(survivors * share - fallen, 0.0), float(others)))

@@ -1,0 +1,204 @@
+"""AutoAttack's cheap members: what they leave to the whole of it, and what the audit says of the rest."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustness_bench.attacks.autoattack import AutoAttack
+from robustness_bench.attacks.fast import FastAutoAttack, audited, missed_bound
+from robustness_bench.attacks.numerics.geometry import Norm
+from tests.attacks.parity.problem import Problem, problem
+
+EPS: dict[Norm, float] = {"linf": 0.1, "l2": 0.53}
+SAMPLES = 40
+both_norms = pytest.mark.parametrize("norm", ["linf", "l2"])
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+
+class Rounded(Wrapped):
+    """The image in 17 levels: no gradient at all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner((16.0 * x).round() / 16.0)
+        return logits
+
+
+class Saturated(Wrapped):
+    """Logits squeezed so that their slope is lost to float32, and the order of the classes is not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x)
+        return 50.0 * (0.5 * (logits - logits.detach().mean(1, keepdim=True))).tanh() + 1e-3 * logits.detach()
+
+
+class Lying(Wrapped):
+    """A gradient that points anywhere, the same for the same image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x.detach())
+        generator = torch.Generator().manual_seed(0)
+        slope = torch.randn(x[0].numel(), logits.shape[1], generator=generator)
+        value = x.flatten(1) @ slope
+        return logits + value - value.detach()
+
+
+class Drawing(Wrapped):
+    """Noise on the image, anew in every pass."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__(inner)
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x + 0.05 * torch.randn(x.shape, generator=self.generator))
+        return logits
+
+
+MASKED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "rounded": Rounded,
+    "saturated": Saturated,
+    "lying": Lying,
+    "drawing": Drawing,
+}
+
+
+@pytest.fixture(scope="module")
+def digits() -> Problem:
+    model, x, y = problem()
+    return Problem(model, x[:SAMPLES], y[:SAMPLES])
+
+
+def fast(norm: Norm, audit: float = 0.0) -> FastAutoAttack:
+    return FastAutoAttack(norm=norm, eps=EPS[norm], audit=audit, full_steps=10, square_queries=300)
+
+
+def weaker(norm: Norm, audit: float) -> FastAutoAttack:
+    """One step from anywhere, in a ball so large that AutoAttack breaks many more."""
+    few = {"targets": 1, "steps": 1, "close_targets": 1, "close_steps": 1}
+    return dataclasses.replace(fast(norm, audit), eps=1.5 * EPS[norm], **few)
+
+
+def full(norm: Norm) -> AutoAttack:
+    return AutoAttack(norm=norm, eps=EPS[norm], steps=10, square_queries=300)
+
+
+@both_norms
+@pytest.mark.parametrize("name", MASKED)
+def test_a_masked_model_goes_through_autoattack(name: str, norm: Norm, digits: Problem) -> None:
+    """Nothing stands that AutoAttack breaks; of the one that draws, two runs differ by chance."""
+    x, y = digits.x, digits.y
+    ours = fast(norm)(MASKED[name](digits.model), x, y)
+    theirs = full(norm)(MASKED[name](digits.model), x, y)
+    stands, would_stand = ours.prediction == y, theirs.prediction == y
+    assert (~would_stand).any()
+    if name == "drawing":
+        assert int(stands.sum()) <= int(would_stand.sum()) + 3
+        assert ours.backwards == pytest.approx(theirs.backwards, rel=0.1)  # nothing is left to chance
+    else:
+        assert not (stands & ~would_stand).any()
+
+
+@both_norms
+def test_an_honest_model_is_left_to_the_cheap_members(
+    norm: Norm, digits: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = full(norm)(*digits)
+
+    def fail(*arguments: object) -> Tensor:
+        raise AssertionError("AutoAttack was asked")
+
+    monkeypatch.setattr(AutoAttack, "perturb", fail)
+    ours = fast(norm)(*digits)
+    stands, would_stand = ours.prediction == digits.y, theirs.prediction == digits.y
+    assert 0 < int(would_stand.sum()) < SAMPLES
+    assert not (stands & ~would_stand).any()
+    forwards, backwards = fast(norm).passes(10)
+    assert ours.forwards <= forwards + 3
+    assert ours.backwards <= backwards
+
+
+@both_norms
+def test_the_audited_go_through_autoattack(norm: Norm, digits: Problem) -> None:
+    """All of them in the audit: whatever the cheap members left has AutoAttack's own outcome."""
+    weak = weaker(norm, 1.0)
+    whole, cheap = dataclasses.replace(full(norm), eps=weak.eps), dataclasses.replace(weak, audit=0.0)
+    ours, theirs = weak(*digits, seed=5), whole(*digits, seed=5)
+    left = cheap(*digits, seed=5).prediction == digits.y
+    assert torch.equal(ours.prediction[left], theirs.prediction[left])
+    assert (left & (theirs.prediction != digits.y)).any()
+    assert torch.allclose(ours.x_adv[left], theirs.x_adv[left], atol=1e-3)
+
+
+def test_the_audit_is_the_one_that_is_announced(digits: Problem) -> None:
+    """``audited`` says which samples an attack audits."""
+    weak = weaker("linf", 0.5)
+    none, whole = dataclasses.replace(weak, audit=0.0), dataclasses.replace(full("linf"), eps=weak.eps)
+    ids, y = 1000 + torch.arange(SAMPLES), digits.y
+    left = none(*digits, ids=ids, seed=3).prediction == y
+    more = (weak(*digits, ids=ids, seed=3).prediction != y) & left
+    drawn = audited(ids, 0.5, 3)
+    would = whole(*digits, ids=ids, seed=3).prediction != y
+    assert torch.equal(more, left & drawn & would)
+    assert more.any()
+    assert (left & ~drawn & would).any()
+
+
+def test_the_audit_is_of_the_sample_and_of_its_share() -> None:
+    ids = torch.arange(20_000)
+    drawn = audited(ids, 0.05, 0)
+    assert drawn.float().mean().item() == pytest.approx(0.05, abs=0.006)
+    assert torch.equal(audited(ids[7::3], 0.05, 0), drawn[7::3])
+    assert not torch.equal(audited(ids, 0.05, 1), drawn)
+    assert (audited(ids, 0.1, 0) | ~drawn).all()  # a larger share has all of a smaller one
+    assert not audited(ids, 0.0, 0).any()
+    assert audited(ids, 1.0, 0).all()
+
+
+def test_the_bound_is_clopper_and_pearson_s() -> None:
+    """Of 1000, 100 audited: 1 - 0.05^(1/100) of all where none fell; the table's 4.66 % where one did."""
+    none = missed_bound(1000, 100, 0)
+    assert none.at_most == pytest.approx(1000 * (1 - 0.05 ** (1 / 100)), rel=1e-4)
+    assert none.expected == 0
+    one = missed_bound(1000, 100, 1)
+    assert one.at_most == pytest.approx(1000 * 0.0466 - 1, abs=0.1)
+    assert one.expected == pytest.approx(9)
+    assert missed_bound(50, 50, 3).at_most == 0  # all are known
+    assert missed_bound(50, 0, 0).at_most == 50
+    assert missed_bound(50, 4, 4).at_most == 46
+    with pytest.raises(ValueError, match="got 5, 2 and 3"):
+        missed_bound(3, 2, 5)
+
+
+@pytest.mark.parametrize("missed", [0.0, 0.005, 0.02, 0.1, 0.5])
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.3])
+def test_the_bound_holds_as_often_as_it_says(share: float, missed: float) -> None:
+    """10,000 audits of 1000 samples, of which the cheap members missed so many: 95 % and a bit, not all."""
+    survivors, trials = 1000, 10_000
+    generator = torch.Generator().manual_seed(0)
+    wrong = round(missed * survivors)
+    among_wrong = torch.rand(trials, wrong, generator=generator).lt(share).sum(1)
+    among_right = torch.rand(trials, survivors - wrong, generator=generator).lt(share).sum(1)
+    held = 0
+    counts: dict[tuple[int, int], int] = {}
+    for pair in zip((among_wrong + among_right).tolist(), among_wrong.tolist(), strict=True):
+        counts[pair] = counts.get(pair, 0) + 1
+    for (drawn, fallen), times in counts.items():
+        held += times * (wrong - fallen <= missed_bound(survivors, drawn, fallen).at_most)
+    assert held / trials >= 0.945
+    if missed == 0.1 and share >= 0.05:
+        assert held / trials <= 0.99  # a bound that always holds says nothing
+
+
+def test_wrong_settings_are_named() -> None:
+    with pytest.raises(ValueError, match="audit must be a share between 0 and 1, got 2"):
+        FastAutoAttack(norm="linf", eps=0.1, audit=2.0)
+    with pytest.raises(ValueError, match="at least 1"):
+        FastAutoAttack(norm="linf", eps=0.1, steps=0)
