@@ -56,6 +56,7 @@ ROOMS = [
     "defenses/mutual_information",
     "attacks",
     "attacks/numerics",
+    "attacks/plugins",
 ]
 """From what a user types down to what knows nothing of the rest."""
 MOST_MODULES, MOST_ALIKE = 15, 3
