@@ -58,6 +58,7 @@ ROOMS = [
     "attacks",
     "attacks/searches",
     "attacks/numerics",
+    "attacks/plugins",
 ]
 """From what a user types down to what knows nothing of the rest."""
 MOST_MODULES, MOST_ALIKE = 15, 3

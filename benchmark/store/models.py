@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np

@@ -428,7 +428,7 @@ def test_a_file_may_offer_a_data_set_and_a_detector(bench: Bench, tmp_path: Path
         "plan", *TINY, "--plugin", tmp_path / "my_bars.py", "--dataset", "my-bars", "--out", tmp_path
     )
     assert said.status == 0, said.err
-    assert "my-bars linf train standard-resnet-18-linf" in said.out
+    assert "my-bars train undefended-resnet-18" in said.out
     preset = (ROOT / "examples" / "detector_plugin" / "bench_max_softmax.py").read_text()
     text = preset.replace('"unsure"', '"my-unsure"') + '\nOFFERS = {"bench.detectors": PRESET}\n'
     said = bench("plan", "--plugin", write(tmp_path, text, "my_softmax.py"), "--out", tmp_path)
