@@ -1,8 +1,8 @@
-"""AutoAttack: Croce and Hein 2020, https://arxiv.org/abs/2003.01690, on members of ``pyautoattack``.
+"""AutoAttack: Croce and Hein 2020, https://arxiv.org/abs/2003.01690, with attacks from ``pyautoattack``.
 
-APGD and FAB and all their parameters are the library's; Square is ours. Ours too is the loop over
-members, restarts and targets, so that outcomes depend on nothing but the sample: the library seeds the
-global generator and draws noise for a whole batch at once, which ties a sample's result to its neighbours.
+APGD and FAB and all their parameters are the library's. Square is ours, and so is the loop over members,
+restarts and targets, so that outcomes depend only on the sample: the library seeds the global generator
+and draws noise for a whole batch at once, so there a sample's result depends on its neighbours.
 """
 
 import logging
@@ -24,7 +24,7 @@ from robustness_bench.attacks.square import square
 
 _LIBRARY_NORM = {"linf": "Linf", "l2": "L2"}
 _MOST_TARGETS = 9  # AutoAttack's own number of target classes
-_SILENT = logging.Logger("autoattack", logging.CRITICAL)  # its warnings name no cell
+_SILENT = logging.Logger("autoattack", logging.CRITICAL)  # its warnings do not say which cell they concern
 
 _MEMBERS: dict[str, tuple[str, ...]] = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
@@ -38,19 +38,19 @@ _Run = Callable[[Tensor, Tensor, Noise], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(BudgetAttack):
-    """An ensemble of parameter-free attacks, each on what the ones before it left standing.
+    """An ensemble of parameter-free attacks, each run on the samples that survived the ones before it.
 
     Args:
         version: "standard" (APGD-CE, targeted APGD-DLR, targeted FAB, Square), "plus" (also untargeted
             APGD-DLR and FAB, with five restarts), "rand" (APGD-CE and APGD-DLR, each gradient a mean of
-            20, for randomised models) or "square" (that member alone, which sees scores only).
-        loss: what "apgd-ce", the first member, climbs: "log-odds", or "ce" as in the paper, which
-            float32 cannot hold for wide logits.
+            20, for randomised models) or "square" (that member alone, which uses only scores).
+        loss: what "apgd-ce", the first member, climbs: "log-odds", or "ce" as in the paper, whose gradient
+            vanishes in float32 for wide logits.
         steps: of each run of APGD and FAB; 100 in the paper.
         square_queries: Square's queries per sample; 5000 in the paper.
 
     Differs from the paper: with fewer than ten classes there are fewer targets; where the DLR losses
-    are not defined (targeted: below four classes, untargeted: below three) the margin takes their place.
+    are not defined (targeted: below four classes, untargeted: below three) the margin replaces them.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
@@ -89,7 +89,7 @@ class AutoAttack(BudgetAttack):
             classes = model(x[:1]).shape[1]
         if classes < 2:
             raise AttackError("AutoAttack needs a model of at least 2 classes, this one has 1")
-        x = x.contiguous()  # the library views images flat, which channels-last ones do not allow
+        x = x.contiguous()  # the library calls view() to flatten images, which fails for channels-last memory
         x_adv, rows = x.clone(), torch.arange(len(x), device=x.device)
         for stream, run in self._runs(model, x.device, classes):
             if not len(rows):
@@ -103,7 +103,7 @@ class AutoAttack(BudgetAttack):
         return x_adv
 
     def _runs(self, model: nn.Module, device: torch.device, classes: int) -> Iterator[tuple[int, _Run]]:
-        """Every start of every member, with the key of its random numbers."""
+        """Yield every start of every member, with the key of its random numbers."""
         restarts = 5 if self.version == "plus" else 1
         targets = range(2, min(_MOST_TARGETS, classes - 1) + 2)  # the library's rank 1 is the class itself
         for name in _MEMBERS[self.version]:
@@ -127,7 +127,7 @@ class AutoAttack(BudgetAttack):
         from pyautoattack.autopgd_base import APGDAttack
 
         averaged = 20 if self.version == "rand" else 1
-        # The library climbs whatever method it has under this name.
+        # The library climbs the method of this name, so replacing it replaces the loss.
         member = APGDAttack(model, loss="dlr", eot_iter=averaged, logger=_SILENT, **self._settings(device))
         if name == "apgd-ce":
             member.dlr_loss = LOSSES[self.loss]
@@ -173,7 +173,7 @@ class AutoAttack(BudgetAttack):
 
 
 def _climbed(member: Any, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-    """What one start of the library's APGD found."""
+    """Return what one start of the library's APGD found."""
     member.init_hyperparam(x)
     with NoiseOfSamples(noise):
         found: Tensor = member.attack_single_run(x, y)[3]

@@ -20,18 +20,18 @@ _TINY = 1e-12
 def square(
     model: nn.Module, x: Tensor, y: Tensor, noise: Noise, *, norm: Norm, eps: float, queries: int
 ) -> Tensor:
-    """The image of the largest margin that random squares reach, within ``eps``: (N, C, H, W).
+    """Return the image with the largest margin that random squares reach within ``eps``: (N, C, H, W).
 
-    A sample leaves the moment it is fooled. The windows are the same for all samples and depend on the
-    query alone; all else that is random belongs to the sample. The algorithm and its numbers are those
-    of AutoAttack's code (one run, p = 0.8, schedule not rescaled), whose windows never touch the image's
-    last row and column.
+    A sample is dropped as soon as it is fooled. The windows are the same for all samples and depend only on
+    the query; all other randomness belongs to the sample. The algorithm and its numbers are those of
+    AutoAttack's code (one run, p = 0.8, schedule not rescaled), whose windows never touch the image's last
+    row and column.
 
     Args:
-        queries: besides the first, which judges the start.
+        queries: not counting the first, which judges the start.
 
     Differs from the paper: the windows are shared. Images too small or uneven for five by five tiles
-    start from as many as fit, which in the authors' code is an error.
+    start from as many as fit; the authors' code fails on them.
     """
     start, propose = {"linf": (_stripes, _recoloured), "l2": (_tiles, _moved)}[norm]
     windows = random.Random(key_of("square"))
@@ -74,14 +74,14 @@ def _signs(noise: Noise, shape: tuple[int, ...], draw: int) -> Tensor:
 
 
 def _stripes(x: Tensor, noise: Noise, eps: float, windows: random.Random) -> Tensor:
-    """Each column of each channel moved by ±ε."""
+    """Move each column of each channel by ±ε."""
     return (x + eps * _signs(noise, (x.shape[1], 1, x.shape[3]), 0)).clamp(0.0, 1.0)
 
 
 def _recoloured(
     x: Tensor, x_best: Tensor, noise: Noise, eps: float, query: int, windows: random.Random
 ) -> Tensor:
-    """A square moved by ±ε off the natural image, a sign for each channel: algorithm 2."""
+    """Move a square by ±ε from the natural image, one sign per channel: algorithm 2."""
     channels, height, width = x.shape[1:]
     side = min(_side(query, height, width, 1), height, width)
     rows, columns = _place(windows, height, width, side)
@@ -91,7 +91,7 @@ def _recoloured(
 
 
 def _tiles(x: Tensor, noise: Noise, eps: float, windows: random.Random) -> Tensor:
-    """A bump in each of a grid of tiles, a sign for each tile and channel, scaled to ε."""
+    """Add a bump in each tile of a grid, one sign per tile and channel, scaled to ε."""
     channels, height, width = x.shape[1:]
     side = max(height // 5, 1)
     first = max((height - 5 * side) // 2, 0)
@@ -107,7 +107,7 @@ def _tiles(x: Tensor, noise: Noise, eps: float, windows: random.Random) -> Tenso
 
 
 def _moved(x: Tensor, x_best: Tensor, noise: Noise, eps: float, query: int, windows: random.Random) -> Tensor:
-    """One window's perturbation, and what is left of the budget, moved to a bump in another: algorithm 3."""
+    """Move one window's perturbation, and the unused budget, into a bump in another window: algorithm 3."""
     channels, height, width = x.shape[1:]
     side = _side(query, height, width, 3) | 1  # odd
     side = min(side, height, width)
@@ -140,7 +140,7 @@ def _at_distance(x: Tensor, delta: Tensor, eps: float) -> Tensor:
 
 @cache
 def _bump(side: int, lying: bool) -> Tensor:
-    """Two bumps of opposite sign that fill a square of L2 norm 1: equation 2's η, (side, side)."""
+    """Return two bumps of opposite sign that fill a square, L2 norm 1: equation 2's η, (side, side)."""
     half = side // 2
     bumps = torch.cat([_pyramid(half, side), -_pyramid(side - half, side)])
     bumps = bumps / bumps.square().sum().sqrt()

@@ -884,7 +884,7 @@ class Returns(nn.Module):
 )
 def test_a_model_that_returns_no_logits_is_named(wrap: Callable[[Tensor], Any], got: str) -> None:
     attack = PGD(norm="linf", eps=0.1)
-    with pytest.raises(AttackError, match="let it return its logits alone") as caught:
+    with pytest.raises(AttackError, match="return only logits") as caught:
         attack(Returns(wrap), torch.full((2, 1, 4, 4), 0.5), torch.zeros(2, dtype=torch.int64))
     assert f"the model returned {got} for 2 images" in str(caught.value)
 
