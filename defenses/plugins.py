@@ -1,4 +1,4 @@
-"""Defenses from outside: a file with one class, or the class that an installed entry point names."""
+"""Defenses from outside: a file with one class, or a class that an installed entry point names."""
 
 import hashlib
 import importlib.util
@@ -14,23 +14,23 @@ from robustness_bench.attacks.registry import PresetError
 if TYPE_CHECKING:
     from robustness_bench.defenses.base import Defense
 
-_loaded: dict[str, "type[Defense]"] = {}  # by --plugin, in this process
+_loaded: dict[str, "type[Defense]"] = {}  # loaded by --plugin in this process
 
 
 def loaded_classes() -> dict[str, "type[Defense]"]:
-    """Name -> class of the plugin files loaded so far."""
+    """Return name -> class of the plugin files loaded so far."""
     return _loaded
 
 
 def load_plugin(path: Path) -> str:
-    """Run the file at ``path`` and register its one defense; a worker does so again by itself.
+    """Run the file at ``path`` and register its one defense; each worker process repeats this.
 
     Returns:
-        The defense's name: the file's, with hyphens.
+        The defense's name: the file's name, with hyphens.
 
     Raises:
-        PresetError: not a Python file that can be run, or not exactly one usable defense in it, or the
-            name of another file's.
+        PresetError: not a Python file that can be run, not exactly one usable defense in it, or a name
+            that another file already has.
     """
     if path.suffix != ".py" or not path.is_file():
         raise PresetError(f"--plugin {path} is not a Python file: give a .py file with one Defense class")
@@ -59,10 +59,10 @@ def load_plugin(path: Path) -> str:
 
 
 def load_entry_point(point: EntryPoint) -> "type[Defense]":
-    """The class that an entry point of the group ``bench.defenses`` names.
+    """Return the class that an entry point of the group ``bench.defenses`` names.
 
     Raises:
-        PresetError: it cannot be imported, or is no usable defense.
+        PresetError: it cannot be imported, or is not a usable defense.
     """
     where = f"defense {point.name!r} of the plugin {point.value}"
     try:
@@ -76,7 +76,7 @@ def load_entry_point(point: EntryPoint) -> "type[Defense]":
 
 
 def source_hash(defense: "type[Defense]") -> str:
-    """SHA-256 of the file a class stands in: changed code is another defense."""
+    """Return the SHA-256 of the file that holds the class: changed code counts as another defense."""
     return hashlib.sha256(_file(defense).read_bytes()).hexdigest()
 
 
@@ -93,7 +93,7 @@ def _is_defense(value: Any) -> bool:
 
 
 def _check(defense: "type[Defense]", where: str) -> None:
-    """It can be built without arguments, and its hyperparameters can be written down."""
+    """Raise PresetError unless it can be built without arguments and its hyperparameters be stored."""
     try:
         values = vars(defense())
     except Exception as error:
@@ -108,8 +108,8 @@ def _check(defense: "type[Defense]", where: str) -> None:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise PresetError(
-                f"{where}: {key} = {value!r} cannot be written down; hyperparameters are finite numbers, "
-                "texts, truth values or lists of them"
+                f"{where}: {key} = {value!r} cannot be stored; hyperparameters are finite numbers, "
+                "strings, booleans or lists of them"
             ) from error
     unknown = set(defense.requires) - {"estimators"}
     if unknown:

@@ -21,12 +21,12 @@ class PartPreset:
     """A network that detectors share, and how it is trained.
 
     Attributes:
-        part: the class by its recorded name (``attacks.class_names``).
+        part: the recorded name of the class (``attacks.class_names``).
         parameters: its hyperparameters.
         recipe: epochs, batch size, learning rate and schedule.
-        gate: what makes it fit for use: the mean squared error of an auto-encoder on held-out images, at
-            most; of a generator the share of images made under a class that the classifier calls so, at
-            least.
+        gate: what it must reach to be used: for an auto-encoder the largest mean squared error on held-out
+            images; for a generator the smallest share of generated images that the classifier assigns to
+            the class they were generated for.
     """
 
     name: str
@@ -36,16 +36,16 @@ class PartPreset:
     gate: float
 
     def identity(self) -> dict[str, Any]:
-        """The network and its loss, as it enters the task id."""
+        """Return what of the network and its loss enters the task id."""
         return {"part": self.part, **self.parameters}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorPreset:
-    """A way to score images, and the share of natural images it may flag.
+    """One named detector: a way to score images, and the share of natural images it may flag.
 
     Attributes:
-        detector: the class by its recorded name (``attacks.class_names``).
+        detector: the recorded name of the class (``attacks.class_names``).
         images: held-out images that set the threshold; 0 = all.
         rates: data set -> share of them that is flagged.
     """
@@ -58,12 +58,12 @@ class DetectorPreset:
     rates: dict[str, float]
 
     def identity(self) -> dict[str, Any]:
-        """What enters the task id."""
+        """Return what enters the task id."""
         return {"detector": self.detector, **self.parameters}
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts it looks at."""
+        """The names of the parts it uses."""
         return tuple(self.parameters[role] for role in _ROLES if role in self.parameters)
 
 
@@ -73,9 +73,9 @@ class SystemPreset:
 
     Attributes:
         group: magnet, mi or control.
-        adaptive: whether it is attacked adaptively too.
-        reformer: the part through which images go before they are classified.
-        detectors: data set -> names; a data set that is not there has no recipe.
+        adaptive: whether it is also attacked adaptively.
+        reformer: the part that images pass through before they are classified.
+        detectors: data set -> names; a data set without an entry has no recipe.
     """
 
     name: str
@@ -94,7 +94,7 @@ def _tables() -> dict[str, Any]:
 
 @cache
 def part_presets(dataset: str) -> dict[str, PartPreset]:
-    """Name -> part, of one data set; none where it has no recipe."""
+    """Return name -> part for one data set; empty if it has no recipe."""
     return {name: _part(name, dict(table)) for name, table in _tables()["parts"].get(dataset, {}).items()}
 
 
@@ -106,7 +106,7 @@ def _part(name: str, table: dict[str, Any]) -> PartPreset:
 
 @cache
 def detector_presets() -> dict[str, DetectorPreset]:
-    """Name -> detector."""
+    """Return name -> detector."""
     return {name: _detector(name, dict(table)) for name, table in _tables()["detectors"].items()}
 
 
@@ -117,7 +117,7 @@ def _detector(name: str, table: dict[str, Any]) -> DetectorPreset:
 
 @cache
 def system_presets() -> dict[str, SystemPreset]:
-    """Name -> system, in the order of the tables' rows."""
+    """Return name -> system, in the order of the tables' rows."""
     systems: dict[str, SystemPreset] = {}
     for name, table in _tables()["systems"].items():
         base = systems.get(table.get("base", ""))
@@ -133,13 +133,13 @@ def system_presets() -> dict[str, SystemPreset]:
 
 
 def build_detector(identity: dict[str, Any]) -> "Detector":
-    """The detector that ``DetectorPreset.identity`` describes."""
+    """Return the detector that ``DetectorPreset.identity`` describes."""
     detector: Detector = _built(dict(identity), "detector")
     return detector
 
 
 def build_part(identity: dict[str, Any]) -> "Part":
-    """The part that ``PartPreset.identity`` describes."""
+    """Return the part that ``PartPreset.identity`` describes."""
     arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in identity.items()}
     part: Part = _built(arguments, "part")
     return part
