@@ -1,4 +1,4 @@
-"""The data set that results are of."""
+"""Find the data set of stored results."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def locate_labelled(label: str, folder: Path) -> "Located":
-    """The data set that results call ``label``: of that name, or whose files in ``folder`` have it."""
+    """Return the data set labelled ``label`` in results: by that name, or by its files in ``folder``."""
     from robustness_bench.benchmark.data import DATASETS, locate
     from robustness_bench.benchmark.errors import BenchError
 

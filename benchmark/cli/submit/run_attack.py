@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def run_attack(folder: Path, request: "Request", defenses: list[str], *, quick: bool) -> None:
-    """Run the checked attack in ``folder``, then print what it did to each worst case.
+    """Run the checked attack in ``folder``, then print its effect on each worst case.
 
     Raises:
         typer.Exit: 130 after Ctrl-C, 1 if a cell failed.

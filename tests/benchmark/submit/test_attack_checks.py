@@ -49,7 +49,7 @@ WRONG = {
 def test_the_template_is_refused_until_it_is_filled_in(bench: Bench, tmp_path: Path) -> None:
     said = bench("submit", "init", tmp_path / "mine", "--attack")
     assert said.status == 0
-    assert "replace the steps of attack.py by yours" in said.out
+    assert "replace the steps of attack.py with yours" in said.out
     assert is_attack(tmp_path / "mine")
     said = bench("submit", "check", tmp_path / "mine", "--trust-code")
     assert said.status == 1
