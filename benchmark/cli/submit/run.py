@@ -19,7 +19,7 @@ def run(
     ] = False,
     trust_code: Annotated[
         bool,
-        typer.Option("--trust-code", help="Run the submission's model.py or attack.py, confined. Read it."),
+        typer.Option("--trust-code", help="Run the submission's code, confined. Read it first."),
     ] = False,
     defense: Annotated[
         list[str] | None,
