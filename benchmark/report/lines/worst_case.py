@@ -11,19 +11,19 @@ from robustness_bench.benchmark.store.cells import Record
 
 NAME = "worst-case"
 SUBMITTED = "submitted"
-"""The kind of cells whose images someone sent in: they count against one model, no other needs them."""
+"""The kind of cells with submitted images: they count against one model, and no other needs them."""
 BOUNDED = ("budget", "minimum-norm")
-"""Kinds of attacks that stay inside, or are read at, the ε of a threat model."""
+"""Kinds of attacks that stay inside the ε of a threat model, or are evaluated at it."""
 Group = tuple[object, ...]
 
 
 def worst_case(records: Sequence[Record], attack_set: str) -> list[Line]:
-    """A line per model family and threat model, from the records whose attacks are of ``attack_set``.
+    """Return a line per model family and threat model, from the records with attacks of ``attack_set``.
 
     The union is per sample, never a minimum of means. It runs over every bounded attack that any
-    defense faces there, so that rows compare; a seed without one of them, or with one that failed,
-    leaves the line without a figure. Attacks in a ball of their own (Wasserstein, spatial) do not count.
-    Images sent in against a model count against that model.
+    defense faces there, so that rows can be compared; if a seed lacks one of them, or one failed, the
+    line has no number. Attacks with another kind of ball (Wasserstein, spatial) do not count. Submitted
+    images count only against their model.
     """
     groups: dict[Group, list[Record]] = {}
     for record in records:
@@ -83,7 +83,7 @@ def _line(records: list[Record], required: list[str], attack_set: str) -> Line:
 
 
 def _robust(records: list[Record]) -> float:
-    """Percentage of samples that every record calls robust."""
+    """Return the percentage of samples that are robust in every record."""
     samples = records[0].rows["sample"]
     if not all(np.array_equal(record.rows["sample"], samples) for record in records):
         raise ValueError("a worst case needs the same samples in the same order under every attack")
