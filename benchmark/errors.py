@@ -1,4 +1,4 @@
-"""What a user can mend: each error is one line that names the value and the remedy."""
+"""What a user can fix: each error is one line that names the value and the remedy."""
 
 import difflib
 from collections.abc import Iterable

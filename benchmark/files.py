@@ -35,7 +35,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         remedy = (
             "free some space and run the same command again"
             if error.errno in _NO_ROOM
-            else "choose another --out or mend its permissions"
+            else "choose another --out or fix its permissions"
         )
         raise StoreError(f"cannot write {path}: {error.strerror}; nothing is lost, {remedy}") from error
     except BaseException:

@@ -103,7 +103,7 @@ class Archive:
         except IsADirectoryError as error:
             raise StoreError(f"{self.path} is a folder: bench merge joins folders of results") from error
         except OSError as error:
-            raise StoreError(f"cannot read {self.path}: {error.strerror}; mend its permissions") from error
+            raise StoreError(f"cannot read {self.path}: {error.strerror}; fix its permissions") from error
         except UnicodeDecodeError as error:
             raise self._refused("a name in it is not UTF-8") from error
         except _BROKEN as error:

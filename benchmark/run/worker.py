@@ -1,4 +1,4 @@
-"""What one worker does with one task, wherever it runs."""
+"""How a worker runs one task."""
 
 import time
 import traceback
@@ -15,10 +15,10 @@ _REPORT_EVERY = 0.2  # seconds between two progress messages
 
 
 def perform(task: Task, context: Context, advance: Advance) -> str:
-    """Run one task; the traceback if it raised, else an empty text.
+    """Run one task; return the traceback if it raised, else an empty string.
 
-    A cell that raises becomes a record that says so, one whose submitted model fails too. What else the
-    user can mend (BenchError: a full disk, a damaged file) is no result of the cell, and is raised.
+    A cell that raises becomes a failure record, also if a submitted model fails. Other errors that the user
+    can fix (BenchError: a full disk, a damaged file) are not results of the cell, and are raised.
     """
     from robustness_bench.benchmark.measure.attacks import craft, evaluate
     from robustness_bench.benchmark.measure.detectors import adapt, detect
@@ -54,7 +54,7 @@ def perform(task: Task, context: Context, advance: Advance) -> str:
 
 
 def record_failure(task: Task, context: Context, story: str) -> None:
-    """Keep the traceback as a cell's record: shown as ERROR, never as a number. Other tasks leave nothing."""
+    """Store the traceback as a cell's record, shown as ERROR, never a number. Other tasks store nothing."""
     path, facts = context.out / task.path, environment(context.device)
     if task.kind == "evaluate":
         write_record(path, task, {}, environment=facts, seconds=0.0, error=story)

@@ -37,7 +37,7 @@ def run_attack(folder: Path, request: "Request", defenses: list[str], *, quick: 
         print(f"skipped  {line}")
     if not campaign.wanted:
         raise BenchError(
-            f"nothing to attack: each model of {request.out} lacks something, see above; mend one"
+            f"nothing to attack: each model of {request.out} lacks something, see above; fix one"
         )
     with locked(request.out), at_hand(sha256, Code(code, attack.allowance)):
         failures = _run(campaign, request)

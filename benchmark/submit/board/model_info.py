@@ -139,7 +139,7 @@ def _dataset(path: Path) -> Callable[[Any], str]:
         if value not in _DATASETS:
             raise ValueError(f"must be one of {', '.join(_DATASETS)}, got {shown(value)}")
         if folder in _DATASETS and folder != value:
-            raise ValueError(f"{value} is not the folder's, {folder}: mend the file or move it")
+            raise ValueError(f"{value} is not the folder's, {folder}: fix the file or move it")
         return str(value)
 
     return parse

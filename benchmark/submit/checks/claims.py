@@ -13,14 +13,14 @@ from robustness_bench.benchmark.submit.checks.subject import Subject
 from robustness_bench.benchmark.submit.intake.static import Status
 
 _LEVEL = 0.99
-_MEND = "mend the claim or the weights"
+_FIX = "fix the claim or the weights"
 
 
 def natural(s: Subject) -> tuple[Status, str]:
     """The claim against the test images that were tried, which more or less than chance explains."""
     claim, at = s.submission.claimed["natural"], interval(s.natural, len(s.y))
     how = f"{_share(s.natural, len(s.y), at)}; {claim:g} % claimed for natural"
-    return ("ok", how) if at.low <= claim / 100 <= at.high else ("flagged", f"{how}: {_MEND}")
+    return ("ok", how) if at.low <= claim / 100 <= at.high else ("flagged", f"{how}: {_FIX}")
 
 
 def robust(s: Subject) -> tuple[Status, str]:
@@ -30,7 +30,7 @@ def robust(s: Subject) -> tuple[Status, str]:
     left, images = m.attacked.all, m.attacked.images
     at = interval(left, images)
     how = f"a quick attack leaves {_share(left, images, at)}; {claim:g} % claimed for aa"
-    return ("ok", how) if claim / 100 <= at.high else ("flagged", f"{how}: {_MEND}")
+    return ("ok", how) if claim / 100 <= at.high else ("flagged", f"{how}: {_FIX}")
 
 
 def interval(share: float, images: int) -> Interval:

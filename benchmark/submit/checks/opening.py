@@ -74,5 +74,5 @@ def _check_width(submission: Submission, held: int) -> None:
     wanted = sum(tensor.numel() for tensor in model.state_dict().values())
     if wanted > max(4 * held, _MODEST):
         raise BenchError(
-            f"width {submission.width} makes {wanted:,} numbers, the file has {held:,}: mend model.width"
+            f"width {submission.width} makes {wanted:,} numbers, the file has {held:,}: fix model.width"
         )

@@ -31,7 +31,7 @@ def _shape(s: Subject) -> Verdict:
                 f"{len(images)} images give {got} instead of {wanted}: return logits (N, classes)",
             )
         if not torch.isfinite(z).all():
-            return "FAILED", "logits are NaN or infinite for images in [0, 1]: mend the forward pass"
+            return "FAILED", "logits are NaN or infinite for images in [0, 1]: fix the forward pass"
     return "ok", f"logits (N, {s.info.classes}), finite"
 
 
@@ -132,7 +132,7 @@ def _gradients(s: Subject) -> Verdict:
     if m.broken_gradients:
         return (
             "FAILED",
-            f"{100 * m.broken_gradients:.0f} % of the gradients are NaN or infinite: mend the layer",
+            f"{100 * m.broken_gradients:.0f} % of the gradients are NaN or infinite: fix the layer",
         )
     if m.zero_gradients > 0.01:
         return "FAILED", (

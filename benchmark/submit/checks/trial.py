@@ -113,7 +113,7 @@ def _linear(weight: Tensor) -> nn.Module:
 
 def _finite(t: Trial) -> Verdict:
     if not all(torch.isfinite(run.found).all() for run in t.runs.values()):
-        return "FAILED", "images have NaN or infinite pixels: mend perturb()"
+        return "FAILED", "images have NaN or infinite pixels: fix perturb()"
     return "ok", "every pixel"
 
 

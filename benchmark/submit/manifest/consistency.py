@@ -69,7 +69,7 @@ def _claims(norm: str | None, claimed: dict[str, float]) -> list[str]:
     presets, problems = attack_presets("strict"), []
     for name, value in claimed.items():
         if natural is not None and value > natural:
-            problems.append(f"claimed.{name} {value:g} is above claimed.natural {natural:g}: mend either")
+            problems.append(f"claimed.{name} {value:g} is above claimed.natural {natural:g}: fix either")
         if norm and name in presets and norm not in presets[name].norms:
             problems.append(f"claimed.{name} is no claim in {norm}: {name} works in another norm, delete it")
     return problems

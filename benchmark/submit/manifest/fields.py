@@ -1,4 +1,4 @@
-"""What the values of a manifest may be: each parser gives the value or says, in ValueError, what to mend."""
+"""What the values of a manifest may be: each parser gives the value or says, in ValueError, what to fix."""
 
 import re
 from collections.abc import Callable, Mapping

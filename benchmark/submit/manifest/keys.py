@@ -60,7 +60,7 @@ def read_tree(folder: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ManifestError(["is nested too deeply: bench submit init writes a fresh one"]) from error
     except ValueError as error:
-        raise ManifestError([f"is not TOML: {shown(str(error))}; mend that line"]) from error
+        raise ManifestError([f"is not TOML: {shown(str(error))}; fix that line"]) from error
 
 
 def values_of(

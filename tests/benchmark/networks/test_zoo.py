@@ -140,7 +140,7 @@ def test_unknown_zoo_models_name_near_ones(zoo: Path) -> None:
 @pytest.mark.parametrize("name", ["Chen2020Adversarial", "Debenedetti2022Light", "Standard_R50"])
 def test_zoo_models_of_many_files_or_none(zoo: Path, name: str) -> None:
     text = line_of(lambda: load_robustbench(name, "cifar10", "linf", zoo))
-    assert f"RobustBench does not keep {name} as one file" in text
+    assert f"RobustBench does not store {name} as one file" in text
 
 
 @pytest.mark.parametrize(

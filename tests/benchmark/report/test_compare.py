@@ -175,7 +175,7 @@ def test_many_comparisons_have_to_hold_together() -> None:
 
 def test_cautions_name_what_the_seeds_cannot_tell() -> None:
     alone = cautions([compare(pair(both("aa", (4, 7))), "aa")])
-    assert "A single seed (namid, standard) says nothing" in alone[1]
+    assert "A single seed (namid, standard) does not show" in alone[1]
     assert not any("Two to four" in note for note in alone)
     several = cautions([compare(pair(both("aa", (4, 7), (5, 7))), "aa")])
     assert any("Two to four seeds" in note for note in several)

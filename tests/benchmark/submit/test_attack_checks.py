@@ -164,9 +164,9 @@ def test_every_check_passes_on_the_template(bench: Bench, tmp_path: Path) -> Non
 
 _KEEPS = "x = (x + 0.9 * eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)"
 FAILING = {
-    "raises": ("raise ValueError('because')", "running", r"ValueError: because \(attack\.py, line 7\); mend"),
-    "shape": ("return x[:, :, 1:]", "shape", r"returned shape .*; mend attack\.py: return float32 images"),
-    "nan": ("x = x * float('nan')", "finite", "NaN or infinite pixels: mend"),
+    "raises": ("raise ValueError('because')", "running", r"ValueError: because \(attack\.py, line 7\); fix"),
+    "shape": ("return x[:, :, 1:]", "shape", r"returned shape .*; fix attack\.py: return float32 images"),
+    "nan": ("x = x * float('nan')", "finite", "NaN or infinite pixels: fix"),
     "box": ("x = x - eps", "box", r"linf: pixels are in \[-0\.18, .*\]: end with clamp\(0, 1\)"),
     "budget": (
         "x = (x + 2 * eps).clamp(0, 1)",

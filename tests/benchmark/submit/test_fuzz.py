@@ -141,7 +141,7 @@ MANIFESTS = {
     "less than no images": Case(value("real", "-1"), "data.real must be a whole number from 0"),
     "half an image": Case(value("synthetic", "1.5"), "data.synthetic must be a whole number"),
     "astronomic images": Case(value("synthetic", "9" * 400), "data.synthetic must be a whole number"),
-    "a number of 9999 digits": Case(value("synthetic", "9" * 9999), "is not TOML: .*mend that line"),
+    "a number of 9999 digits": Case(value("synthetic", "9" * 9999), "is not TOML: .*fix that line"),
     "accuracy as a share": Case(value("natural", "0.97"), "claimed.natural 0.97 is in %: did you mean 97"),
     "accuracy above 100": Case(value("natural", "120.0"), "claimed.natural must be a number from 0 to 100"),
     "accuracy in words": Case(value("natural", '"97 %"'), "claimed.natural must be a number from 0 to 100"),
@@ -157,10 +157,10 @@ MANIFESTS = {
         manifest(b"threat = 1\nmodel = 2\ndata = 3\nclaimed = 4\n"),
         r"threat must be a section \[threat\]",
     ),
-    "not TOML": Case(manifest(b"name: [broken"), "is not TOML: .*mend that line"),
+    "not TOML": Case(manifest(b"name: [broken"), "is not TOML: .*fix that line"),
     "not UTF-8": Case(manifest(b'name = "\xff"'), "is not UTF-8"),
     "zero bytes": Case(manifest(b"\0" * 100), "is not TOML"),
-    "key twice": Case(added('name = "again"\n', first=True), "is not TOML: .*mend that line"),
+    "key twice": Case(added('name = "again"\n', first=True), "is not TOML: .*fix that line"),
     "a thousand brackets": Case(manifest(b"name = " + b"[" * 5000), "is nested too deeply"),
 }
 
@@ -277,7 +277,7 @@ FILES = {
         value("width", "8"), "does not fit the model: .*the file has width 4: write width = 4"
     ),
     "a width for a cluster": Case(
-        value("width", "1024"), "width 1024 makes 2,8[0-9,]* numbers, the file has 45,172: mend model.width"
+        value("width", "1024"), "width 1024 makes 2,8[0-9,]* numbers, the file has 45,172: fix model.width"
     ),
     "whole numbers": Case(
         weights(lambda t: t.update({"1.linear.bias": torch.ones(10, dtype=torch.int64)})),
@@ -301,13 +301,13 @@ FILES = {
         "claimed, and no other range helps",
     ),
     "natural accuracy too good": Case(
-        value("natural", "99.9"), "97.2 % of 360 images .*; 99.9 % claimed for natural: mend", "flagged"
+        value("natural", "99.9"), "97.2 % of 360 images .*; 99.9 % claimed for natural: fix", "flagged"
     ),
     "natural accuracy of another model": Case(
-        value("natural", "80.0"), "97.2 % of 360 images .*; 80 % claimed for natural: mend", "flagged"
+        value("natural", "80.0"), "97.2 % of 360 images .*; 80 % claimed for natural: fix", "flagged"
     ),
     "robust accuracy too good": Case(
-        value("aa", "96.0"), "quick attack leaves .*; 96 % claimed for aa: mend", "flagged"
+        value("aa", "96.0"), "quick attack leaves .*; 96 % claimed for aa: fix", "flagged"
     ),
     "randomised it is not": Case(
         value("randomised", "true"), "declared randomised, which it is not", "flagged"
