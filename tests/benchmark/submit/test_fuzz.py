@@ -105,7 +105,9 @@ MANIFESTS = {
     "javascript link": Case(
         value("paper", '"javascript:alert(1)"'), "paper 'javascript:alert.1.' is not an http"
     ),
-    "link with quotes": Case(value("code", "'https://a.org/\"onload=x'"), "code .* has a sign that no link"),
+    "link with quotes": Case(
+        value("code", "'https://a.org/\"onload=x'"), "code .* has a character that links"
+    ),
     "link with a password": Case(value("code", '"https://me:pw@a.org/"'), "code has a user name or password"),
     "link to nowhere": Case(value("code", '"https://"'), "code 'https://' is not an http or https link"),
     "file link": Case(value("code", '"file:///etc/passwd"'), "code 'file:///etc/passwd' is not an http"),
@@ -251,7 +253,7 @@ FILES = {
     ),
     "other weights than declared": Case(
         value("sha256", f'"{"0" * 64}"'),
-        'not the weights that were declared: the file has sha256 = "[0-9a-f]{64}"',
+        'not the declared weights: the file has sha256 = "[0-9a-f]{64}"',
     ),
     "weights missing": Case(
         made(lambda f: (f / WEIGHTS).unlink()), "there is no weights.safetensors: put it there"
@@ -375,7 +377,7 @@ CODE = {
         trust_code=True,
     ),
     "a look at the batch": Case(
-        code("return self.inner(x) - self.inner(x).mean(0)"), "images beside it", trust_code=True
+        code("return self.inner(x) - self.inner(x).mean(0)"), "other images in the batch", trust_code=True
     ),
     "pixels to 255": Case(
         code("return self.inner(x / 255)"), "it needs images from 0 to 255", trust_code=True
@@ -518,8 +520,8 @@ ARCHIVES = {
         zipped((WEIGHTS.upper().replace("SAFETENSORS", "safetensors"), b"x")), "is there twice"
     ),
     "second weights": Case(zipped(("x.safetensors", b"x")), "'x.safetensors' is a second .safetensors file"),
-    "unknown file": Case(zipped(("run.sh", b"x")), "'run.sh' does not belong into a submission"),
-    "hidden file": Case(zipped((".bashrc", b"x")), "'.bashrc' does not belong into a submission"),
+    "unknown file": Case(zipped(("run.sh", b"x")), "'run.sh' does not belong in a submission"),
+    "hidden file": Case(zipped((".bashrc", b"x")), "'.bashrc' does not belong in a submission"),
     "link in a zip": Case(
         zipped((zip_entry("README.md", stat.S_IFLNK | 0o777), b"/etc/passwd")), "is a link"
     ),
@@ -609,7 +611,7 @@ ARCHIVES = {
     ),
     "pipe in the folder": Case(made(lambda f: os.mkfifo(f / "README.md")), "is a device, pipe or socket"),
     "folder in the folder": Case(put("__pycache__/x.pyc"), "'__pycache__' is a folder"),
-    "unknown file in the folder": Case(put("train.py"), "'train.py' does not belong into a submission"),
+    "unknown file in the folder": Case(put("train.py"), "'train.py' does not belong in a submission"),
     "a book as README": Case(put("README.md", b"x" * 300_000), "README.md has 293 KiB, 256 KiB at most"),
     "nothing there": Case(lambda folder: folder / "absent", "there is no folder or file"),
 }
