@@ -1,4 +1,4 @@
-"""The benchmark as a library: attack a model in memory, run a protocol, read what a folder holds."""
+"""The benchmark as a library: attack a model in memory, run a protocol, read the records of a folder."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

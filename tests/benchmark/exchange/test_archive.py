@@ -413,7 +413,7 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
         lambda f: packed(f, b'{"format":1,"files":[{"path":"a","size":1}]}'),
         "must give the path, size and sha256",
     ),
-    "negative size": (lambda f: packed(f, listing(f, size=-1)), "a path or size that is none"),
+    "negative size": (lambda f: packed(f, listing(f, size=-1)), "an invalid path or size"),
     "no hash": (lambda f: packed(f, listing(f, sha256="0" * 63)), "has a SHA-256 of"),
     "listed twice": (
         lambda f: packed(f, write_manifest([Listed("a", 1, "0" * 64), Listed("a", 2, "0" * 64)])),
@@ -495,7 +495,7 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     "another family": (lambda f: packed(with_story(f, family="0" * 12)), "is of family '000000000000'"),
     "another model": (lambda f: packed(with_story(f, model_family="f" * 12)), "is of family 'ffffffffffff'"),
     "no spec": (lambda f: packed(with_story(f, spec=[])), "is no evaluate"),
-    "no environment": (lambda f: packed(with_story(f, environment="x")), "has an environment that is none"),
+    "no environment": (lambda f: packed(with_story(f, environment="x")), "has an invalid environment"),
     "seconds no number": (lambda f: packed(with_story(f, seconds="1")), "has a number of seconds"),
     "unknown flag": (
         lambda f: packed(with_card(f, "diagnoses/", flags=["<b>"])),
@@ -503,7 +503,7 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     ),
     "failed with rows": (lambda f: packed(with_story(f, status="error")), "neither a result nor the story"),
     "unknown status": (lambda f: packed(with_story(f, status="fine")), "neither a result nor the story"),
-    "ε below zero": (lambda f: packed(with_spec(f, eps=-1.0)), "has a number of eps that is none"),
+    "ε below zero": (lambda f: packed(with_spec(f, eps=-1.0)), "has an invalid number of eps"),
     "ε not finite": (lambda f: packed(with_story(f, spec=float("nan"))), "is no evaluate"),
     "attack no text": (lambda f: packed(with_spec(f, attack=3)), "has a attack that is no text"),
     "images claimed": (lambda f: packed(with_spec(f, n_examples=7)), "rows that are not those of 7 images"),
@@ -529,7 +529,7 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
         "has a lr in its history that is no number",
     ),
     "card's epoch": (lambda f: packed(with_card(f, history=[{"lr": 1}])), "has an epoch in its history"),
-    "card's hash no hash": (lambda f: packed(with_card(f, sha256="x")), "has a SHA-256 that is none"),
+    "card's hash no hash": (lambda f: packed(with_card(f, sha256="x")), "has an invalid SHA-256"),
     "card's hash": (lambda f: packed(with_card(f, sha256="0" * 64)), "is not what its card describes"),
     "crafted card among models": (
         lambda f: packed(swapped(f, "checkpoints/", f[some(f, "crafted/", ".json")])),
