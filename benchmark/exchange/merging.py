@@ -165,7 +165,7 @@ class _Joining:
                 merged.drop(companion)
 
     def _is_wanted(self, companion: str, owner: Facts, with_owner: bool) -> bool:
-        """Return whether to take a companion: with its owner, or if it is missing or damaged here."""
+        """Return whether to take a companion: if it is missing here, damaged, or new with its owner."""
         held = self._merged.holder(companion)
         if held is None:
             return True

@@ -19,10 +19,10 @@ _LOCK = ".lock"
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Make the folder if need be and keep other writers out; the lock goes with the process.
+    """Make the folder if needed, and lock it against other writers; the lock ends with the process.
 
     Raises:
-        StoreError: not writable, or another run is at work in it.
+        StoreError: it is not writable, or another run is writing into it.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -43,12 +43,12 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def is_done(out: Path, task: Task) -> bool:
-    """Whether ``task`` has its result; a cell that failed has not, and will be tried again.
+    """Return whether ``task`` has its result; a failed cell has none, and will be run again.
 
-    A checkpoint's card without its tensors tells how it was trained, but is no result to go on from.
+    A checkpoint's card without its tensors says how it was trained, but is not a result to build on.
 
     Raises:
-        StoreError: the result is there but damaged.
+        StoreError: the result exists but is damaged.
     """
     path = out / task.path
     if task.kind == "evaluate":
@@ -63,16 +63,16 @@ def is_done(out: Path, task: Task) -> bool:
 
 
 def _of_model(diagnosis: Path) -> list[Path]:
-    """Every diagnosis that may be of the same model: a more thorough one of another plan counts too."""
+    """Return every diagnosis that may be of the same model; a more thorough one from another plan counts."""
     stem = diagnosis.stem.rpartition("-")[0]
     return sorted(diagnosis.parent.glob(f"{escape(stem)}-*.json"))
 
 
 def open_tasks(out: Path, tasks: list[Task]) -> list[Task]:
-    """What still has to run: cells and estimates without a record, and what they need that is not there.
+    """Return what still has to run: cells and estimates without a record, and their missing parents.
 
-    A finished cell needs none of its parents, so checkpoints may be deleted once their cells are done. A
-    diagnosis alone is no reason to train a model again.
+    A finished cell needs none of its parents, so checkpoints may be deleted once their cells are done. No
+    model is trained again only for a diagnosis.
     """
     roots = [task for task in tasks if task.kind in ROOTS and not is_done(out, task)]
     wanted: dict[str, Task] = {}
