@@ -1,4 +1,4 @@
-# `make bench` sets up and runs the main job, `make site` builds the leaderboard, `make test` tests.
+# `make bench` sets up and runs the main job, `make site` rebuilds tables and leaderboard, `make test` tests.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -18,6 +18,8 @@ bench: setup
 
 # From the records that are committed; nothing is trained.
 site: setup
+	$(BIN)/bench run --config results/digits/protocol.toml --out results/digits
+	$(BIN)/bench tables --config results/digits/protocol.toml --out results/digits
 	$(BIN)/bench leaderboard build --out site
 
 lint: setup

@@ -20,7 +20,7 @@ from robustness_bench.attacks.numerics.geometry import Norm
 from robustness_bench.attacks.numerics.losses import LOSSES
 from robustness_bench.attacks.numerics.margins import margin
 from robustness_bench.attacks.numerics.noise import Noise, NoiseOfSamples, key_of, mix
-from robustness_bench.attacks.square import square
+from robustness_bench.attacks.searches.square import square
 
 _LIBRARY_NORM = {"linf": "Linf", "l2": "L2"}
 _MOST_TARGETS = 9  # AutoAttack's own number of target classes

@@ -1,1 +1,22 @@
-"""Robustness Bench: attacks, defenses, and the benchmark that runs, keeps and shows them."""
+"""Robustness Bench: attacks, defenses, and the benchmark that runs, keeps and shows them.
+
+import robustness_bench as rb
+
+found = rb.evaluate(model, x, y, attacks=["pgd-40", "aa"], norm="linf", eps=8 / 255)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robustness_bench.api import Evaluation, evaluate, records, run
+
+__all__ = ["Evaluation", "evaluate", "records", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """What ``api`` has, imported when it is first asked for: the rest needs no pandas."""
+    if name in __all__:
+        from robustness_bench import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

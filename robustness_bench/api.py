@@ -172,8 +172,8 @@ def run(
     from robustness_bench.benchmark.context import Context
     from robustness_bench.benchmark.plan.detectors import make_whole_plan
     from robustness_bench.benchmark.plan.protocol import load_protocol
-    from robustness_bench.benchmark.report.publish import publish
     from robustness_bench.benchmark.run import work as running
+    from robustness_bench.benchmark.submit.board.publish import publish
 
     checked = load_protocol(protocol if isinstance(protocol, Mapping) else Path(protocol))
     work = running.prepare(checked, Path(out), Path(data_dir), download=download, make=make_whole_plan)

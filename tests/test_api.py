@@ -1,18 +1,24 @@
 """The benchmark from Python: the same outcomes as the command line's, on a model in memory."""
 
+import subprocess
+import sys
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
+from nbclient import NotebookClient
 from torch import Tensor, nn
 
+import robustness_bench as rb
 from robustness_bench import api
 from robustness_bench.attacks.base import AttackError
 from robustness_bench.attacks.registry import attack_presets
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.statistics import wilson
 
+ROOT = Path(__file__).parents[1]
 TINY = {
     "defenses": ["standard"],
     "norms": ["linf"],
@@ -180,6 +186,24 @@ def test_a_protocol_runs_and_its_records_come_back(tmp_path: Path) -> None:
     api.run(TINY, out=out, workers=1)
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*.parquet")} == kept
     assert "pgd-40" in attack_presets("strict")
+
+
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    notebook = nbformat.read(ROOT / "examples" / "evaluate.ipynb", as_version=4)  # type: ignore[no-untyped-call]
+    assert not any(cell.get("outputs") for cell in notebook.cells), "outputs are made anew, and not committed"
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    (table,) = (output.data for output in shown if "PGD-40" in output.get("data", {}).get("text/html", ""))
+    assert "Worst" in table["text/html"]
+    assert any("undefended pgd-40" in output.get("text", "") for output in shown)
+
+
+def test_the_package_offers_the_interface() -> None:
+    assert [getattr(rb, name) for name in rb.__all__] == [getattr(api, name) for name in rb.__all__]
+    with pytest.raises(AttributeError, match="evalaute"):
+        rb.evalaute  # noqa: B018
+    program = "import sys, robustness_bench; sys.exit('pandas' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_a_protocol_file_is_taken_too(tmp_path: Path) -> None:

@@ -43,7 +43,10 @@ def _imported(folder: str) -> dict[str, Path]:
     return names
 
 
-@pytest.mark.parametrize("folder", ["attacks", "benchmark", "benchmarks", "defenses", "tests"])
+FOLDERS = ["attacks", "benchmark", "benchmarks", "defenses", "robustness_bench", "tests"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_every_import_is_declared(folder: str) -> None:
     """What a user's command imports may not be a dependency of development alone."""
     outside = folder in ("benchmarks", "tests")

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "robustness_bench"
 FOLDERS = ("attacks", "defenses", "benchmark")
 ROOMS = [
+    "robustness_bench",
     "benchmark/cli",
     "benchmark/cli/submit",
     "benchmark/cli/shared",
@@ -55,6 +56,7 @@ ROOMS = [
     "defenses",
     "defenses/mutual_information",
     "attacks",
+    "attacks/searches",
     "attacks/numerics",
 ]
 """From what a user types down to what knows nothing of the rest."""
@@ -66,11 +68,13 @@ def _files(folder: Path) -> list[Path]:
     return [file for file in sorted(folder.rglob("*.py")) if "templates" not in file.parts]
 
 
-FILES = [file for folder in FOLDERS for file in _files(ROOT / folder)]
+FILES = sorted((ROOT / PACKAGE).glob("*.py"))  # beside the links to the folders
+FILES += [file for folder in FOLDERS for file in _files(ROOT / folder)]
 
 
 def _module(file: Path) -> str:
-    return ".".join([PACKAGE, *file.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join([PACKAGE, *parts[parts[0] == PACKAGE :]]).removesuffix(".__init__")
 
 
 def _room(file: Path) -> str:

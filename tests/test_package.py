@@ -75,15 +75,18 @@ def test_it_works_from_a_folder_with_packages_of_these_names(own: Path) -> None:
     assert verb.returncode == 0, verb.stderr
     assert "pgd-40" in verb.stdout
     program = (
-        "import robustness_bench\n"
+        "import robustness_bench as rb\n"
         "from robustness_bench.attacks.registry import attack_presets\n"
         "from robustness_bench.defenses.registry import build_defense, defense_presets\n"
         "build_defense(defense_presets()['namid-m'].identity())\n"
         "print(attack_presets('strict')['aa'].build('linf', 0.1))\n"
+        "print(rb.evaluate.__module__, hasattr(rb, 'nothing'), rb.__all__)\n"
     )
     api = _python("-c", program, cwd=own, path=ROOT)
     assert api.returncode == 0, api.stderr
-    assert api.stdout.startswith("AutoAttack(")
+    attack, library = api.stdout.splitlines()
+    assert attack.startswith("AutoAttack(")
+    assert library == "robustness_bench.api False ['Evaluation', 'evaluate', 'records', 'run']"
 
 
 def test_plugins_may_be_in_packages_of_these_names(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.geometry import Norm
 from robustness_bench.attacks.numerics.noise import Noise, key_of
-from robustness_bench.attacks.square import square
+from robustness_bench.attacks.searches.square import square
 from tests.support import images
 
 QUERIES = 120

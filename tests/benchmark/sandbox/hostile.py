@@ -17,7 +17,7 @@ import pytest
 from robustness_bench.benchmark.sandbox.confinement import Platform, protections
 from tests.conftest import ROOT
 
-ESCAPES = ROOT / "tests" / "benchmark" / "hostile_models" / "escapes.py"
+ESCAPES = ROOT / "tests" / "benchmark" / "sandbox" / "hostile_models" / "escapes.py"
 _VICTIMS = 60
 _TGKILL = {"x86_64": 234, "aarch64": 131}
 

@@ -162,7 +162,7 @@ def _alone(folder: Path, before: str, act: str) -> int:
     program = f"""
 import fcntl, os, resource, signal, socket, threading
 from pathlib import Path
-from robustness_bench.benchmark.submit import kernel, landlock, seccomp
+from robustness_bench.benchmark.sandbox import kernel, landlock, seccomp
 parent = os.pidfd_open(os.getppid())
 kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
 {before}

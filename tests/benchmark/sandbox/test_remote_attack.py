@@ -152,7 +152,7 @@ def test_another_seed_and_other_samples_have_other_noise() -> None:
 
 
 def test_it_can_attack_a_model_that_is_confined_too(template: Path) -> None:
-    honest = ROOT / "tests" / "benchmark" / "hostile_models" / "honest.py"
+    honest = ROOT / "tests" / "benchmark" / "sandbox" / "hostile_models" / "honest.py"
     shape = {"classes": 5, "channels": 1, "size": 8}
     with RemoteModel.start(honest, None, **shape, limits=Limits()) as remote:  # type: ignore[arg-type]
         outcome = confined(template, remote)

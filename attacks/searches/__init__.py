@@ -1,0 +1,1 @@
+"""Searches that AutoAttack is made of."""
