@@ -414,7 +414,7 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
         "must give the path, size and sha256",
     ),
     "negative size": (lambda f: packed(f, listing(f, size=-1)), "an invalid path or size"),
-    "no hash": (lambda f: packed(f, listing(f, sha256="0" * 63)), "has a SHA-256 of"),
+    "no hash": (lambda f: packed(f, listing(f, sha256="0" * 63)), "has an invalid SHA-256 of"),
     "listed twice": (
         lambda f: packed(f, write_manifest([Listed("a", 1, "0" * 64), Listed("a", 2, "0" * 64)])),
         "lists a file twice",
@@ -496,7 +496,7 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     "another model": (lambda f: packed(with_story(f, model_family="f" * 12)), "is of family 'ffffffffffff'"),
     "no spec": (lambda f: packed(with_story(f, spec=[])), "is no evaluate"),
     "no environment": (lambda f: packed(with_story(f, environment="x")), "has an invalid environment"),
-    "seconds no number": (lambda f: packed(with_story(f, seconds="1")), "has a number of seconds"),
+    "seconds no number": (lambda f: packed(with_story(f, seconds="1")), "has an invalid number of seconds"),
     "unknown flag": (
         lambda f: packed(with_card(f, "diagnoses/", flags=["<b>"])),
         "has flags that bench does not know",
