@@ -485,7 +485,7 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     ),
     "an error hushed up": (
         lambda f: card(f, figures={"autoencoder-1": {"held_out_error": 0.5}}),
-        "says nothing against autoencoder-1, which fails its gate",
+        "has no remark on autoencoder-1, which fails its gate",
     ),
     "remark no text": (lambda f: card(f, remark=[]), "has a remark that is no text"),
     "a lower threshold": (
