@@ -1,9 +1,12 @@
 """Shared fixtures: no test reads or writes the user's cache, no test needs a network or a GPU."""
 
+import contextlib
+import io
+import os
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,17 +50,23 @@ Bench = Callable[..., Said]
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    """Small models run fastest so, and many times faster where another process keeps a core busy."""
+def _one_core() -> Iterator[None]:
+    """One thread, and one process for a command that is not told how many ``--workers`` it has.
+
+    Small models run fastest so, tests run side by side, one on each core, and a process more spends
+    seconds on importing torch.
+    """
     import torch
 
     torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    import os
-
     os.environ["BENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
@@ -69,24 +78,26 @@ def _no_submissions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_registered", {})
 
 
-@pytest.fixture
-def bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Bench:
+def run_bench(*arguments: object) -> Said:
     """Run ``bench`` in this process."""
+    from robustness_bench.benchmark.cli import main
 
-    def run(*arguments: object) -> Said:
-        from robustness_bench.benchmark.cli import main
+    out, err = io.StringIO(), io.StringIO()
+    status = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["bench", *map(str, arguments)])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                main()
+            except SystemExit as end:
+                status = end.code if isinstance(end.code, int) else int(bool(end.code))
+    return Said(status, out.getvalue(), err.getvalue())
 
-        monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
-        capsys.readouterr()
-        status = 0
-        try:
-            main()
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else int(bool(end.code))
-        out, err = capsys.readouterr()
-        return Said(status, out, err)
 
-    return run
+@pytest.fixture(scope="session")
+def bench() -> Bench:
+    """Run ``bench`` in this process."""
+    return run_bench
 
 
 @pytest.fixture

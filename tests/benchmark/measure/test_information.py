@@ -2,8 +2,6 @@
 
 import csv
 import io
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +39,6 @@ SHOWN = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-
-
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small estimators, and the better of two epochs."""
@@ -57,17 +50,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Path:
+def store(bench: Bench, tmp_path_factory: pytest.TempPathFactory, config: Path) -> Path:
     """A store with the estimates of one model by two objectives."""
-    from robustness_bench.benchmark.cli import main
-
     out = tmp_path_factory.mktemp("estimated") / "results"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "sched_getaffinity", lambda _: {0})
-        patch.setattr(sys, "argv", ["bench", *map(str, [*ESTIMATE, *BOTH, "--config", config, "--out", out])])
-        with pytest.raises(SystemExit) as end:
-            main()
-    assert end.value.code in (0, None)
+    said = bench(*ESTIMATE, *BOTH, "--config", config, "--out", out)
+    assert said.status == 0, said.err
     return out
 
 

@@ -792,11 +792,8 @@ def build(*, classes, channels, size):
 """
 
 
-def test_the_caption_is_of_what_was_evaluated(
-    bench: Bench, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_caption_is_of_what_was_evaluated(bench: Bench, world: World, tmp_path: Path) -> None:
     """A two-layer network of a stranger is no ResNet-18, and weights say how they are run."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     (tmp_path / "linear.py").write_text(NETWORK)
     save_file({"1.weight": torch.randn(10, 64), "1.bias": torch.zeros(10)}, tmp_path / "w.safetensors")
     common: list[object] = [

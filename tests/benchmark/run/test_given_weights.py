@@ -3,8 +3,6 @@
 import csv
 import hashlib
 import importlib.util
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,31 +21,20 @@ COMPARED = ("sample", "label", "clean_prediction", "adversarial_prediction", "li
 
 
 @pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One core for one worker, no hash from before, as in a process of its own."""
-    prepare(monkeypatch)
+def _clean() -> None:
+    """No hash from before, as in a process of its own."""
     weights_hash.cache_clear()
 
 
-def prepare(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(os, "sched_getaffinity", lambda _: {0})
-
-
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def original(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a model that was trained, long enough to tell some images from others."""
-    from robustness_bench.benchmark.cli import main
-
     out = tmp_path_factory.mktemp("original") / "results"
-    with pytest.MonkeyPatch.context() as patch:
-        prepare(patch)
-        config = tmp_path_factory.mktemp("config") / "quick.toml"
-        config.write_text("[training]\nattack_steps = 1\n")
-        recipe = ["--epochs", 6, "--train-limit", 500, "--eps-linf", EPS, "--config", config]
-        patch.setattr(sys, "argv", ["bench", *map(str, [*GIVEN, *recipe, "--out", out])])
-        with pytest.raises(SystemExit) as end:
-            main()
-    assert end.value.code in (0, None)
+    config = tmp_path_factory.mktemp("config") / "quick.toml"
+    config.write_text("[training]\nattack_steps = 1\n")
+    recipe = ["--epochs", 6, "--train-limit", 500, "--eps-linf", EPS, "--config", config]
+    said = bench(*GIVEN, *recipe, "--out", out)
+    assert said.status == 0, said.err
     return out
 
 

@@ -45,9 +45,8 @@ class Mine(Defense):
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No plugin before or after, installed ones included; one core per worker."""
+    """No plugin before or after, installed ones included."""
     monkeypatch.setattr(registry, "entry_points", lambda group: [])
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     registry._installed.cache_clear()
     before = set(sys.modules)
     yield

@@ -1,6 +1,4 @@
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +24,11 @@ TINY += ["--width", 4, "--n-examples", 12, "--attacks", "none,pgd-40,ddn"]
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kept(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with evidence of three cells: PGD in both norms, DDN."""
     out = tmp_path_factory.mktemp("kept") / "results"
-    command = [
-        sys.executable,
-        "-m",
-        "robustness_bench.benchmark.cli",
-        *map(str, TINY),
-        "--out",
-        str(out),
-        "--keep-examples",
-    ]
-    done = subprocess.run([*command, "--batch-size", "5"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    said = bench(*TINY, "--out", out, "--keep-examples", "--batch-size", 5)
+    assert said.status == 0, said.err
     return out
 
 

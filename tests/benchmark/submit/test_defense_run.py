@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from robustness_bench.attacks import registry
 from robustness_bench.benchmark.data import locate
 from robustness_bench.benchmark.files import file_hash
 from robustness_bench.benchmark.store.cells import Record, find_records, read_record
@@ -21,6 +22,13 @@ from robustness_bench.benchmark.submit.manifest.defense import read_manifest
 from tests.benchmark.sandbox.hostile_models import honest
 from tests.benchmark.submit.submissions import EXAMPLE
 from tests.conftest import Bench
+
+FEWER: dict[str, dict[str, int]] = {
+    "aa": {"steps": 10, "square_queries": 100},
+    "pgd-40": {"restarts": 1},
+    "fwa-40": {"steps": 5},
+    "ti-dim": {"steps": 5},
+}
 
 
 def page_of(site: Path, name: str) -> str:
@@ -38,6 +46,16 @@ def fill(folder: Path, **values: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+@pytest.fixture
+def short_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The strict set's names with fewer steps, which is the full protocol then."""
+    tables = registry._tables()
+    for name, fewer in FEWER.items():
+        preset = {**tables[name], "strict": {**tables[name]["strict"], **fewer}}
+        monkeypatch.setitem(tables, name, preset)
+
+
+@pytest.mark.usefixtures("short_attacks")
 def test_from_template_to_a_verified_row(bench: Bench, tmp_path: Path) -> None:
     """The worked submission, filled into a fresh template, checked, measured in full, and on the site."""
     mine, store, site = tmp_path / "mine", tmp_path / "results", tmp_path / "site"
@@ -105,6 +123,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_code_is_run_only_if_trusted_and_a_first_look_is_not_ranked(
     bench: Bench, own: Path, tmp_path: Path
 ) -> None:

@@ -1,6 +1,4 @@
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,19 +18,10 @@ Arrays = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("attacked") / "results"
-    command = [
-        sys.executable,
-        "-m",
-        "robustness_bench.benchmark.cli",
-        *TINY,
-        "--out",
-        str(out),
-        "--keep-examples",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    said = bench(*TINY, "--out", out, "--keep-examples")
+    assert said.status == 0, said.err
     return out
 
 
