@@ -153,7 +153,8 @@ MANIFESTS = {
         added("".join(f"key{n} = 1\n" for n in range(1000)), first=True), "980 more unknown keys"
     ),
     "a thousand claims": Case(
-        added("".join(f"key{n} = 1\n" for n in range(1000))), "claimed has 1002 values: there are not as many"
+        added("".join(f"key{n} = 1\n" for n in range(1000))),
+        "claimed has 1002 values: there are fewer attacks",
     ),
     "sections are values": Case(
         manifest(b"threat = 1\nmodel = 2\ndata = 3\nclaimed = 4\n"),
