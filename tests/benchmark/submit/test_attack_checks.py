@@ -19,7 +19,7 @@ from tests.benchmark.submit.submissions import EXAMPLE, checked, of, tree_hash, 
 from tests.conftest import Bench
 
 EMPTY = {
-    "name": "say what the row is to be called",
+    "name": "say what the row should be called",
     "authors": "name them",
     "licence": "write an SPDX name",
     "contact": "write an e-mail address or a link",
@@ -32,7 +32,7 @@ EMPTY = {
 }
 WRONG = {
     "kind": ('"atack"', "kind is an unknown kind 'atack'; did you mean attack"),
-    "name": ('"<b>x</b>"', "name has '<' in it: <, > and & are refused"),
+    "name": ('"<b>x</b>"', "name has '<' in it: <, > and & are rejected"),
     "authors": (r'["a\u202Eb"]', r"authors has .* character U\+202E"),
     "paper": ('"javascript:alert(1)"', "paper .* is not an http or https link"),
     "contact": ('"me"', "contact 'me' is neither"),
