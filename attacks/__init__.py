@@ -1,1 +1,1 @@
-"""Attacks: one file each. This package knows torch and nothing of ``benchmark`` or ``defenses``."""
+"""Attacks: one file each. This package imports torch, and never ``benchmark`` or ``defenses``."""

@@ -1,4 +1,4 @@
-"""An attack that knows the detectors and has to pass them.
+"""An adaptive attack on detectors: it knows them and must not be flagged.
 
 After Carlini and Wagner 2017, "MagNet and 'Efficient Defenses Against Adversarial Attacks' are not robust
 to adversarial examples", https://arxiv.org/abs/1711.08478, and their code, github.com/carlini/MagNet.
@@ -23,7 +23,7 @@ __all__ = ["AdaptiveDetection", "Evasion", "Guarded"]
 _INSIDE = 0.999  # pixels of exactly 0 and 1 stay at finite w, where tanh is not yet flat
 _DECAY_1, _DECAY_2, _TINY = 0.9, 0.999, 1e-8  # Adam: Kingma and Ba 2015, https://arxiv.org/abs/1412.6980
 _CHECKS = 10  # of progress, per search step
-_CLEAR = 1e-4  # beyond boundary and thresholds: the same image in another batch rounds otherwise
+_CLEAR = 1e-4  # beyond boundary and thresholds, since the same image rounds differently in another batch
 
 
 class Evasion(NamedTuple):
@@ -32,9 +32,9 @@ class Evasion(NamedTuple):
     x_adv: Tensor
     """(N, C, H, W): the nearest image that evades; the natural one where none was found."""
     success: Tensor
-    """(N,) bool: x_adv is unflagged and misclassified, by a pass of its own."""
+    """(N,) bool: x_adv is unflagged and misclassified, judged by a separate pass."""
     distance: Tensor
-    """(N,): the L2 norm of x_adv - x. 0 at a success: the natural image evades already."""
+    """(N,): the L2 norm of x_adv - x. 0 with success: the natural image already evades."""
     forwards: float
     """Forward passes of the whole system per sample, the mean over the batch: see ``Probe``."""
     backwards: float
@@ -50,23 +50,23 @@ class AdaptiveDetection:
         ‖x' - x‖₂² + c · (Σ max(κ - margin of t, 0) + weight · Σ max(excess + slack, 0))
 
     over surfaces and over detectors, for the smallest c that succeeds. Success is only ever that x' is
-    unflagged and misclassified, whatever its class. The logits carry the attack where the scores saturate
-    and have no gradient.
+    unflagged and misclassified, whatever its class. Where the scores saturate and have no gradient, the
+    logits still have one.
 
     Args:
-        targets: classes tried for each sample, the likeliest wrong ones of the natural image first; at
-            most all the wrong ones.
+        targets: number of classes tried for each sample, starting with the likeliest wrong classes of the
+            natural image; at most all wrong classes.
         search_steps: values of c tried for each sample and target.
         steps: gradient steps for each.
         step_size: Adam's learning rate, in units of w.
         initial_const: first c.
         confidence: κ, in logits.
-        weight: of the detectors' excess, against logits.
-        slack: how far below its threshold the loss wants a score, in the detector's own scale.
+        weight: of the detectors' excess relative to logits.
+        slack: how far below its threshold the loss pushes a score, in the detector's scale.
         abort_early: check ten times per search step, and end it for a sample whose loss has stalled.
 
-    Differs from the reference: hinges on the logits of every surface, for several targets one after another;
-    c for each sample. There, steps are 10 000 of 0.01, κ is 1 and the summed excess weighs 1000.
+    Differs from the reference: hinges on the logits of every surface, several targets one after another,
+    and c per sample. There, steps are 10 000 of 0.01, κ is 1 and the summed excess weighs 1000.
     """
 
     targets: int = 2
@@ -95,14 +95,14 @@ class AdaptiveDetection:
         return {"attack": type(self).__name__, **dataclasses.asdict(self)}
 
     def passes(self, classes: int) -> tuple[int, int]:
-        """The most forward and backward passes that a sample can cost: for time estimates."""
+        """Return the most forward and backward passes that a sample can cost, for time estimates."""
         gradients = min(self.targets, classes - 1) * self.search_steps * self.steps
         return 2 * gradients + 3, gradients
 
     def run(self, system: Guarded, x: Tensor, y: Tensor) -> Evasion:
-        """Attack N samples; a natural image that evades already is left as it is.
+        """Attack N samples; a natural image that already evades is left unchanged.
 
-        Deterministic, and, up to rounding, what a sample comes to does not depend on the others.
+        Deterministic. Up to rounding, a sample's result does not depend on the other samples.
 
         Raises:
             ValueError: x or y are not as ``robustness_bench.attacks.base`` says.
@@ -122,7 +122,7 @@ class AdaptiveDetection:
         )
 
     def perturb(self, probe: Probe, x: Tensor, y: Tensor) -> Tensor:
-        """The nearest images that evade, natural where none does. The system is frozen already."""
+        """Return the nearest images that evade, natural where none does. The system is already frozen."""
         found = x.clone()
         held = ~probe.evaded(x, y)
         x, y = x[held], y[held]
@@ -140,7 +140,7 @@ class AdaptiveDetection:
         return likeliest[:, : min(self.targets, logits.shape[1] - 1)].T
 
     def _approach(self, probe: Probe, x: Tensor, y: Tensor, target: Tensor, nearest: Nearest) -> None:
-        """Offer ``nearest`` all that evades on the way to ``target`` (N,), for one c after another."""
+        """Offer ``nearest`` every evading image on the way to ``target`` (N,), for one c after another."""
         search = ConstantSearch.start(self.initial_const, x)
         for _ in range(self.search_steps):
             success = torch.zeros_like(y, dtype=torch.bool)
@@ -174,7 +174,7 @@ class AdaptiveDetection:
             search = search.after(success)
 
     def _unrest(self, probe: Probe, x_adv: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """What keeps the system from being quiet about ``target``, and the excess: (N,), (N, D)."""
+        """Return the sum of all hinges, 0 if ``target`` passes unflagged, and the excess: (N,), (N, D)."""
         surfaces, excess = probe.differentiable(x_adv, target)
         scores = self.weight * (excess + self.slack).relu().sum(1)
         return sum((hinge(-margin(logits, target), self.confidence) for logits in surfaces), scores), excess
@@ -184,7 +184,7 @@ class AdaptiveDetection:
 
 
 class _Adam:
-    """Adam for samples that may leave: every row of ``w`` (N, …) for itself."""
+    """Adam on each row of ``w`` (N, …) separately, so that samples can be dropped."""
 
     def __init__(self, w: Tensor) -> None:
         self.w, self.first, self.second, self.steps = w, torch.zeros_like(w), torch.zeros_like(w), 0

@@ -33,19 +33,19 @@ _MEMBERS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(BudgetAttack):
-    """An ensemble of parameter-free attacks, each on what the ones before it left standing.
+    """An ensemble of parameter-free attacks, each run on the samples that survived the ones before it.
 
     Args:
         version: "standard" (APGD-CE, targeted APGD-DLR, targeted FAB, Square), "plus" (also untargeted
             APGD-DLR and FAB, with five restarts), "rand" (APGD-CE and APGD-DLR, each gradient a mean of
-            20, for randomised models) or "square" (that member alone, which sees scores only).
-        loss: what "apgd-ce", the first member, climbs: "log-odds", or "ce" as in the paper, which
-            float32 cannot hold for wide logits.
+            20, for randomised models) or "square" (that member alone, which uses only scores).
+        loss: what "apgd-ce", the first member, climbs: "log-odds", or "ce" as in the paper, whose gradient
+            vanishes in float32 for wide logits.
         steps: of each run of APGD and FAB; 100 in the paper.
         square_queries: Square's queries per sample; 5000 in the paper.
 
     Differs from the paper: with fewer than ten classes there are fewer targets; where the DLR losses
-    are not defined (targeted: below four classes, untargeted: below three) the margin takes their place.
+    are not defined (targeted: below four classes, untargeted: below three) the margin replaces them.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")

@@ -1,8 +1,8 @@
 """The contract between an attack and its caller.
 
-Said once, for the whole project: images ``x`` are float32 in [0, 1] of shape (N, C, H, W), labels
-``y`` int64 of shape (N,), a model maps images to logits (N, K), and ε and every norm are in the
-units of the pixels.
+These conventions hold for the whole project: images ``x`` are float32 in [0, 1] of shape (N, C, H, W),
+labels ``y`` are int64 of shape (N,), a model maps images to logits (N, K), and ε and every norm are in
+pixel units.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.geometry import Norm
 from robustness_bench.attacks.numerics.noise import Noise
 
-# A budget is kept to float32 rounding, no looser: one 8-bit level is 4e-3.
+# Allows for float32 rounding only: one 8-bit level is 4e-3.
 _RELATIVE_SLACK, _ABSOLUTE_SLACK = 1e-5, 1e-6
 
 Goal = Literal["untargeted", "transfer"]
 
 
 class AttackError(RuntimeError):
-    """An attack, or the model under it, did what can be no result: it must never become a number."""
+    """The attack, or the attacked model, gave an invalid result, which must never become a number."""
 
 
 class Outcome(NamedTuple):
@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
     clean_prediction: Tensor
     """(N,) int64: the class of x."""
     prediction: Tensor
-    """(N,) int64: the class of x_adv, from a forward pass of its own."""
+    """(N,) int64: the class of x_adv, from a separate forward pass."""
     distance: Tensor
     """(N,): the norm of x_adv - x."""
     forwards: float
@@ -49,10 +49,10 @@ class Outcome(NamedTuple):
 class Counted(nn.Module):
     """The model as an attack sees it: checks that logits are finite and counts passes of samples.
 
-    A sample whose gradient is not finite has a gradient of zero: it is not moved, its batch stands.
+    A sample whose gradient is not finite gets a zero gradient: it does not move, and its batch is unaffected.
 
     Args:
-        mends: whether that is so; else the gradient is as the model has it.
+        mends: False passes such a gradient on as the model computed it.
     """
 
     def __init__(self, model: nn.Module, *, mends: bool = True) -> None:
@@ -64,7 +64,7 @@ class Counted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mends and x.requires_grad and torch.is_grad_enabled():
-            x = x.view_as(x)  # a tensor of this pass alone, to hook
+            x = x.view_as(x)  # a tensor that only this pass uses, for the hook
             x.register_hook(geometry.mended)
         # A clone: libraries write into the logits, and a model may hand out a cached tensor.
         logits = _logits(self.model(x), len(x)).clone()
@@ -83,18 +83,16 @@ class Counted(nn.Module):
 
 
 def _logits(output: object, n: int) -> Tensor:
-    """What a model returned, which must be one tensor of logits for ``n`` images."""
+    """Return the model's output, checked to be one tensor of logits for ``n`` images."""
     if isinstance(output, Tensor) and output.dim() == 2 and len(output) == n:
         return output
     got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-    raise AttackError(
-        f"the model returned {got} for {n} images: let it return its logits alone, of shape ({n}, classes)"
-    )
+    raise AttackError(f"the model returned {got} for {n} images: return only logits, of shape ({n}, classes)")
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no weight gradients inside; every module and weight as before afterwards."""
+    """Put the model into evaluation mode without weight gradients; restore every module and weight after."""
     modes = [(module, module.training) for module in model.modules()]
     wanted = [(weight, weight.requires_grad) for weight in model.parameters()]
     model.eval().requires_grad_(False)
@@ -111,14 +109,14 @@ def frozen(model: nn.Module) -> Iterator[None]:
 class Attack(ABC):
     """An attack is its hyperparameters and one method, ``perturb``.
 
-    Its fields are its identity in records, its repr the test id. Two kinds: ``BudgetAttack`` stays
-    inside ε, ``MinimumNormAttack`` looks for the nearest adversarial image and so answers every ε.
+    Its fields are its identity in records, its repr the test id. There are two kinds: ``BudgetAttack`` stays
+    inside ε; ``MinimumNormAttack`` looks for the nearest adversarial image, so one run serves every ε.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     """The norms this attack can work in."""
     rules: ClassVar[tuple[str, ...]] = ()
-    """Ways to choose among the images of one and the same run; the field ``rule`` then names one."""
+    """Ways to choose among the images of one run; if there are any, the field ``rule`` names one."""
 
     norm: Norm
 
@@ -128,22 +126,22 @@ class Attack(ABC):
 
     @abstractmethod
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        """Adversarial images for ``x``, same shape, in [0, 1].
+        """Return adversarial images for ``x``, same shape, in [0, 1].
 
         The caller has put ``model`` into evaluation mode with frozen weights, and judges success
-        itself. Where nothing was found any image may be returned. All randomness is ``noise``.
+        itself. Where nothing was found, any image may be returned. All randomness must come from ``noise``.
         """
 
     def perturb_all(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> dict[str, Tensor]:
-        """What ``perturb`` returns under each of ``rules``, from one run; "" where there are none."""
+        """Return rule -> result of ``perturb`` under it, from one run; without rules the only key is ""."""
         return {"": self.perturb(model, x, y, noise)}
 
     @abstractmethod
     def passes(self, classes: int) -> tuple[int, int]:
-        """Forward and backward passes that a sample costs if it never falls: for time estimates."""
+        """Return the forward and backward passes of a sample that is never fooled, for time estimates."""
 
     def for_transfer(self) -> "Attack":
-        """This attack as it should run on a surrogate, where the first success is not enough."""
+        """Return this attack as it should run on a surrogate, where the first success is not enough."""
         return self
 
     @property
@@ -169,7 +167,7 @@ class Attack(ABC):
         seed: int = 0,
         goal: Goal = "untargeted",
     ) -> Outcome:
-        """``run``, and of its outcomes the one that this attack's ``rule`` chooses."""
+        """Return the outcome of ``run`` that this attack's ``rule`` selects."""
         return self.run(model, x, y, ids=ids, seed=seed, goal=goal)[getattr(self, "rule", "")]
 
     @final
@@ -183,19 +181,19 @@ class Attack(ABC):
         seed: int = 0,
         goal: Goal = "untargeted",
     ) -> dict[str, Outcome]:
-        """Attack N samples and judge the result by a forward pass on the very image that is kept.
+        """Attack N samples and judge the result by a forward pass on exactly the image that is kept.
 
         Args:
-            ids: (N,) int64, what a sample's noise depends on besides ``seed``; default 0 … N-1.
-            goal: "untargeted" attacks only what is classified correctly and keeps the natural image
-                where it fails; "transfer" attacks every sample and keeps whatever it made.
+            ids: (N,) int64; with ``seed`` they determine each sample's noise; default 0 … N-1.
+            goal: "untargeted" attacks only samples that are classified correctly and keeps the natural
+                image where it fails; "transfer" attacks every sample and keeps whatever image results.
 
         Returns:
-            rule -> outcome, "" being the only one where the attack has no rules. Every outcome's passes
-            are those of the whole run.
+            rule -> outcome; the only key is "" if the attack has no rules. The passes of every outcome
+                are those of the whole run.
 
         Raises:
-            ValueError: x or y are not as the module says.
+            ValueError: x or y do not follow this module's conventions.
             AttackError: non-finite logits, or an image outside the box or the budget.
         """
         check_images(x, y)
@@ -227,7 +225,7 @@ class Attack(ABC):
     def _judged(
         self, model: nn.Module, x: Tensor, y: Tensor, clean: Tensor, aims: Tensor, found: Tensor, goal: Goal
     ) -> tuple[Tensor, Tensor]:
-        """All images as they are kept, and their classes; ``found`` belongs to the rows ``aims``."""
+        """Return all images as they are kept, and their classes; ``found`` belongs to the rows ``aims``."""
         x_adv, prediction = x.clone(), clean.clone()
         if aims.any():
             found = found.detach()
@@ -256,7 +254,7 @@ class BudgetAttack(Attack):
 
     @property
     def _limit(self) -> float:
-        """The distance that counts as within ``eps``: rounding is forgiven."""
+        """The largest distance that counts as within ``eps``, allowing for rounding."""
         return self.eps * (1 + _RELATIVE_SLACK) + _ABSOLUTE_SLACK
 
     def check(self, distance: Tensor) -> None:
@@ -266,12 +264,12 @@ class BudgetAttack(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class MinimumNormAttack(Attack):
-    """An attack that looks for the nearest adversarial image; one run answers every ε."""
+    """An attack that looks for the nearest adversarial image; one run serves every ε."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoAttack(BudgetAttack):
-    """The natural image: its column is natural accuracy."""
+    """No attack: keeps the natural image, so its column is natural accuracy."""
 
     eps: float = 0.0
 
@@ -283,14 +281,14 @@ class NoAttack(BudgetAttack):
 
 
 def predict(model: nn.Module, x: Tensor) -> Tensor:
-    """The class of each image, without gradients: (N, C, H, W) -> (N,)."""
+    """Predict the class of each image, without gradients: (N, C, H, W) -> (N,)."""
     with torch.no_grad():
         classes: Tensor = model(x).argmax(1)
     return classes
 
 
 def check_images(x: Tensor, y: Tensor) -> None:
-    """Raise ValueError unless ``x`` and ``y`` are as this module says."""
+    """Raise ValueError unless ``x`` and ``y`` follow this module's conventions."""
     if x.dim() != 4 or x.dtype != torch.float32:
         raise ValueError(f"expected float32 images (N, C, H, W), got {x.dtype} {tuple(x.shape)}")
     if y.shape != (len(x),) or y.dtype != torch.int64:
@@ -300,7 +298,7 @@ def check_images(x: Tensor, y: Tensor) -> None:
 
 
 def check_result(x_adv: Tensor, x: Tensor) -> None:
-    """Raise AttackError unless ``x_adv`` could be images in place of ``x``."""
+    """Raise AttackError unless ``x_adv`` are valid images of the shape of ``x``."""
     if x_adv.shape != x.shape:
         raise AttackError(f"the attack returned shape {tuple(x_adv.shape)} for {tuple(x.shape)}")
     if not torch.isfinite(x_adv).all():

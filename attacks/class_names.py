@@ -1,8 +1,8 @@
-"""The name of a class as records keep it, and the class of such a name.
+"""Names of classes in records: from a class to its recorded name, and back.
 
-A name is ``module:Class``, and part of every task's id. Ours begin at the folder: ``attacks.pgd:PGD`` is the
-class in ``attacks/pgd.py``, whatever package holds that folder. A class from elsewhere has the module it is
-imported from; where that begins as ours do, ``outside:`` stands before it.
+A name is ``module:Class`` and part of every task's id. Our names begin at the folder: ``attacks.pgd:PGD``
+is the class in ``attacks/pgd.py``, whatever package holds that folder. A class from elsewhere is named by the
+module it is imported from, with the prefix ``outside:`` if that module's name begins like ours.
 """
 
 import importlib
@@ -12,18 +12,18 @@ _PACKAGE = "robustness_bench"
 _FOLDERS = ("attacks", "defenses", "benchmark")
 _OUTSIDE = "outside:"
 _MOVED = {"benchmark.submission.remote_attack": "benchmark.sandbox.remote_attack"}
-"""Modules that have moved since records began to name their classes."""
+"""Modules that have moved since the first records: the recorded name -> the name today."""
 
 
 def recorded(name: str) -> str:
-    """The recorded name of the class that is imported as ``module:Class``."""
+    """Return the recorded name of the class that is imported as ``module:Class``."""
     if name.startswith(f"{_PACKAGE}."):
         return name.removeprefix(f"{_PACKAGE}.")
     return f"{_OUTSIDE}{name}" if _is_ours(name) else name
 
 
 def load(name: str) -> Any:
-    """The class of a recorded name.
+    """Return the class of a recorded name.
 
     Raises:
         ImportError: there is no such module.

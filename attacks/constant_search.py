@@ -1,4 +1,4 @@
-"""What the attacks of Carlini and Wagner and EAD share: the search for the constant c, and what it keeps.
+"""What the Carlini-Wagner attack and EAD share: the search for the constant c, and the images it keeps.
 
 Carlini and Wagner 2017, https://arxiv.org/abs/1608.04644, sections V and VI.A: minimise
 c · f(x') + distance(x', x) with f(x') = max(z_y - max over k ≠ y of z_k, -κ), for the smallest c that
@@ -25,9 +25,9 @@ class ConstantSearchAttack(MinimumNormAttack):
     """Hyperparameters of an attack that searches for c.
 
     Args:
-        search_steps: values of c tried for each sample.
-        steps: gradient steps for each.
-        step_size: of the gradient steps, in the attack's own units.
+        search_steps: number of values of c tried for each sample.
+        steps: gradient steps for each value.
+        step_size: of the gradient steps, in units that the attack defines.
         confidence: margin κ, in logits, that an adversarial image must exceed.
         initial_const: first c.
         abort_early: check ten times per search step, and end it for a sample whose loss has stalled.
@@ -55,28 +55,28 @@ class ConstantSearchAttack(MinimumNormAttack):
             raise ValueError(f"confidence must be at least 0 and finite, got {self.confidence}")
 
     def checks_progress(self, step: int) -> bool:
-        """Whether gradient step ``step`` is one after which stalled samples leave."""
+        """Return whether stalled samples are dropped after gradient step ``step``."""
         return self.abort_early and step % max(self.steps // _CHECKS, 1) == 0
 
 
 class ConstantSearch(NamedTuple):
-    """The state of the search for each of N samples: all (N,)."""
+    """The state of the search for each of N samples; all fields are (N,)."""
 
     c: Tensor
     """The constant to try next."""
     lower: Tensor
-    """The largest constant that failed; 0 before."""
+    """The largest constant that failed; 0 before the first failure."""
     upper: Tensor
-    """The smallest constant that succeeded; infinite before."""
+    """The smallest constant that succeeded; infinite before the first success."""
 
     @classmethod
     def start(cls, initial: float, like: Tensor) -> "ConstantSearch":
-        """Before the first try, for the samples of ``like`` (N, …)."""
+        """Return the state before the first try, for the samples of ``like`` (N, …)."""
         c = like.new_full((len(like),), initial)
         return cls(c, torch.zeros_like(c), torch.full_like(c, torch.inf))
 
     def after(self, success: Tensor) -> "ConstantSearch":
-        """Ten times the constant until one succeeds, bisection from then on.
+        """Return the next state: ten times the constant until one succeeds, bisection from then on.
 
         Args:
             success: (N,) bool, whether ``c`` led to a success.
@@ -101,11 +101,11 @@ class Nearest:
         self.distance = x.new_full((len(x),), torch.inf)
 
     def offer(self, rows: Tensor, images: Tensor, distance: Tensor, success: Tensor) -> None:
-        """Keep what succeeds nearer than what is kept.
+        """Keep each success that is nearer than the image kept so far.
 
         Args:
-            rows: (M,) int64, the samples that the other arguments are about.
-            images: (M, C, H, W), the very images that were judged.
+            rows: (M,) int64, the samples that the other arguments describe.
+            images: (M, C, H, W), exactly the images that were judged.
             distance: (M,).
             success: (M,) bool.
         """
@@ -115,10 +115,10 @@ class Nearest:
 
 
 def hinge(margins: Tensor, confidence: float) -> Tensor:
-    """f + κ, which differs from the paper's f by a constant and is 0 once the margin is κ: (N,) -> (N,)."""
+    """Return f + κ: the paper's f plus a constant, 0 once the margin reaches κ: (N,) -> (N,)."""
     return (confidence - margins).relu()
 
 
 def improved(loss: Tensor, previous: Tensor) -> Tensor:
-    """Which samples' loss has not stalled since the previous check: (N,), (N,) -> (N,) bool."""
+    """Return which samples' loss has not stalled since the previous check: (N,), (N,) -> (N,) bool."""
     return loss < _PROGRESS * previous

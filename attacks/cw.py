@@ -25,8 +25,8 @@ class CW(ConstantSearchAttack):
 
     Args: those of ``ConstantSearchAttack``; ``step_size`` is Adam's learning rate, in units of w.
 
-    Differs from the paper: as in the authors' code, the search for c is nine steps from 1e-3 and there
-    is no restart. There, a batch ends a search step as one; here each sample does for itself.
+    Differs from the paper: as in the authors' code, the search for c has nine steps from 1e-3 and no
+    restart. Their code ends a search step for a whole batch; here each sample ends it separately.
     """
 
     def passes(self, classes: int) -> tuple[int, int]:

@@ -26,12 +26,12 @@ class EAD(ConstantSearchAttack):
     Args: those of ``ConstantSearchAttack``, and
         step_size: first step size of FISTA, in pixel units; it falls as √(1 - k / steps).
         beta: weight of the L1 distance, and threshold of the shrinkage.
-        rule: what decides between adversarial iterates: "en", the smallest ‖·‖₂² + β ‖·‖₁, or "l1",
-            the smallest ‖·‖₁. The iterates are the same.
+        rule: which adversarial iterate is kept: "en", the one with the smallest ‖·‖₂² + β ‖·‖₁, or
+            "l1", with the smallest ‖·‖₁. The iterates are the same.
 
     Differs from the paper: as in the authors' code, the momentum is k / (k + 3), and c counts as a
-    success when any iterate was one. Their code can end a search step for a batch as one; here each
-    sample does for itself. Passes that can change nothing are left out (see ``perturb_all``).
+    success if any iterate succeeded. Their code ends a search step for a whole batch; here each
+    sample ends it separately. Passes that can change nothing are left out (see ``perturb_all``).
     """
 
     rules: ClassVar[tuple[str, ...]] = ("en", "l1")
@@ -54,7 +54,7 @@ class EAD(ConstantSearchAttack):
         return self.perturb_all(model, x, y, noise)[self.rule]
 
     def perturb_all(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> dict[str, Tensor]:
-        """The images of every rule, from the one run that they share: rule -> (N, C, H, W).
+        """Return the images of every rule, from one shared run: rule -> (N, C, H, W).
 
         As for ``perturb``, the caller has put ``model`` into evaluation mode with frozen weights.
         An iterate is judged by a forward pass only where that can matter: until the first success of
@@ -90,7 +90,7 @@ class EAD(ConstantSearchAttack):
                     kept["l1"].offer(judged, images, l1[judge], adversarial)
                     kept["en"].offer(judged, images, en[judge], adversarial)
 
-                # Where the first step has not left x no later one will: same gradient (of a deterministic
+                # If the first step has not left x, no later one will: same gradient (of a deterministic
                 # model), smaller step.
                 stay = l1 > 0 if k == 0 else torch.ones_like(judge)
                 if check:
@@ -118,9 +118,9 @@ class EAD(ConstantSearchAttack):
 
 
 def shrink(moved: Tensor, x: Tensor, beta: float) -> Tensor:
-    """Equation 5: what differs from ``x`` by at most ``beta`` returns to it, the rest comes nearer by it.
+    """Equation 5: pixels within ``beta`` of ``x`` return to ``x``; the others move ``beta`` towards it.
 
-    The result is in [0, 1] where ``x`` is; every argument but ``beta`` is (N, C, H, W).
+    The result is in [0, 1] if ``x`` is; every argument but ``beta`` is (N, C, H, W).
     """
     upper, lower = (moved - beta).clamp_max(1.0), (moved + beta).clamp_min(0.0)
     delta = moved - x

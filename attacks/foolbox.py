@@ -1,4 +1,4 @@
-"""DDN by the package ``foolbox`` (Rauber et al. 2020, https://doi.org/10.21105/joss.02607)."""
+"""DDN from the package ``foolbox`` (Rauber et al. 2020, https://doi.org/10.21105/joss.02607)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -11,14 +11,14 @@ from robustness_bench.attacks.numerics.losses import temperature
 from robustness_bench.attacks.numerics.margins import margin
 from robustness_bench.attacks.numerics.noise import Noise, NoiseOfSamples
 
-_LEAD = 8.0  # logits by which the true class leads at most: there a probability has ten bits
+_LEAD = 8.0  # the true class's largest lead in logits: its probability then still keeps ten bits
 
 
 @dataclass(frozen=True, kw_only=True)
 class DDN(MinimumNormAttack):
-    """Rony et al. 2019, https://arxiv.org/abs/1811.09600, algorithm 1: direction and norm apart.
+    """Rony et al. 2019, https://arxiv.org/abs/1811.09600, algorithm 1: decoupled direction and norm.
 
-    What foolbox found is judged by our base class, never by foolbox.
+    Our base class judges what foolbox found; foolbox's own judgement is not used.
 
     Args:
         loss: "log-odds" (the direction of the paper's cross-entropy, at any scale of the logits) or "ce"
@@ -27,8 +27,8 @@ class DDN(MinimumNormAttack):
         gamma: relative change of the radius per step.
         initial_norm: first radius, in pixel units.
 
-    Differs from the paper: images are not rounded to levels; a gradient that vanishes is replaced by
-    noise, the sample's own.
+    Differs from the paper: images are not rounded to levels; a vanishing gradient is replaced by the
+    sample's own noise.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
@@ -59,9 +59,9 @@ class DDN(MinimumNormAttack):
 
 
 class _AtAnyScale(nn.Module):
-    """The model of N samples with logits whose cross-entropy is steep enough for float32 everywhere.
+    """The model of N samples with logits whose cross-entropy has a gradient in float32 everywhere.
 
-    Its gradient points where that of ``log_odds`` does, and the class is the model's.
+    The gradient has the direction of the ``log_odds`` gradient, and the predicted class is the model's.
     """
 
     def __init__(self, model: nn.Module, y: Tensor) -> None:
@@ -71,9 +71,9 @@ class _AtAnyScale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits = self.model(x)
         wide = logits.detach()
-        # Less the largest: rounding could otherwise make two classes equal.
+        # Subtract the largest logit; otherwise rounding could make two classes equal.
         logits = (logits - wide.amax(1, keepdim=True)) / temperature(wide, self.y)[:, None]
         lead = -margin(logits.detach(), self.y)
-        cut = lead.clamp_max(_LEAD) - lead  # a constant: the gradient keeps its direction
+        cut = lead.clamp_max(_LEAD) - lead  # detached, so the gradient keeps its direction
         cut_logits: Tensor = logits.scatter_add(1, self.y[:, None], cut[:, None])
         return cut_logits

@@ -10,7 +10,7 @@ from robustness_bench.attacks.numerics import geometry
 
 
 class Guarded(nn.Module, ABC):
-    """A system that answers with a class or flags the image. All three methods carry gradients to x."""
+    """A system that classifies or flags an image. All three methods are differentiable in x."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -18,9 +18,9 @@ class Guarded(nn.Module, ABC):
 
     @abstractmethod
     def surfaces(self, x: Tensor, target: Tensor) -> list[Tensor]:
-        """All the logits that ``target`` (N,) int64 should win for the system to be quiet: (N, K) each.
+        """All logits that ``target`` (N,) int64 must win for the image to pass unflagged: (N, K) each.
 
-        Say of x, of its reconstruction, and of the image generated from its code and ``target``.
+        For example of x, of its reconstruction, and of the image generated from its code and ``target``.
         """
 
     @abstractmethod
@@ -29,12 +29,12 @@ class Guarded(nn.Module, ABC):
 
 
 class Probe:
-    """The system as an attack asks it: checks that answers are finite and counts passes of samples.
+    """The system as an attack sees it: checks that outputs are finite and counts passes of samples.
 
     Attributes:
-        forwards: samples shown; ``surfaces`` and ``excess`` of one image count as one pass, as do
-            the class and the flag of one that is judged.
-        backwards: samples that a gradient was taken of.
+        forwards: samples evaluated; ``surfaces`` and ``excess`` of one image count as one pass, as do
+            class and flag of a judged image.
+        backwards: samples for which a gradient was computed.
     """
 
     def __init__(self, system: Guarded) -> None:
@@ -43,13 +43,13 @@ class Probe:
         self.backwards = 0
 
     def differentiable(self, x: Tensor, target: Tensor) -> tuple[list[Tensor], Tensor]:
-        """``surfaces`` and ``excess``, asked with one and the same tensor, for systems that cache."""
+        """Return ``surfaces`` and ``excess`` of the same tensor object, which lets a system cache passes."""
         self.forwards += len(x)
         surfaces = [_finite("logits", logits) for logits in self.system.surfaces(x, target)]
         return surfaces, _finite("excess", self.system.excess(x))
 
     def gradient(self, loss: Tensor, w: Tensor) -> Tensor:
-        """Of each sample's loss (N,) with respect to its row of ``w`` (N, …); zero where it is not finite."""
+        """Return the gradient of each sample's loss (N,) by its row of ``w``; zero where not finite."""
         self.backwards += len(w)
         (gradient,) = torch.autograd.grad(loss.sum(), w)
         return geometry.mended(gradient)
@@ -61,7 +61,7 @@ class Probe:
             return _finite("logits", self.system(x))
 
     def evaded(self, x: Tensor, y: Tensor) -> Tensor:
-        """Whether each image passes unflagged and with another class than ``y``: (N,) bool."""
+        """Return whether each image passes unflagged with a class other than ``y``: (N,) bool."""
         wrong = self.logits(x).argmax(1) != y
         with torch.no_grad():
             flagged = (_finite("excess", self.system.excess(x)) >= 0).any(1)

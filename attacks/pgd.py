@@ -23,10 +23,10 @@ class PGD(BudgetAttack):
             (that itself), "margin" (Carlini and Wagner 2017, f6) or "dlr".
         steps: gradient steps per start.
         rel_step_size: step size as a fraction of ``eps``.
-        restarts: starts; only the first is spent on a sample that it fools.
+        restarts: number of starts; a sample is not attacked again after the start that fools it.
         random_start: uniform in the ball; False starts at the natural image.
-        early_stop: leave a sample as soon as it is fooled. Without it every step is taken and the
-            image of the highest loss is returned, which transfers better.
+        early_stop: stop on a sample as soon as it is fooled. Without it every step is taken and the
+            image with the highest loss is returned, which transfers better.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
@@ -71,7 +71,7 @@ class PGD(BudgetAttack):
                 loss = LOSSES[self.loss](logits, y[rows])
                 value = loss.detach()
                 if self.early_stop:
-                    # Being fooled counts as infinite loss: nothing replaces it.
+                    # A fooled sample gets infinite loss, so that no later image replaces it.
                     value = value.masked_fill(logits.argmax(1) != y[rows], torch.inf)
                 better = value > best_loss[rows]
                 best[rows[better]] = x_adv.detach()[better]

@@ -27,7 +27,7 @@ _ENTRY_POINTS = "bench.attacks"
 
 @dataclass(frozen=True, kw_only=True)
 class AttackPreset:
-    """One named attack under one parameter set: what a table shows of it and what decides its results."""
+    """One named attack under one parameter set: how tables show it, and what decides its results."""
 
     name: str
     label: str
@@ -36,16 +36,16 @@ class AttackPreset:
     """natural, budget, minimum-norm, wasserstein or unbounded: see ``presets.toml``."""
     source: str
     attack: str
-    """The class by its recorded name (``class_names``)."""
+    """The recorded name of the class (``class_names``)."""
     parameters: dict[str, Any]
 
     @property
     def takes_eps(self) -> bool:
-        """Whether a run answers one ε only."""
+        """Whether a run serves only one ε."""
         return self.kind in ("budget", "wasserstein")
 
     def arguments(self, norm: str, eps: float) -> dict[str, Any]:
-        """The constructor's arguments under a threat model."""
+        """Return the constructor's arguments under a threat model."""
         if norm not in self.norms:
             raise ValueError(f"{self.name} works in {', '.join(self.norms)}, got norm {norm!r}")
         budget = {"eps": eps} if self.takes_eps else {}
@@ -56,24 +56,24 @@ class AttackPreset:
         return {"attack": self.attack, **self.arguments(norm, eps)}
 
     def build(self, norm: str, eps: float) -> "Attack":
-        """The attack itself; imports torch."""
+        """Return the attack itself; imports torch."""
         return build_attack(self.identity(norm, eps))
 
 
 def build_attack(identity: dict[str, Any]) -> "Attack":
-    """The attack that ``AttackPreset.identity`` describes."""
+    """Return the attack that ``AttackPreset.identity`` describes."""
     arguments = dict(identity)
     attack: Attack = load(str(arguments.pop("attack")))(**arguments)
     return attack
 
 
 def attack_names() -> list[str]:
-    """Every name of every set, in the order of the tables' columns."""
+    """Return every name of every set, in the order of the tables' columns."""
     return list(_tables())
 
 
 def attack_presets(attack_set: str) -> dict[str, AttackPreset]:
-    """Name -> preset, in the order of the tables' columns, of the attacks that have this parameter set."""
+    """Return name -> preset of the attacks that have this set, in the order of the tables' columns."""
     if attack_set not in SETS:
         raise ValueError(f"the parameter sets are {', '.join(SETS)}, got {attack_set!r}")
     return {
@@ -96,7 +96,7 @@ def _preset(name: str, table: Mapping[str, Any], attack_set: str) -> AttackPrese
 
 @cache
 def _tables() -> dict[str, Mapping[str, Any]]:
-    """The file's entries, then the plugins'."""
+    """Return the file's entries, then the plugins'."""
     text = (Path(__file__).parent / "presets.toml").read_text(encoding="utf-8")
     tables: dict[str, Mapping[str, Any]] = tomllib.loads(text)
     for offer in offers(entry_points(group=_ENTRY_POINTS), "attack", tables):

@@ -22,7 +22,7 @@ class STA(Attack):
 
     Minimises max(z_y - max_{k≠y} z_k, -confidence) + tau · L_flow over the flow (equations 2 to 4) and
     keeps, of all iterates that fool the model, the one of the smallest L_flow. It has no ε: ``norm``
-    only says in which threat model's column it stands, and the distance it reports is incidental.
+    only says in which threat model's tables it appears, and the distance it reports is incidental.
 
     Args:
         steps: Adam steps.
@@ -31,11 +31,11 @@ class STA(Attack):
             weight fools more.
         confidence: margin κ in logits that an adversarial image must exceed.
 
-    Differs from the paper: Adam in place of L-BFGS with line search, one sample at a time. Its second
-    moment is the mean over a sample's flow, since alone an element whose gradient is rounding noise
-    would move as far as any; its steps fall, since steps of one size leave the flow as rough as they
-    are long. The optimised L_flow is rounded off at 0, where the equation's has a kink; iterates are
-    compared by the equation's.
+    Differs from the paper: Adam, separately for each sample, in place of L-BFGS with line search. Its
+    second moment is the mean over a sample's flow; per element, one whose gradient is rounding noise would
+    move as far as any other. Its step size falls, since steps of constant size leave the flow as rough as
+    the steps are long. The optimised L_flow is smoothed at 0, where the equation's has a kink; iterates are
+    compared by the equation's L_flow.
     """
 
     steps: int = 100
@@ -69,7 +69,7 @@ class STA(Attack):
                 break
             loss = (-margins).clamp_min(-self.confidence) + self.tau * flow_loss(flow, _ROUNDING)
             (gradient,) = torch.autograd.grad(loss.sum(), flow)
-            gradient = mended(gradient)  # to sample at NaN may crash the process
+            gradient = mended(gradient)  # sampling at NaN may crash the process
 
             first = _DECAY_1 * first + (1.0 - _DECAY_1) * gradient
             second = _DECAY_2 * second + (1.0 - _DECAY_2) * gradient.square().flatten(1).mean(1)

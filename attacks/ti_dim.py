@@ -18,7 +18,7 @@ from robustness_bench.attacks.numerics.noise import Noise
 
 @dataclass(frozen=True, kw_only=True)
 class TIDIM(BudgetAttack):
-    """Climb a loss by a smoothed gradient of a randomly shrunk image, with momentum.
+    """Climb a loss along the smoothed gradient of a randomly shrunk image, with momentum.
 
     Three ideas, each of which a field can turn off: the translation-invariant gradient (Dong et al.
     2019), input diversity (Xie et al. 2019) and momentum (Dong et al. 2018, algorithm 1,
@@ -38,8 +38,8 @@ class TIDIM(BudgetAttack):
         diversity: probability that a step sees a sample shrunk and padded.
         resize: smallest side of the shrunk image relative to the image's, in (0, 1]; 1 is no diversity.
         random_start: uniform in the ball; False starts at the natural image.
-        early_stop: leave a sample as soon as it is fooled. Without it every step is taken and the last
-            image returned.
+        early_stop: stop on a sample as soon as it is fooled. Without it every step is taken and the last
+            image is returned.
 
     Differs from the paper: the image is shrunk and padded back to its size, because our models take one
     size, where Xie et al. enlarge 299 pixels to at most 330. The kernel is that of Dong et al.'s code,
@@ -78,7 +78,7 @@ class TIDIM(BudgetAttack):
 
     @property
     def diverse(self) -> bool:
-        """Whether the model is ever shown another image than the one that is judged."""
+        """Whether the model may see an image other than the one that is judged."""
         return self.diversity > 0 and self.resize < 1
 
     def passes(self, classes: int) -> tuple[int, int]:
@@ -131,7 +131,7 @@ def gaussian_kernel(size: int, sigma: float) -> Tensor:
 
 
 def smooth(gradient: Tensor, kernel: Tensor) -> Tensor:
-    """Each channel convolved with kernel ⊗ kernel, zeros outside: (N, C, H, W) -> (N, C, H, W)."""
+    """Convolve each channel with kernel ⊗ kernel, with zeros outside: (N, C, H, W) -> (N, C, H, W)."""
     planes = gradient.flatten(0, 1)[:, None]
     half = len(kernel) // 2
     planes = functional.conv2d(planes, kernel.reshape(1, 1, -1, 1), padding=(half, 0))
@@ -140,7 +140,7 @@ def smooth(gradient: Tensor, kernel: Tensor) -> Tensor:
 
 
 def mean_normalised(gradient: Tensor) -> Tensor:
-    """Each sample's gradient over its mean absolute value; a zero gradient stays zero."""
+    """Divide each sample's gradient by its mean absolute value; a zero gradient stays zero."""
     scale = gradient.abs().flatten(1).mean(1)
     return gradient / per_sample(scale.masked_fill(scale == 0, 1.0), gradient)
 
@@ -169,7 +169,7 @@ def _placement(size: int, resize: float, share: Tensor, place: Tensor, chosen: T
 
 
 def shrink_matrix(size: int, side: Tensor, offset: Tensor) -> Tensor:
-    """What resizes an axis of ``size`` pixels to ``side`` (N,) and pads ``offset`` (N,) zeros before it.
+    """Return matrices that resize an axis of ``size`` pixels to ``side`` (N,), after ``offset`` (N,) zeros.
 
     Bilinear, pixels as areas (``align_corners=False``), no antialiasing. Returns (N, size, size), a row
     for each pixel of the result.

@@ -25,17 +25,17 @@ Box = Literal["clip", "clamp", "project"]
 
 @dataclass(frozen=True, kw_only=True)
 class Wasserstein(Attack):
-    """Climb a loss over the transport plans that start from the image and keep a budget.
+    """Climb a loss over the transport plans that start from the image and stay within a budget.
 
     The image a plan makes is its column sums, so that the gradient on a plan's entry is the image's
-    gradient at the entry's destination. The ball is no norm's; ``norm`` only says in which threat
-    model's column the attack stands.
+    gradient at the entry's destination. The ball is not that of a norm; ``norm`` only says in which threat
+    model's tables the attack appears.
 
     Args:
         eps: budget, Σ mass × distance, as a share of the image's mass; distance in pixels.
         loss: "log-odds" (the direction of the paper's cross-entropy, at any scale of the logits), "ce"
             (that itself), "margin" or "dlr".
-        steps: plans tried besides the natural one.
+        steps: number of plans tried besides the natural one.
         method: "frank-wolfe" mixes 2/(t+2) of the best plan for the gradient into the plan, t = 0, 1, …;
             "projected-gradient" adds the gradient and returns to the nearest plan.
         window: side k of the window inside which a pixel's mass may move.
@@ -45,12 +45,12 @@ class Wasserstein(Attack):
         box: what happens where more mass arrives than the 1 that a pixel can hold.
             "clip": the loop climbs the image as it is, and clips it for the result;
             "clamp": the model sees the clipped image at every step;
-            "project": only plans are tried whose image is inside the box.
-        early_stop: leave a sample as soon as it is fooled. Without it every step is taken and the
-            image of the highest loss is returned.
+            "project": only plans whose image is inside the box are tried.
+        early_stop: stop on a sample as soon as it is fooled. Without it every step is taken and the
+            image with the highest loss is returned.
 
-    In every mode the image that is returned and judged is inside the box. Clipping removes mass: a
-    clipped image may lie outside the transport budget, as may the paper's. Only "project" keeps both.
+    In every mode the returned and judged image is inside the box. Clipping removes mass: a clipped image
+    may lie outside the transport budget, as in the paper. Only "project" respects both.
 
     Memory: about six tensors of 4·N·C·H·W·k² bytes.
 
@@ -116,7 +116,7 @@ class Wasserstein(Attack):
                     logits = model(x_adv)
             loss = LOSSES[self.loss](logits, y[rows])
             if self.early_stop:
-                # Being fooled counts as infinite loss: nothing replaces it.
+                # A fooled sample gets infinite loss, so that no later image replaces it.
                 loss = loss.masked_fill(logits.argmax(1) != y[rows], torch.inf)
             better = loss > best_loss[rows]
             best[rows[better]] = x_adv.detach()[better]
@@ -130,18 +130,18 @@ class Wasserstein(Attack):
         return best
 
     def _climb(self, model: nn.Module, moved: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of what the loop climbs, and the gradient of their loss by the image ``moved``."""
+        """Return the climbed image's logits, and the gradient of their loss by the image ``moved``."""
         shown = (moved if self.box == "clip" else x_adv).requires_grad_()
         logits = model(shown)
         loss = LOSSES[self.loss](logits, y).sum()
         (gradient,) = torch.autograd.grad(loss, shown)
         if self.box != "clip":
-            # Through the clamp nothing flows where a pixel is overfull by more than rounding.
+            # The clamp passes no gradient where a pixel is overfull by more than rounding.
             gradient = gradient.masked_fill(moved > 1.0 + transport.BOX_SLACK, 0.0)
         return logits.detach(), gradient
 
     def _move(self, plan: Tensor, gradient: Tensor, ball: Ball, step: int) -> Tensor:
-        """The next plan, in the place of this one."""
+        """Return the next plan; overwrites this one."""
         inside, bisections = self.box == "project", self.bisections
         if self.method == "frank-wolfe":
             oracle = transport.best_plan_in_box if inside else transport.best_plan
@@ -153,6 +153,6 @@ class Wasserstein(Attack):
 
 
 def _scaled(gradient: Tensor) -> Tensor:
-    """Each sample's gradient divided by its largest magnitude; a vanished gradient stays zero."""
+    """Divide each sample's gradient by its largest magnitude; a zero gradient stays zero."""
     largest = gradient.flatten(1).abs().amax(1)
     return gradient / per_sample(largest.clamp_min(torch.finfo(gradient.dtype).tiny), gradient)

@@ -1,1 +1,1 @@
-"""Robustness Bench: everything that runs, keeps and shows."""
+"""Robustness Bench: everything that runs evaluations, stores results and shows them."""

@@ -1,4 +1,4 @@
-"""Work on many images: a batch at a time, smaller where memory runs out."""
+"""Process many images in batches, which become smaller where memory runs out."""
 
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -13,21 +13,21 @@ Found = TypeVar("Found")
 
 
 def automatic(device: torch.device | str) -> int:
-    """Images through a network at once where nobody says."""
+    """Return the default number of images in a batch."""
     return AUTO_BATCH[torch.device(device).type]
 
 
 def pieces(
     n: int, context: Context, work: Callable[[slice], Found], start: int = 0
 ) -> Iterator[tuple[slice, Found]]:
-    """``Batches.pieces`` of the context's batch size."""
+    """Run ``Batches.pieces`` with the context's batch size."""
     return Batches(context).pieces(n, work, start)
 
 
 class Batches:
     """Applies functions to rows in batches of ``context.batch_size``.
 
-    An automatic size is halved where memory runs out, and stays so for what follows.
+    An automatic size is halved where memory runs out, and stays at that for later batches.
     """
 
     def __init__(self, context: Context) -> None:
@@ -35,10 +35,10 @@ class Batches:
         self._size = context.batch_size or automatic(context.device)
 
     def pieces(self, n: int, work: Callable[[slice], Found], start: int = 0) -> Iterator[tuple[slice, Found]]:
-        """``work`` on rows ``start`` … n-1, a batch at a time, each with what it gave.
+        """Run ``work`` on rows ``start`` … n-1 in batches; yield each batch with its result.
 
         Raises:
-            torch.OutOfMemoryError: at a batch size that was asked for, or at 1.
+            torch.OutOfMemoryError: at a requested batch size, or at 1.
         """
         while start < n:
             rows = slice(start, min(start + self._size, n))
@@ -54,11 +54,11 @@ class Batches:
             start = rows.stop
 
     def apply(self, network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        """``network(inputs)`` for a network that treats each row of ``inputs`` by itself."""
+        """Return ``network(inputs)``, for a network that treats each row of ``inputs`` separately."""
         (outputs,) = self.over(len(inputs), lambda rows: (network(inputs[rows]),))
         return outputs
 
     def over(self, n: int, work: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """Each of the tensors that ``work`` gives for rows 0 … n - 1, joined."""
+        """Return each of the tensors that ``work`` gives for rows 0 … n - 1, joined over batches."""
         parts = [found for _, found in self.pieces(n, work)]
         return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))

@@ -1,4 +1,4 @@
-"""What a worker knows besides its task: where, on what, how large a batch. None of it decides a result."""
+"""A worker's settings besides its task: folders, device, batch size. None of them decides a result."""
 
 import os
 import platform
@@ -13,24 +13,24 @@ from typing import Any
 from robustness_bench.defenses.plugins import load_plugin
 
 Advance = Callable[[float, float, str], None]
-"""(done, total, unit): how far the current task is."""
+"""(done, total, unit): the progress of the current task."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """Where a task runs.
+    """Where and how a task runs.
 
     Args:
-        batch_size: images through the model at once when evaluating; 0 = automatic.
-        device: a torch device; of several processes that train one model, the first one's.
+        batch_size: images per batch in evaluation; 0 = automatic.
+        device: a torch device; if several processes train one model, the first one's.
         threads: torch threads of this process.
         processes: how many train one model together.
         plugins: files from outside with defenses and other kinds, for every process to load.
         model_dir: RobustBench's cache of models.
-        gallery: images of every cell that are kept to be looked at.
+        gallery: number of images of every cell that are kept for viewing.
         keep_examples: whether every image that fools a model is kept as evidence.
         trust_code: whether networks that came as code may be run, confined.
-        accept_low: whether given weights are taken whatever their accuracy on training images.
+        accept_low: whether given weights are accepted whatever their accuracy on training images.
     """
 
     out: Path
@@ -53,7 +53,7 @@ class Context:
 
 @cache
 def environment(device: str) -> dict[str, Any]:
-    """Versions, hardware and code revision, as stored in every record and checkpoint."""
+    """Return versions, hardware and code revision, as stored in every record and checkpoint."""
     import torch
 
     packages = ("torch", "torchvision", "pyautoattack", "foolbox", "numpy", "robustness-bench")
@@ -73,7 +73,7 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def _revision() -> str:
-    """The commit of this code where it runs from a checkout ("-dirty" if changed), else an empty text."""
+    """Return the commit of this code if it runs from a checkout ("-dirty" if changed), else ""."""
     describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     command = ["git", "-C", str(Path(__file__).parent), *describe]
     try:

@@ -1,4 +1,4 @@
-"""What a user can mend: each error is one line that names the value and the remedy."""
+"""Errors that a user can fix: one line each, with the value and the remedy."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,15 +9,15 @@ class BenchError(Exception):
 
 
 class DataError(BenchError):
-    """A data set that is missing or not what it should be."""
+    """A data set is missing or invalid."""
 
 
 class StoreError(BenchError):
-    """A file of results that cannot be read or written."""
+    """A file of results cannot be read or written."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BenchError:
-    """The error for a name that is not in a list: near matches first, then all."""
+    """Return the error for a name that is not in a list: near matches first, then all names."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     guess = f"; did you mean {' or '.join(near)}?" if near else ";"

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and the hashes that prove it."""
+"""Atomically written files, and hashes."""
 
 import errno
 import hashlib
@@ -18,10 +18,10 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` so that any reader, and any crash, sees the old or the new file.
+    """Replace ``path`` by ``content``; readers, and a crash, see either the old or the new file.
 
     Raises:
-        StoreError: the disk is full or the folder cannot be written; ``path`` is as it was.
+        StoreError: the disk is full or the folder cannot be written; ``path`` is unchanged.
     """
     temporary = ""
     try:
@@ -39,7 +39,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         remedy = (
             "free some space and run the same command again"
             if error.errno in _NO_ROOM
-            else "choose another --out or mend its permissions"
+            else "choose another --out or fix its permissions"
         )
         raise StoreError(f"cannot write {path}: {error.strerror}; nothing is lost, {remedy}") from error
     except BaseException:
@@ -99,16 +99,16 @@ def read_json(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
 
 
 def canonical_json(value: Any) -> str:
-    """One text per value: sorted keys, no spaces, no NaN."""
+    """Return the same text for equal values: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def short_hash(value: Any) -> str:
-    """12 hexadecimal digits that name a JSON value."""
+    """Return 12 hexadecimal digits that identify a JSON value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:12]
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content."""
+    """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

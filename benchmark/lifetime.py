@@ -1,4 +1,4 @@
-"""How long a process lives: a worker no longer than the process that started it."""
+"""Lifetime of worker processes: they end with the process that started them."""
 
 import os
 import threading
@@ -6,7 +6,7 @@ import time
 
 
 def end_with_parent() -> None:
-    """Leave as soon as the process that started this one is gone, even if it was killed."""
+    """Exit as soon as the process that started this one is gone, even if it was killed."""
     parent = os.getppid()
 
     def watch() -> None:

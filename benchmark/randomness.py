@@ -1,4 +1,4 @@
-"""Global generators under a key: what dropout, other random layers and first weights are drawn from."""
+"""Seed the global generators by a key, for dropout, other random layers and initial weights."""
 
 import random
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from robustness_bench.attacks.numerics.noise import key_of
 
 @contextmanager
 def keyed(device: torch.device, *stream: object) -> Iterator[None]:
-    """Seed every global generator by the stream's name; afterwards they are as they were before.
+    """Seed every global generator by the stream's name, and restore them afterwards.
 
-    Torch's of the CPU and of ``device``, NumPy's and Python's: networks and defenses from outside may draw
-    from any of them. So what they draw depends on no work done before in this process.
+    These are torch's for the CPU and for ``device``, NumPy's and Python's: networks and defenses from outside
+    may draw from any of them. So what they draw does not depend on earlier work in this process.
 
     Args:
-        device: a CPU or CUDA device; other GPUs are left alone.
+        device: a CPU or CUDA device; generators of other GPUs are not touched.
         stream: anything with a stable ``str``, as in `key_of`.
     """
     key, cuda = key_of(*stream), [device] if device.type == "cuda" else []

@@ -1,4 +1,4 @@
-"""Numbers about numbers; each docstring says what it entitles one to claim."""
+"""Statistics; each docstring says which claims the number supports."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -17,8 +17,8 @@ _SIMULTANEOUS = 0.95  # level of all rank intervals together
 class MeanStd(NamedTuple):
     """Mean and sample standard deviation (n - 1); std is None for a single value.
 
-    The spread is over training seeds on the same images: it says how much a figure moves when the
-    training is repeated, not how much it would move on other images.
+    The spread is over training seeds on the same images: it says how much a number changes when the
+    training is repeated, not how much it would change on other images.
     """
 
     mean: float
@@ -34,7 +34,7 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """First minus second, and an interval around it; shares in [-1, 1]."""
+    """First minus second, with an interval; shares in [-1, 1]."""
 
     mean: float
     low: float
@@ -42,14 +42,14 @@ class Difference(NamedTuple):
 
 
 class Rank(NamedTuple):
-    """The places a row may hold, counted from 1; equal when its place is certain."""
+    """The ranks a row may have, counted from 1; both are equal if its rank is certain."""
 
     first: int
     last: int
 
 
 def mean_std(values: Sequence[float]) -> MeanStd:
-    """Raises ValueError without values."""
+    """Return mean and sample standard deviation; raises ValueError without values."""
     if not values:
         raise ValueError("mean_std needs at least one value")
     std = statistics.stdev(values) if len(values) > 1 else None
@@ -59,9 +59,9 @@ def mean_std(values: Sequence[float]) -> MeanStd:
 def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     """The score interval of Wilson 1927 (JASA 22:209-212) around successes / n.
 
-    A claim about other images of the same kind, with the trained models as they are: nothing about
-    another training. ``successes`` may be fractional, the mean over seeds times n; the interval is then
-    too wide rather than too narrow, for a mean of several models varies less over images than one does.
+    It supports claims about other images of the same kind with the same trained models, not about another
+    training. ``successes`` may be fractional, the mean over seeds times n. The interval is then too wide
+    rather than too narrow, because the mean of several models varies less over images than one model.
 
     Raises:
         ValueError: no images, or successes outside [0, n].
@@ -77,15 +77,15 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
 
 
 def widened(figure: MeanStd, images: int) -> Interval:
-    """Ours, to hold a published figure against (``inside``). Percent, unlike the other intervals here.
+    """Return our interval to compare a published number with (``inside``). In percent, unlike others here.
 
-    The 95 % Wilson interval of the mean over our ``images``, widened on both sides by the sample standard
-    deviation over our training seeds. Of several seeds, ``images`` is the number that one of them has (the
-    fewest, where they differ), not their sum: the seeds are judged on the same images.
+    It is the 95 % Wilson interval of the mean over our ``images``, widened on both sides by the sample
+    standard deviation over our training seeds. With several seeds, ``images`` is the number of one seed (the
+    smallest, if they differ), not the sum: the seeds are judged on the same images.
 
-    With several seeds it is about other images and, roughly, one more training: one standard deviation
-    holds about two of three. With one seed it is about other images alone. What the other side's figure
-    would do on other images or by another training is not in it.
+    With several seeds it covers other images and, roughly, one more training: one standard deviation
+    contains about two of three. With one seed it covers only other images. It does not cover how the
+    published number would vary with other images or another training.
     """
     interval = wilson(min(figure.mean / 100 * images, images), images)
     spread = figure.std or 0.0
@@ -93,24 +93,25 @@ def widened(figure: MeanStd, images: int) -> Interval:
 
 
 def inside(published: float, ours: Interval) -> bool:
-    """Whether a published mean lies in our interval (``widened``), ends included; both in percent.
+    """Return whether a published mean is in our interval (``widened``), ends included; both in percent.
 
-    True entitles one to say that our images and seeds do not tell the two figures apart; not that they are
-    equal, and less so the fewer our images. False: our images and seeds alone do not explain the
-    difference; the published figure's own error, of images and trainings, may. A published standard
-    deviation does not count: papers rarely say over how many trainings it is, and with it a noisier figure
-    would be reproduced more easily.
+    True means that our images and seeds cannot distinguish the two numbers, not that these are equal; with
+    fewer images it means less. False means that our images and seeds alone do not explain the difference; the
+    published number's own error, from images and trainings, may. A published standard deviation is not used:
+    papers rarely say over how many trainings it is, and with it a noisier number would be easier to
+    reproduce.
     """
     return ours.low <= published <= ours.high
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Two-sided p of the exact test of McNemar 1947: would a fair coin split the discordant images so?
+    """Return the two-sided p of McNemar's exact test (1947) of equal chances for the discordant images.
 
-    A claim about two trained models on other images of the same kind; not about two ways of training.
+    It supports claims about two trained models on other images of the same kind, not about two training
+    methods.
 
     Args:
-        only_first, only_second: how many images only the one or only the other gets right.
+        only_first, only_second: number of images that only the first, or only the second, gets right.
     """
     if min(only_first, only_second) < 0:
         raise ValueError(f"mcnemar_exact counts images, got {only_first} and {only_second}")
@@ -142,16 +143,16 @@ def bootstrap_difference(
     seed: int = 0,
     matched: bool = False,
 ) -> Difference:
-    """The difference of two mean accuracies and its percentile bootstrap interval (Efron 1979).
+    """Return the difference of two mean accuracies with its percentile bootstrap interval (Efron 1979).
 
-    Images are drawn together for both sides, so that it stays a paired comparison; seeds are drawn
-    within each side, or together too. A claim about other images of the same kind and other trainings
-    of the same kind; a side with one seed adds no spread of training, and few seeds add too little.
+    Images are drawn together for both sides, so that the comparison stays paired; seeds are drawn within
+    each side, or also together. It supports claims about other images and other trainings of the same
+    kind; a side with one seed adds no spread of training, and few seeds add too little.
 
     Args:
         first, second: (seeds, images), the same images in the same order.
-        matched: row i of both is the same seed (the same initial weights and draws), and is drawn for
-            both or neither. Whether both were trained for as many epochs is for the caller to say.
+        matched: row i of both sides is the same seed (the same initial weights and draws), so it is drawn
+            for both or neither. The caller must say whether both were trained for as many epochs.
     """
     if first.shape[1] != second.shape[1] or not first.size or not second.size:
         raise ValueError(f"not the same images, or none: {first.shape} and {second.shape}")
@@ -177,17 +178,18 @@ def bootstrap_difference(
 
 
 def ranks(outcomes: Sequence[Outcomes]) -> list[Rank]:
-    """Where each row may stand: 1 + the rows surely better, to all but the rows surely worse.
+    """Return each row's possible ranks: from 1 + the rows surely better, to all but the rows surely worse.
 
-    With 95 % confidence every row's true place lies in its interval, all rows at once: other images of
-    the same kind may come and, for rows of several seeds, another training. A row of one seed says
-    nothing of the spread of training: its interval holds for those very weights.
+    With 95 % confidence the true ranks of all rows are in their intervals at once, on other images of the
+    same kind and, for rows with several seeds, with another training. A row with one seed has no spread of
+    training: its interval applies only to those weights.
 
     Each pair is tested by a t test on the adjusted paired difference of Bonett and Price 2012 (JEBS
-    37:479-488; an image more for either side, so that unanimity is no proof), plus the variance between
-    the seeds of either row, Bonferroni over all pairs. Two or three seeds hardly know their own variance:
-    a row's never counts for less than the mean over all rows. Equal rows share an interval; so that no
-    row gets a better interval than one of higher accuracy, a noisy row's widens its neighbours'.
+    37:479-488; it adds an image for either side, so that unanimity is no proof), plus the variance between
+    the seeds of either row, with Bonferroni over all pairs. Two or three seeds estimate their variance
+    poorly, so a row's variance never counts for less than the mean over all rows. Equal rows share an
+    interval. A noisy row's interval widens its neighbours', so that no row gets a better interval than one
+    with higher accuracy.
 
     Args:
         outcomes: per row (seeds, images), the same images in the same order.
@@ -206,7 +208,7 @@ def ranks(outcomes: Sequence[Outcomes]) -> list[Rank]:
 
 
 def _surely_different(outcomes: Sequence[Outcomes], accuracy: Floats) -> NDArray[np.bool_]:
-    """Which pairs of rows differ in accuracy, all claims together at the level: (rows, rows)."""
+    """Return which pairs of rows differ in accuracy, with all claims jointly at the level: (rows, rows)."""
     images = outcomes[0].shape[1]
     means = np.stack([row.mean(0) for row in outcomes])
     gram = means @ means.T
@@ -222,7 +224,7 @@ def _surely_different(outcomes: Sequence[Outcomes], accuracy: Floats) -> NDArray
 
 
 def _training_variance(outcomes: Sequence[Outcomes]) -> tuple[Floats, int]:
-    """Of each row's accuracy, 0 for a single seed: (rows,); and the degrees of freedom behind them all."""
+    """Return each row's variance between seeds (rows,), 0 for one seed, and the total degrees of freedom."""
     extra = np.array([len(row) - 1 for row in outcomes])
     freedom = max(1, int(extra.sum()))
     own = np.array([row.mean(1).var(ddof=1) if len(row) > 1 else 0.0 for row in outcomes])
@@ -231,12 +233,12 @@ def _training_variance(outcomes: Sequence[Outcomes]) -> tuple[Floats, int]:
 
 
 def _mean(outcomes: Outcomes) -> float:
-    """Their share, the same for the same ratio of counts."""
+    """Return the share of true values; equal ratios of counts give the same float."""
     return int(outcomes.sum()) / outcomes.size
 
 
 def _mean_of_drawn(accuracies: Floats, rng: np.random.Generator) -> Floats:
-    """The mean over seeds drawn with replacement, anew in each row: (resamples, seeds) -> (resamples,)."""
+    """Return means over seeds drawn with replacement in each row: (resamples, seeds) -> (resamples,)."""
     seeds = accuracies.shape[1]
     weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), len(accuracies)) / seeds
     return np.asarray((weights * accuracies).sum(1))

@@ -1,1 +1,1 @@
-"""Defenses: one file each. This package knows torch and ``attacks`` and nothing of ``benchmark``."""
+"""Defenses: one file each. This package imports torch and ``attacks``, and never ``benchmark``."""

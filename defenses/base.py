@@ -1,7 +1,7 @@
 """The contract between a defense and the trainer.
 
-A defense says what each training batch costs, as named terms whose sum is the loss. The trainer owns
-everything else: optimizer, schedule, the inner attack's loop, precision, checkpoints, progress.
+A defense computes the loss of each training batch as a sum of named terms. The trainer does everything
+else: optimizer, schedule, the inner attack's loop, precision, checkpoints, progress.
 """
 
 from abc import ABC, abstractmethod
@@ -30,7 +30,7 @@ InnerLoss = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class InnerAttack:
-    """The training's own projected gradient ascent: every step is taken, the last iterate is used.
+    """The projected gradient ascent used in training: every step is taken, the last iterate is used.
 
     Args:
         eps: budget in pixels of [0, 1].
@@ -47,7 +47,7 @@ class InnerAttack:
     start: Start = "uniform"
 
     def __call__(self, model: nn.Module, x: Tensor, noise: Noise, loss: InnerLoss) -> Tensor:
-        """Adversarial images for ``x`` from a random start; ``model`` must be frozen and evaluating."""
+        """Return adversarial images for ``x``; ``model`` must be frozen and in evaluation mode."""
         x_adv = self._start(x, noise)
         for _ in range(self.steps):
             x_adv.requires_grad_()
@@ -68,13 +68,13 @@ class Batch:
     """One training batch; the model's outputs are computed when first asked for.
 
     A defense that uses both outputs asks for the natural ones first, as the code of TRADES (Zhang et al.
-    2019) does. Each pass moves batch norm's running statistics, and those are what the evaluated network
-    has: with both passes they are of natural and adversarial images, the last pass weighing more (at
-    momentum 0.1 the adversarial images 1 to 0.9). In the other order natural images would.
+    2019) does. The order matters because each pass updates batch norm's running statistics, which the
+    evaluated network uses: the last pass weighs more (at momentum 0.1, 1 to 0.9), so adversarial images
+    weigh more than natural ones. In the other order natural images would.
 
     Attributes:
         x, y: natural images (N, C, H, W) and labels (N,).
-        x_adv: what the inner attack made of x; x itself for a defense that is not adversarial.
+        x_adv: the inner attack's images; x itself for a defense that is not adversarial.
         estimators: the frozen MI estimators, for a defense that requires them.
     """
 
@@ -99,18 +99,18 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Defense(ABC):
-    """Its fields are its hyperparameters and its identity in records.
+    """A training method. Its fields are its hyperparameters and its identity in records.
 
     A defense that is not in ``presets.toml`` (``--plugin``, or an entry point of the group
-    ``bench.defenses``) says in class attributes what an entry there says.
+    ``bench.defenses``) has the keys of an entry there as class attributes.
 
     Attributes:
         adversarial: whether it trains on adversarial images.
-        label: its row's name; empty: the class's name.
-        group: rows of one group stand together.
+        label: name of its row; if empty, the class's name.
+        group: rows of one group are shown together.
         source: author, year, link.
-        requires: ("estimators",) if ``Batch.estimators`` must be there.
-        estimators: what they are trained with where the protocol says otherwise.
+        requires: ("estimators",) if ``Batch.estimators`` is needed.
+        estimators: settings for training them that override the protocol's.
     """
 
     adversarial: ClassVar[bool] = True
@@ -121,17 +121,17 @@ class Defense(ABC):
     estimators: ClassVar[dict[str, Any]] = {}
 
     def inner_loss(self, model: nn.Module, x: Tensor, y: Tensor) -> InnerLoss:
-        """What the inner attack maximises: the log-odds against y, unless a defense says otherwise.
+        """Return what the inner attack maximises: the log-odds against y unless overridden.
 
-        They grow where the cross-entropy does, and have a gradient at any scale of the logits.
+        They grow with the cross-entropy, and have a gradient at any scale of the logits.
 
         Args:
-            model: the one that is attacked: frozen, in evaluation mode.
+            model: the attacked model, frozen and in evaluation mode.
         """
         return lambda logits: log_odds(logits, y)
 
     def natural_epochs(self, epochs: int) -> int:
-        """How many epochs of natural training, CE(h(x), y), come before the schedule's ``epochs``.
+        """Return how many epochs of natural training, CE(h(x), y), precede the schedule's ``epochs``.
 
         They come on top, so that every adversarial defense has the same number of adversarial epochs.
         """
@@ -139,10 +139,10 @@ class Defense(ABC):
 
     @abstractmethod
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss as named scalar terms, weights included: their sum is minimised."""
+        """Return the loss as named scalar terms, weights included; their sum is minimised."""
 
 
 def craft(attack: InnerAttack, model: nn.Module, x: Tensor, noise: Noise, loss: InnerLoss) -> Tensor:
-    """``attack`` on ``model`` in evaluation mode; the model comes back as it was."""
+    """Run ``attack`` on ``model`` in evaluation mode, then restore the model's mode."""
     with frozen(model):
         return attack(model, x, noise, loss)

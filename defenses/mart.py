@@ -26,9 +26,9 @@ class MART(Defense):
     The gradient runs through both outputs and through the weight 1 - p_y(x). The inner attack
     maximises the cross-entropy.
 
-    Differs from the paper's code: log(1 - p) and the weight come from log-probabilities, exact and finite
-    for finite logits. The code adds 1e-12 inside logarithms and takes 1.0001 - p and 1.0000001 - p_y,
-    which stops -log(1 - p) at 9.2.
+    Differs from the paper's code: log(1 - p) and the weight are computed from log-probabilities, exact and
+    finite for finite logits. The code adds 1e-12 inside logarithms and uses 1.0001 - p and 1.0000001 - p_y,
+    which caps -log(1 - p) at 9.2.
     """
 
     beta: float = 6.0
@@ -42,7 +42,7 @@ class MART(Defense):
 
 
 def log_complement(logits: Tensor, classes: Tensor) -> Tensor:
-    """log(1 - p_k) for one class per sample, without the cancellation in 1 - p_k.
+    """Compute log(1 - p_k) for one class per sample, without the cancellation in 1 - p_k.
 
     Args:
         logits: (N, K), K at least 2; p is their softmax.

@@ -21,11 +21,11 @@ from robustness_bench.attacks.plugins import (
 if TYPE_CHECKING:
     from robustness_bench.defenses.base import Defense
 
-_loaded: dict[str, "type[Defense]"] = {}  # by --plugin, in this process
+_loaded: dict[str, "type[Defense]"] = {}  # loaded by --plugin in this process
 
 
 def loaded_classes() -> dict[str, "type[Defense]"]:
-    """Name -> class of the plugin files loaded so far."""
+    """Return name -> class of the plugin files loaded so far."""
     return _loaded
 
 
@@ -111,7 +111,7 @@ def offered_class(offer: Offer) -> "type[Defense]":
 
 
 def source_hash(defense: "type[Defense]") -> str:
-    """SHA-256 of the file a class stands in: changed code is another defense."""
+    """Return the SHA-256 of the file that holds the class: changed code counts as another defense."""
     return hashlib.sha256(_file(defense).read_bytes()).hexdigest()
 
 
@@ -128,7 +128,7 @@ def _is_defense(value: Any) -> bool:
 
 
 def _check(defense: "type[Defense]", where: str) -> None:
-    """It can be built without arguments, and its hyperparameters can be written down."""
+    """Raise PresetError unless it can be built without arguments and its hyperparameters be stored."""
     try:
         values = vars(defense())
     except Exception as error:
@@ -143,8 +143,8 @@ def _check(defense: "type[Defense]", where: str) -> None:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise PresetError(
-                f"{where}: {key} = {value!r} cannot be written down; hyperparameters are finite numbers, "
-                "texts, truth values or lists of them"
+                f"{where}: {key} = {value!r} cannot be stored; hyperparameters are finite numbers, "
+                "strings, booleans or lists of them"
             ) from error
     unknown = set(defense.requires) - {"estimators"}
     if unknown:

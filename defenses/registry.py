@@ -1,4 +1,4 @@
-"""The named defenses: ``presets.toml``, entry points, plugin files. Naming built-in ones needs no torch."""
+"""The named defenses: ``presets.toml``, entry points, plugin files. Built-in names need no torch."""
 
 import dataclasses
 import tomllib
@@ -20,7 +20,7 @@ _ENTRY_POINTS = "bench.defenses"
 
 @dataclass(frozen=True, kw_only=True)
 class DefensePreset:
-    """One named defense: what a table shows of it and what decides its training."""
+    """One named defense: how tables show it, and what decides its training."""
 
     name: str
     label: str
@@ -28,20 +28,20 @@ class DefensePreset:
     adversarial: bool
     """False: trained on natural images alone, hence one model for all norms."""
     requires: tuple[str, ...]
-    """What is trained first: "estimators", the MI estimators of a Standard-AT model."""
+    """What must be trained first: "estimators", the MI estimators of a Standard-AT model."""
     source: str
     defense: str
-    """The class by its recorded name (``attacks.class_names``)."""
+    """The recorded name of the class (``attacks.class_names``)."""
     parameters: dict[str, Any]
     estimators: dict[str, Any] = field(default_factory=dict)
-    """What its estimators are trained with where the protocol says otherwise."""
+    """Settings for training its estimators that override the protocol's."""
     code: str = ""
-    """Hash of a plugin's file; built-in defenses have none."""
+    """Hash of a plugin's file; empty for built-in defenses."""
     revision: int = 1
-    """Of a built-in defense: raised when the same hyperparameters come to train another network."""
+    """For a built-in defense: incremented when a code change trains another network from the same fields."""
 
     def identity(self) -> dict[str, Any]:
-        """What enters the task id; a base defense is spelled out too."""
+        """Return what enters the task id, including that of a base defense."""
         parameters = dict(self.parameters)
         if isinstance(parameters.get("base"), str):
             parameters["base"] = defense_presets()[parameters["base"]].identity()
@@ -51,7 +51,7 @@ class DefensePreset:
 
 
 def build_defense(identity: dict[str, Any]) -> "Defense":
-    """The defense that ``DefensePreset.identity`` describes; imports torch."""
+    """Return the defense that ``DefensePreset.identity`` describes; imports torch."""
     arguments = {
         key: build_defense(value) if isinstance(value, dict) and "defense" in value else value
         for key, value in identity.items()
@@ -65,10 +65,10 @@ _registered: dict[str, DefensePreset] = {}
 
 
 def register(preset: DefensePreset) -> None:
-    """Make a defense known in this process that others trained, to be loaded by its weights.
+    """Register, in this process, a defense that others trained, so that its weights can be loaded.
 
     Raises:
-        PresetError: an installed one is called so.
+        PresetError: an installed defense has this name.
     """
     if preset.name in _installed():
         raise PresetError(f"the defense {preset.name!r} exists already: rename this one")
@@ -76,7 +76,7 @@ def register(preset: DefensePreset) -> None:
 
 
 def defense_presets() -> dict[str, DefensePreset]:
-    """Name -> preset, in the order of the tables' rows: the file's, installed, submitted, loaded ones."""
+    """Return name -> preset in the order of the tables' rows: built-in, installed, submitted, loaded."""
     presets = {**_installed(), **_registered}
     for name, defense in loaded_classes().items():
         if name in presets:
@@ -120,7 +120,7 @@ def _from_class(name: str, defense: "type[Defense]") -> DefensePreset:
 
 
 def _identity(defense: "Defense") -> dict[str, Any]:
-    """Class and fields; a defense inside it likewise."""
+    """Return the class and fields, also of a defense inside it."""
     from robustness_bench.defenses.base import Defense
 
     kind = type(defense)

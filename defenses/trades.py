@@ -19,8 +19,8 @@ class TRADES(Defense):
     Args:
         beta: β = 1/λ of equation 5; 6 in the paper's experiments.
 
-    The gradient of the loss runs through both outputs. In the inner attack h(x) is constant, computed
-    once.
+    The gradient of the loss runs through both outputs. In the inner attack h(x) is constant and computed
+    only once.
 
     Differs from the paper: x̃ starts where the training's inner attack starts, by default uniformly in
     the ball; algorithm 1 starts at x + 0.001·N(0, 1), since at x itself the divergence has no slope.

@@ -1,4 +1,4 @@
-"""Natural training: the floor that every defense has to clear."""
+"""Natural training: the baseline that every defense must beat."""
 
 from dataclasses import dataclass
 from typing import ClassVar

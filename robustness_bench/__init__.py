@@ -1,4 +1,4 @@
-"""Robustness Bench: attacks, defenses, and the benchmark that runs, keeps and shows them.
+"""Robustness Bench: attacks, defenses, and the benchmark that runs them, stores the results and shows them.
 
 import robustness_bench as rb
 
@@ -14,7 +14,7 @@ __all__ = ["Evaluation", "evaluate", "records", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    """What ``api`` has, imported when it is first asked for: the rest needs no pandas."""
+    """Import a name of ``api`` on first use, because only ``api`` needs pandas."""
     if name in __all__:
         from robustness_bench import api
 

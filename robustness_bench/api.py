@@ -1,4 +1,4 @@
-"""The benchmark as a library: attack a model in memory, run a protocol, read what a folder holds."""
+"""The benchmark as a library: attack a model in memory, run a protocol, read the records of a folder."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,10 +26,10 @@ _SIGNS = {"linf": "L∞", "l2": "L2"}
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What attacks did to a model, image by image. Printed, or shown by a notebook, it is its table.
+    """The outcomes of attacks on a model, per image. Printed, or shown in a notebook, it is its table.
 
     Attributes:
-        images: a row per attack and image: ``attack``, ``image`` (its place in x), ``label``,
+        images: a row per attack and image: ``attack``, ``image`` (its index in x), ``label``,
             ``clean_prediction``, ``adversarial_prediction``, the norms ``linf``, ``l2`` and ``l1`` of the
             perturbation (0 where the attack found nothing), ``forwards`` and ``backwards`` (passes per
             image, the mean over its batch), ``robust`` (nothing within ε fooled the model, and the natural
@@ -38,7 +38,7 @@ class Evaluation:
             counts images that withstood every attack bounded by ε in the norm.
         table: the same with 95 % Wilson intervals and costs.
         adversarial: attack -> (N, C, H, W) float32 on the CPU, the natural image where the attack found
-            nothing; empty unless they were asked for.
+            nothing; empty unless requested.
     """
 
     images: pd.DataFrame
@@ -70,27 +70,27 @@ def evaluate(
     batch_size: int = 0,
     keep_images: bool = False,
 ) -> Evaluation:
-    """Attack ``model`` on the images ``x`` by named attacks. Nothing is written.
+    """Attack ``model`` on the images ``x`` with named attacks. Nothing is written.
 
-    The model runs where its weights are, in evaluation mode, and is left as it was. An image's outcome
-    depends on the image, its place in ``x`` and ``seed``, not on the batches. Hidden gradients are not
-    looked for: `bench run` does that.
+    The model runs on the device of its weights, in evaluation mode, and is left unchanged. An image's outcome
+    depends on the image, its index in ``x`` and ``seed``, not on the batches. There is no check for hidden
+    gradients: `bench run` does that.
 
     Args:
         model: maps images to logits (N, classes).
         x: (N, C, H, W) float32 in [0, 1].
         y: (N,) whole numbers, the classes.
-        eps: the budget, in the units of the pixels.
+        eps: the budget, in pixel units.
         norm: "linf" or "l2".
         attacks: names of `bench list attacks`; natural accuracy is always measured.
         attack_set: the attacks' parameters, "strict" or "paper".
-        batch_size: images at once; 0 = 128 on a CPU, 1024 on a GPU, halved where memory runs out.
-        keep_images: keep what every attack made.
+        batch_size: images per batch; 0 = 128 on a CPU, 1024 on a GPU, halved where memory runs out.
+        keep_images: keep every attack's images.
 
     Raises:
-        BenchError: unknown attack, norm or set, or ε that is not positive.
-        ValueError: ``x`` or ``y`` are not as said.
-        AttackError: the model's output is no finite logits.
+        BenchError: an unknown attack, norm or set, or ε is not positive.
+        ValueError: ``x`` or ``y`` are not as described.
+        AttackError: the model's output is not finite logits.
     """
     import torch
 
@@ -150,9 +150,9 @@ def run(
     batch_size: int = 0,
     download: bool = False,
 ) -> Finished:
-    """What `bench run --config` does: train what is missing, attack it, write records and tables.
+    """Do what `bench run --config` does: train missing models, attack them, write records and tables.
 
-    Done work is found in ``out`` and not repeated; killed, the same call goes on.
+    Finished work in ``out`` is not repeated; after a kill, the same call resumes.
 
     Args:
         protocol: a TOML file, or a mapping with the same keys, such as ``{"defenses": ["trades"]}``.
@@ -160,14 +160,14 @@ def run(
         data_dir: folder of the data set's files.
         device: "auto", "cpu" or "cuda".
         workers: tasks at once; 0 = one per GPU, or per CPU core up to 4.
-        batch_size: images at once in evaluation; 0 = automatic.
-        download: fetch a data set that is missing.
+        batch_size: images per batch in evaluation; 0 = automatic.
+        download: download a missing data set.
 
     Returns:
-        The tables of accuracies, and title -> traceback of what failed.
+        The tables of accuracies, and title -> traceback of failed tasks.
 
     Raises:
-        BenchError: what the user can mend, in one line; finished work is kept.
+        BenchError: an error that the user can fix, in one line; finished work is kept.
     """
     from robustness_bench.benchmark.context import Context
     from robustness_bench.benchmark.plan.detectors import make_whole_plan
@@ -183,10 +183,10 @@ def run(
 
 
 def records(folder: Path | str) -> list[Record]:
-    """Every evaluated cell of a store: its settings, and a row per image.
+    """Return every evaluated cell of a store: its settings, and a row per image.
 
     Raises:
-        BenchError: no such folder, or a record is damaged.
+        BenchError: the folder does not exist, or a record is damaged.
     """
     if not Path(folder).is_dir():
         raise BenchError(f"there is no folder {folder}")
@@ -194,7 +194,7 @@ def records(folder: Path | str) -> list[Record]:
 
 
 def _chosen(names: Iterable[str], norm: str, attack_set: str) -> dict[str, AttackPreset]:
-    """The presets by name, natural accuracy first."""
+    """Return the presets by name, natural accuracy first."""
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
     try:

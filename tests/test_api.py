@@ -170,7 +170,7 @@ def test_a_model_that_returns_a_tuple_is_named(world: tuple[Linear, Tensor, Tens
         def forward(self, x: Tensor) -> Tensor:
             return (super().forward(x), x)  # type: ignore[return-value]
 
-    with pytest.raises(AttackError, match="let it return its logits alone"):
+    with pytest.raises(AttackError, match="return only logits"):
         api.evaluate(Pair(torch.ones(16)), world[1], world[2], eps=0.01)
 
 

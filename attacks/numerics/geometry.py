@@ -39,13 +39,13 @@ def ascent(gradient: Tensor, norm: Norm) -> Tensor:
 
 
 def mended(gradient: Tensor) -> Tensor:
-    """The gradient, zero for every sample of which any part is NaN or infinite: (N, …) -> (N, …)."""
+    """Return the gradient, set to zero for every sample with a NaN or infinite entry: (N, …) -> (N, …)."""
     whole = torch.isfinite(gradient).flatten(1).all(1)
     return torch.where(per_sample(whole, gradient), gradient, 0.0)
 
 
 def random_in_ball(noise: Noise, shape: tuple[int, ...], norm: Norm, eps: float, draw: int) -> Tensor:
-    """Uniform in the ball of radius ``eps``: (N, *shape)."""
+    """Draw uniformly from the ball of radius ``eps``: (N, *shape)."""
     if norm == "linf":
         return eps * (2.0 * noise.uniform(shape, draw=2 * draw) - 1.0)
     direction = ascent(noise.normal(shape, draw=2 * draw), "l2")
@@ -54,7 +54,7 @@ def random_in_ball(noise: Noise, shape: tuple[int, ...], norm: Norm, eps: float,
 
 
 def climb(x: Tensor, x_adv: Tensor, gradient: Tensor, norm: Norm, eps: float, step: float) -> Tensor:
-    """One projected gradient step from ``x_adv``, back into the ball around ``x`` and into the box."""
+    """Take one projected gradient step from ``x_adv``, back into the ball around ``x`` and the box."""
     moved = x_adv + step * ascent(gradient, norm)
     return (x + project(moved - x, norm, eps)).clamp(0.0, 1.0)
 

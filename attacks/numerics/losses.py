@@ -24,16 +24,16 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def log_odds(logits: Tensor, y: Tensor) -> Tensor:
-    """T · logsumexp over k ≠ y of z_k/T, less z_y: the cross-entropy's direction at any scale of logits.
+    """T · logsumexp over k ≠ y of z_k/T, minus z_y: the cross-entropy's direction at any scale of logits.
 
-    At T = 1 it is the log-odds against the true class, of which the cross-entropy is the softplus: a
-    growing function, so that the direction is the same. The softplus is what float32 cannot hold.
+    At T = 1 it is the log-odds against the true class. The cross-entropy is its softplus, a growing
+    function, so both have the same direction. It is the softplus that float32 cannot represent.
 
-    T is 1 for ordinary logits. Where they are so wide that only the runner-up would be left of the
-    other classes, T narrows them to 16, so that scaling wide logits changes nothing. T is of the sample
-    and constant in the gradient. The width is that of the other classes' logits, so that a constant added
-    to the true one is nothing to it; but at most twice the gap between the largest and the third of all
-    logits, so that a class that is never chosen is not either. Needs two classes or more.
+    T is 1 for ordinary logits. Where they are so wide that of the other classes only the runner-up
+    would count, T narrows them to 16, so that scaling wide logits changes nothing. T is per sample and
+    constant in the gradient. The width is that of the other classes' logits, so that a constant added to
+    the true one has no effect on it; it is at most twice the gap between the largest and the third of all
+    logits, so that a class that is never chosen has none either. Needs two classes or more.
     """
     true = y[:, None]
     width = temperature(logits.detach(), y)
@@ -54,11 +54,11 @@ def temperature(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def saturates(logits: Tensor, y: Tensor) -> Tensor:
-    """Where the cross-entropy's float32 gradient has lost the true class, or all: (N,) bool.
+    """Return where the cross-entropy's float32 gradient has lost the true class, or all: (N,) bool.
 
     There z_y - logsumexp over k ≠ y of z_k exceeds 24·log 2 (16.6): softmax(z)_y rounds to 1, and
-    the gradient by z_y, softmax(z)_y - 1, to 0. From about 104 on all components are 0. Where several
-    rivals are alike, the sum of their shares may be rounded away up to log(K - 1) sooner.
+    the gradient by z_y, softmax(z)_y - 1, to 0. From about 104 on, all components are 0. Where several
+    other classes are level, the sum of their shares may be rounded away up to log(K - 1) sooner.
     """
     true = y[:, None]
     others = logits.scatter(1, true, -torch.inf)
@@ -69,8 +69,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio: Croce and Hein 2020, https://arxiv.org/abs/2003.01690, equation 6.
 
     The margin divided by the gap between the largest and the third logit, so that scaling the logits
-    changes nothing. It is not defined below three classes, where the
-    margin takes its place.
+    changes nothing. Below three classes it is not defined, and the margin replaces it.
     """
     if logits.shape[1] < 3:
         return margin(logits, y)

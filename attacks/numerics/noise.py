@@ -33,7 +33,7 @@ def mix(z: Tensor) -> Tensor:
 
 
 def key_of(*parts: object) -> int:
-    """A signed 64-bit key from anything with a stable ``str``; the same in every process."""
+    """Return a signed 64-bit key from anything with a stable ``str``; the same in every process."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
@@ -50,7 +50,7 @@ class Noise:
 
     @classmethod
     def for_samples(cls, ids: Tensor, *stream: object) -> "Noise":
-        """Noise of the samples ``ids`` (N,) int64 in the stream named by ``stream`` (seed, attack, …)."""
+        """Return noise for the samples ``ids`` (N,) int64 in the named ``stream`` (seed, attack, …)."""
         return cls(mix(mix(ids) + key_of(*stream)))
 
     def __len__(self) -> int:
@@ -85,9 +85,9 @@ class Noise:
 
 
 class NoiseOfSamples(TorchFunctionMode):
-    """Inside, a library's image-shaped random numbers are the samples' own, not the global generator's.
+    """Inside this context, a library's image-shaped random numbers come from ``noise``, per sample.
 
-    What is drawn for all samples alike, as a model may, depends on how many came before.
+    Numbers that a model draws for all samples together depend on how many were drawn before.
     """
 
     def __init__(self, noise: Noise) -> None:
@@ -110,6 +110,6 @@ class NoiseOfSamples(TorchFunctionMode):
 
 
 def _shape_and_options(args: tuple[Any, ...], kwargs: Any) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """Of torch.rand(2, 3), torch.rand((2, 3)) or torch.rand(size=(2, 3)), which a model may call too."""
+    """Read torch.rand(2, 3), torch.rand((2, 3)) or torch.rand(size=(2, 3)); a model may use any form."""
     size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
     return tuple(size), {key: kwargs[key] for key in ("dtype", "device") if kwargs.get(key) is not None}

@@ -6,8 +6,8 @@ image and channel a plan π ≥ 0 says how much mass each pixel sends to each pi
 A plan is (N, C, k·k, H·W), the layout of ``torch.nn.functional.unfold``: entry [n, c, o, l] is the
 mass that pixel l sends to the pixel at offset o from it. That is 4·N·C·H·W·k² bytes in float32 per
 plan-sized tensor, k² times the images. Mass is in units of pixel values, distance in pixels, cost in
-mass × distance. Every function is pure, works in float32 and float64, and treats each sample alone:
-the number of its iterations never depends on the rest of the batch.
+mass × distance. Every function is pure, works in float32 and float64, and treats each sample separately:
+the number of iterations never depends on the rest of the batch.
 """
 
 import math
@@ -22,13 +22,13 @@ from torch.nn import functional
 from robustness_bench.attacks.numerics.geometry import per_sample
 
 BOX_SLACK = 1e-6
-"""How far above 1 a pixel of a repaired plan's image may end."""
+"""How far above 1 a pixel may remain in the image of a repaired plan."""
 
-_FORBIDDEN = -1e30  # a logit that no entry can have, finite so that differences of two are no NaN
+_FORBIDDEN = -1e30  # a logit that no entry can have; finite, so that the difference of two is not NaN
 _NEWTON_STEPS = 5  # per price, each starting at the last price's thresholds
-_CHUNK = 2**19  # entries of a plan that a CPU's cache holds
+_CHUNK = 2**19  # entries of a plan that fit in a CPU's cache
 _GENTLE_REPAIRS = 64
-_ROUGH = 10  # bisections at most while prices of destinations are still moving
+_ROUGH = 10  # at most so many bisections while prices of destinations still change
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Window:
 
     @property
     def before(self) -> int:
-        """Pixels that the window reaches up and left."""
+        """Number of pixels that the window extends up and left."""
         return (self.k - 1) // 2
 
     @property
     def home(self) -> int:
-        """The offset of staying where one is."""
+        """The offset that means staying in place."""
         return self.before * self.k + self.before
 
     @cached_property
@@ -84,7 +84,7 @@ class Ball:
 
     @classmethod
     def around(cls, x: Tensor, eps: float, k: int) -> "Ball":
-        """The budget is the share ``eps`` of each image's mass, moved by one pixel."""
+        """Return the ball whose budget is the share ``eps`` of each image's mass, moved by one pixel."""
         return cls(x, eps * x.flatten(1).sum(1), Window(k, x.shape[2], x.shape[3]))
 
     def __getitem__(self, rows: Tensor | slice) -> "Ball":
@@ -97,7 +97,7 @@ class Ball:
 
 
 def gather(image: Tensor, window: Window, outside: float = 0.0) -> Tensor:
-    """What each entry's destination holds: (N, C, H, W) -> (N, C, k·k, H·W). The adjoint of ``arrivals``."""
+    """The value at each entry's destination: (N, C, H, W) -> (N, C, k·k, H·W). Adjoint of ``arrivals``."""
     before, after = window.before, window.k - 1 - window.before
     padded = functional.pad(image, (before, after, before, after), value=outside)
     entries: Tensor = functional.unfold(padded, window.k).unflatten(1, (image.shape[1], -1))
@@ -105,7 +105,7 @@ def gather(image: Tensor, window: Window, outside: float = 0.0) -> Tensor:
 
 
 def arrivals(plan: Tensor, window: Window) -> Tensor:
-    """The image a plan makes, its column sums: (N, C, k·k, H·W) -> (N, C, H, W)."""
+    """Return the image a plan makes, its column sums: (N, C, k·k, H·W) -> (N, C, H, W)."""
     before, height, width = window.before, window.height, window.width
     grown = (height + window.k - 1, width + window.k - 1)
     image = functional.fold(plan.flatten(1, 2), grown, window.k)
@@ -131,10 +131,10 @@ def best_plan(gradient: Tensor, ball: Ball, *, gamma: float, bisections: int) ->
     Maximises Σ π_ij g_j - γ Σ π_ij log π_ij. Rows are x_i·softmax_j((g_j - λ c_ij)/γ); the
     multiplier λ ≥ 0 is the image's price of distance (the paper's section 4.2 and appendix).
 
-    Two facts make it fast. Offsets of equal distance share one λ-dependent factor, so that the
-    search for λ runs over distances (6 for k = 5) instead of offsets (25). And the search keeps both
-    ends of its bracket: the mixture of their plans that spends exactly the budget is feasible, and
-    its shortfall is at most the bracket's width times its difference in cost.
+    Two facts make it fast. First, offsets of equal distance share one λ-dependent factor, so the search
+    for λ runs over distances (6 for k = 5) instead of offsets (25). Second, the search keeps both ends of
+    its bracket: the mixture of their plans that spends exactly the budget is feasible, and its shortfall is
+    at most the bracket's width times its difference in cost.
 
     Args:
         gradient: (N, C, H, W).
@@ -169,7 +169,7 @@ def best_plan(gradient: Tensor, ball: Ball, *, gamma: float, bisections: int) ->
     enough = (spread + gamma * excess).clamp_min(0.0)
     low, high, part = _bracket(lambda price: spent(shares(price)), ball.budget, enough, bisections)
     share = torch.lerp(shares(high), shares(low), per_sample(part, level))
-    # Rounding, or a budget of zero, may leave the mixture too dear: then some of it stays at home.
+    # Rounding, or a budget of zero, may leave the mixture too expensive: then some mass stays in place.
     kept = _kept(spent(share), ball.budget)
     share = share.mul_(per_sample(kept, share))
     share[:, :, 0] += 1.0 - kept[:, None, None]
@@ -205,13 +205,13 @@ def _nearest_plan(target: Tensor, ball: Ball, bisections: int) -> Tensor:
     window, mass = ball.window, ball.mass
     distances = mass.new_tensor(window.distances)
     inside = gather(torch.ones_like(ball.x[:1]), window)
-    lowest = target[:, :, window.home] - mass  # a threshold never lies below: staying costs nothing
-    target = torch.where(inside > 0, target, lowest[:, :, None] - 1.0)  # so that no other is ever active
+    lowest = target[:, :, window.home] - mass  # a threshold is never lower, because staying costs nothing
+    target = torch.where(inside > 0, target, lowest[:, :, None] - 1.0)  # entries outside are never active
     threshold = lowest.clone()
     room, priced = torch.empty_like(target), torch.empty_like(target)
 
     def rows(price: Tensor) -> Tensor:
-        """The projections at this price, in a buffer that the next call overwrites."""
+        """Return the projections at this price, in a buffer that the next call overwrites."""
         torch.sub(target, per_sample(price, target) * distances[:, None], out=priced)
         for _ in range(_NEWTON_STEPS):
             torch.sub(priced, threshold[:, :, None], out=room).clamp_min_(0.0)
@@ -232,7 +232,7 @@ def _nearest_plan(target: Tensor, ball: Ball, bisections: int) -> Tensor:
 
 
 def _settle(plan: Tensor, ball: Ball) -> Tensor:
-    """Remove what rounding left: rows sum to the mass, the cost keeps the budget. In place."""
+    """Remove rounding errors, in place: rows then sum to the mass and the cost stays within the budget."""
     home, mass = ball.window.home, ball.mass
     total = plan.sum(2)
     plan.mul_((mass / total.clamp_min(torch.finfo(mass.dtype).tiny)).clamp_max_(1.0)[:, :, None])
@@ -242,7 +242,7 @@ def _settle(plan: Tensor, ball: Ball) -> Tensor:
 
 
 def _kept(spent: Tensor, budget: Tensor) -> Tensor:
-    """The share of each plan that the budget allows; the rest has to stay at home: (N,)."""
+    """Return the share of each plan that the budget allows; the rest must stay in place: (N,)."""
     return torch.where(spent > budget, budget / spent, torch.ones_like(spent))
 
 
@@ -251,11 +251,11 @@ def _bracket(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Bracket the price at which the cost meets the budget.
 
-    Halves the bracket in every other round and cuts it by the chord in the others, which is exact
-    where the cost is linear.
+    Alternates between halving the bracket and cutting it at the chord, which is exact where the cost is
+    linear.
 
     Args:
-        cost_at: (N,) prices -> (N,) costs, falling in the price.
+        cost_at: (N,) prices -> (N,) costs, which fall as prices rise.
         enough: (N,), a price that is high enough.
 
     Returns:
@@ -284,15 +284,15 @@ def _bracket(
 def best_plan_in_box(
     gradient: Tensor, ball: Ball, *, gamma: float, bisections: int, rounds: int = 40
 ) -> Tensor:
-    """Nearly ``best_plan`` under the further constraint that no pixel of the image exceeds 1.
+    """Approximate ``best_plan`` under the further constraint that no pixel of the image exceeds 1.
 
-    The constraint has a price per destination, which is subtracted from the gradient. Alternates
-    between the plan at these prices and the prices at this plan, p_j ← max(0, p_j + γ log x̃_j), the
-    iteration of Sinkhorn for inequalities, with Nesterov's momentum. Such prices move by a few γ per
-    round, so γ starts large; it ends at 0.8/``rounds`` if that is more than ``gamma``, because prices
-    that have not settled leave excess, whose repair loses more than the smoothing does. With 40
-    rounds the gain over the plan that moves nothing is about 0.98 of the linear program's, with 100
-    about 0.99. The gradient's largest magnitude is taken to be about 1.
+    The constraint has a price per destination, which is subtracted from the gradient. The method alternates
+    between the plan at these prices and the prices at this plan, p_j ← max(0, p_j + γ log x̃_j): Sinkhorn's
+    iteration for inequalities, with Nesterov's momentum. Prices move by only a few γ per round, so γ starts
+    large. It ends at 0.8/``rounds`` if that is more than ``gamma``, because prices that have not converged
+    leave excess mass, and its repair loses more than the smoothing does. With 40 rounds the gain over the
+    plan that moves nothing is about 0.98 of the linear program's, with 100 about 0.99. The gradient's
+    largest magnitude is assumed to be about 1.
     """
     last = max(gamma, 0.8 / rounds)
     price, leading, momentum = torch.zeros_like(gradient), torch.zeros_like(gradient), 1.0
@@ -325,7 +325,7 @@ def nearest_plan_in_box(target: Tensor, ball: Ball, *, bisections: int, rounds: 
 
 
 def _momentum(current: float) -> tuple[float, float]:
-    """Nesterov's sequence: the share of the last step to add, and the sequence's next value."""
+    """Return the share of the last step to add, and the next value of Nesterov's sequence."""
     following = (1.0 + math.sqrt(1.0 + 4.0 * current**2)) / 2.0
     return (current - 1.0) / following, following
 
@@ -333,9 +333,9 @@ def _momentum(current: float) -> tuple[float, float]:
 def repair(plan: Tensor, ball: Ball) -> Tensor:
     """Send mass back home until no pixel exceeds 1 by more than ``BOX_SLACK``. In place.
 
-    What arrives at an overfull pixel from elsewhere is scaled down, and what is removed returns to
-    its origin, which may overfill that in turn. Travelling mass only shrinks, so rows stay as they
-    are, the cost only falls, and the plan that moves nothing is the worst that can come out.
+    Mass that arrives at an overfull pixel from elsewhere is scaled down, and the removed mass returns to
+    its origin, which may overfill that pixel in turn. Moved mass only shrinks, so row sums stay the same,
+    the cost only falls, and the worst possible result is the plan that moves nothing.
     """
     window, home = ball.window, ball.window.home
     rounds = 0
@@ -347,7 +347,7 @@ def repair(plan: Tensor, ball: Ball) -> Tensor:
         stayed = plan[:, :, home].view_as(arrived)
         foreign = (arrived - stayed).clamp_min_(torch.finfo(plan.dtype).tiny)
         let_in = ((1.0 - stayed) / foreign).clamp_(0.0, 1.0)
-        # Scaling may go on in circles; to let nothing in any more ends after one round per pixel.
+        # Scaling may cycle forever; letting nothing in any more ends after one round per pixel.
         let_in = let_in if rounds < _GENTLE_REPAIRS else torch.zeros_like(let_in)
         keep = gather(torch.where(overfull, let_in, torch.ones_like(let_in)), window)
         keep[:, :, home] = 1.0

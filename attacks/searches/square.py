@@ -39,10 +39,10 @@ def square(
 ) -> Found:
     """The image of the largest margin that random squares reach, within ``eps``, and whether it fools.
 
-    A sample leaves the moment it is fooled. The windows are the same for all samples and depend on the
-    query alone; all else that is random belongs to the sample. The algorithm and its numbers are those
-    of AutoAttack's code (one run, p = 0.8, schedule not rescaled), whose windows never touch the image's
-    last row and column.
+    A sample is dropped as soon as it is fooled. The windows are the same for all samples and depend only on
+    the query; all other randomness belongs to the sample. The algorithm and its numbers are those of
+    AutoAttack's code (one run, p = 0.8, schedule not rescaled), whose windows never touch the image's last
+    row and column.
 
     Every sample goes through its queries alone, and in their order: those after a success start from it,
     so what was tried ahead of it is tried again. A proposal that the model has turned down since the last
@@ -54,7 +54,7 @@ def square(
         room: images in a batch at most; default N.
 
     Differs from the paper: the windows are shared. Images too small or uneven for five by five tiles
-    start from as many as fit, which in the authors' code is an error.
+    start from as many as fit; the authors' code fails on them.
     """
     with torch.no_grad():
         x_best = (_stripes if norm == "linf" else _tiles)(x, noise, eps)
@@ -380,7 +380,7 @@ def _at_distance(x: Tensor, delta: Tensor, eps: float) -> Tensor:
 
 @cache
 def _bump(side: int, lying: bool) -> Tensor:
-    """Two bumps of opposite sign that fill a square of L2 norm 1: equation 2's η, (side, side)."""
+    """Return two bumps of opposite sign that fill a square, L2 norm 1: equation 2's η, (side, side)."""
     half = side // 2
     bumps = torch.cat([_pyramid(half, side), -_pyramid(side - half, side)])
     bumps = bumps / bumps.square().sum().sqrt()

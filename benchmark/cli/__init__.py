@@ -1,4 +1,4 @@
-"""The command ``bench``: a file per verb, heavy imports inside the verbs."""
+"""The command ``bench``: one file per verb, heavy imports inside the verbs."""
 
 import os
 import sys
@@ -68,9 +68,9 @@ def _root(
 
 
 def main() -> None:
-    """Entry point: what the user can mend is one line and exit status 2."""
-    # Before torch is imported: threads that wait for each other must not spin, which on a machine with
-    # other work halves the speed and more. Worker processes inherit it.
+    """Entry point: an error that the user can fix gives one line and exit status 2."""
+    # Set before torch is imported: waiting threads must not spin, because on a machine with other work
+    # that halves the speed or worse. Worker processes inherit it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()

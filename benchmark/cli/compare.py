@@ -1,4 +1,4 @@
-"""`bench compare`: two defenses on the same images, and what their difference entitles one to claim."""
+"""`bench compare`: two defenses on the same images, and what their difference allows one to claim."""
 
 import json
 import textwrap
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustness_bench.benchmark.cli.shared.options import Request, split, takes_request
-from robustness_bench.benchmark.cli.shared.remedy import spelled
+from robustness_bench.benchmark.cli.shared.remedy import command_line
 from robustness_bench.benchmark.errors import BenchError, unknown
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _FROM_GAPS = ("defense", "dataset", "norm", "threat", "attacks", "seeds", "curve
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """A comparison that was asked for, and the defenses that lack the results for it."""
+    """A requested comparison, and the defenses that lack the results for it."""
 
     dataset: str
     pair: "Pair"
@@ -34,17 +34,17 @@ class Wanted:
 def compare(
     request: Request,
     first: Annotated[str, typer.Argument(metavar="FIRST", help="A defense (bench list defenses).")],
-    second: Annotated[str, typer.Argument(metavar="SECOND", help="The defense it is held against.")],
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write the comparisons to this file too.")] = None,
+    second: Annotated[str, typer.Argument(metavar="SECOND", help="The defense to compare it with.")],
+    csv: Annotated[Path | None, typer.Option("--csv", help="Also write them to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare two defenses by the results that are there; trains and attacks nothing.
+    """Compare two defenses from stored results; trains and attacks nothing.
 
     Same images, attack and ε, per norm and threat: both accuracies, their difference with its interval,
-    McNemar's test per seed, how many epochs either side trained on natural and on adversarial images,
-    and what may be claimed. --attack names the attacks, worst-case among them
-    (images that withstand all bounded ones); without it, all that both defenses have faced. With --seeds
-    N the first N seeds alone, else every seed of the store.
+    McNemar's test per seed, how many epochs each side trained on natural and on adversarial images,
+    and what may be claimed. --attack names the attacks, or worst-case (the images that withstand all
+    bounded attacks); without it, all attacks that both defenses have faced. --seeds N uses only the first
+    N seeds; without it, every seed in the store.
     """
     from robustness_bench.benchmark.files import write_atomic
     from robustness_bench.benchmark.report.lines.compare import compare
@@ -63,7 +63,7 @@ def compare(
 
 
 def _protocol(request: Request, first: str, second: str) -> "Protocol":
-    """The settings asked for.
+    """Return the requested settings.
 
     Raises:
         BenchError: an unknown name, or not two defenses.
@@ -73,7 +73,7 @@ def _protocol(request: Request, first: str, second: str) -> "Protocol":
     from robustness_bench.defenses.registry import defense_presets
 
     if request.defense:
-        raise BenchError("compare names its two defenses without --defense: bench compare FIRST SECOND")
+        raise BenchError("compare takes its two defenses without --defense: bench compare FIRST SECOND")
     if request.weights:
         raise BenchError("--weights is one model: compare takes two defenses that this store has trained")
     asked = split(request.attacks or [])
@@ -85,12 +85,12 @@ def _protocol(request: Request, first: str, second: str) -> "Protocol":
         if name not in defense_presets():
             raise unknown("defense", name, defense_presets())
     if first == second:
-        raise BenchError(f"{first} cannot be held against itself: name another defense")
+        raise BenchError(f"{first} cannot be compared with itself: name another defense")
     return protocol
 
 
 def _wanted(request: Request, protocol: "Protocol", first: str, second: str) -> list[Wanted]:
-    """Every norm and threat asked for; where none is named, those that both defenses have been tried in."""
+    """Return every requested norm and threat; by default those in which both defenses have results."""
     seeds = range(request.seeds or 0)
     pairs = _pairs(request, protocol, first, second)
     tried = [(dataset, pair) for dataset, pair in pairs if pair.first.records and pair.second.records]
@@ -101,14 +101,14 @@ def _wanted(request: Request, protocol: "Protocol", first: str, second: str) -> 
             place = (dataset, pair.where.norm, attack)
             lacking = pair.lacking(attack, seeds)
             if attack == "none" and not lacking and place in seen:
-                continue  # natural accuracy: the black box says it again
+                continue  # natural accuracy: the black box would only repeat it
             seen.add(place)
             wanted.append(Wanted(dataset=dataset, pair=pair, attack=attack, lacking=lacking))
     return wanted
 
 
 def _pairs(request: Request, protocol: "Protocol", first: str, second: str) -> "list[tuple[str, Pair]]":
-    """The data set's name, and both defenses under each of its threat models."""
+    """Return the data set's name and both defenses, for each of its threat models."""
     from robustness_bench.benchmark.data import locate
     from robustness_bench.benchmark.report.lines.compare import Where, pair_of
     from robustness_bench.benchmark.report.lines.selection import fitting
@@ -130,7 +130,7 @@ def _pairs(request: Request, protocol: "Protocol", first: str, second: str) -> "
 
 
 def _attacks(request: Request, pair: "Pair") -> list[str]:
-    """Those that were named and know the norm; else those that both have faced, at least natural accuracy."""
+    """Return the named attacks that support the norm; by default all that both faced, or natural accuracy."""
     from robustness_bench.attacks.registry import SETS, attack_presets
     from robustness_bench.benchmark.report.lines.worst_case import NAME
 
@@ -157,7 +157,7 @@ def _say(found: "Sequence[Comparison]", *, as_json: bool) -> None:
 
 
 def _remedy(request: Request, protocol: "Protocol", gaps: Sequence[Wanted]) -> str:
-    """What is not there, and one command that runs it all: it passes over what is there."""
+    """Say which results are missing, and one command that runs them all (it skips existing ones)."""
     from robustness_bench.benchmark.report.lines.worst_case import NAME
 
     lacks = []
@@ -174,8 +174,8 @@ def _remedy(request: Request, protocol: "Protocol", gaps: Sequence[Wanted]) -> s
     }
     if request.attacks and all(each.attack != NAME for each in gaps):
         options["--attacks"] = _joined(each.attack for each in gaps)
-    command = spelled(request, "run", options, _FROM_GAPS)
-    return f"no results under these settings of {'; '.join(lacks)}: run {command}"
+    command = command_line(request, "run", options, _FROM_GAPS)
+    return f"no results under these settings for {'; '.join(lacks)}: run {command}"
 
 
 def _joined(names: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""`bench figure roc`, `scores` and `generated`: figures of detectors from what the store holds."""
+"""`bench figure roc`, `scores` and `generated`: figures of detectors from stored results."""
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 
 from robustness_bench.benchmark.cli.shared.drawing import Drawable
 from robustness_bench.benchmark.cli.shared.options import Request, split
-from robustness_bench.benchmark.cli.shared.remedy import flag, spelled
+from robustness_bench.benchmark.cli.shared.remedy import command_line, flag
 from robustness_bench.benchmark.errors import BenchError, unknown
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.store.detections import Detection
 
 KINDS = ("roc", "scores", "generated")
-_SYSTEMS = ["magnet", "mi-magnet"]  # what the remedy runs unless systems are named
-_WHERE = ("dataset", "config", "out", "data_dir")  # data_dir: the environment may set it
+_SYSTEMS = ["magnet", "mi-magnet"]  # the systems in the remedy unless the user named some
+_WHERE = ("dataset", "config", "out", "data_dir")  # data_dir: an environment variable may set it
 _OF_SCORES = ("defense", "attacks", "kappa", "seeds", "n_examples")
 
 
 def detection_figures(request: Request, kind: str) -> Iterator[Drawable | BenchError]:
-    """Every figure asked for, or why there is none.
+    """Yield every requested figure, or why there is none.
 
     Raises:
-        BenchError: options that the figure has no use for.
+        BenchError: options that the figure does not use.
     """
     _check(request, kind)
     if kind == "generated":
@@ -60,7 +60,7 @@ def _of_scores(
 
 
 def _generated(request: Request) -> Iterator[Drawable | BenchError]:
-    """One per generator."""
+    """Yield one per generator."""
     from robustness_bench.benchmark.report.figures.drawing.grids import draw_generated
     from robustness_bench.benchmark.report.figures.generated import generated_figure, to_csv, to_table
     from robustness_bench.benchmark.store.generated import (
@@ -89,7 +89,7 @@ def _detections(request: Request) -> "list[Detection]":
 
 
 def _asked(request: Request) -> list[str]:
-    """The data sets named, by what results call them; none: all that are there."""
+    """Return the named data sets by their names in results; an empty list means all in the store."""
     if request.dataset:
         return list(dict.fromkeys(split(request.dataset)))
     if request.config is None:
@@ -100,14 +100,14 @@ def _asked(request: Request) -> list[str]:
 
 
 def _default() -> list[str]:
-    """What a run works on that names no data set."""
+    """Return the data sets of a run that names none."""
     from robustness_bench.benchmark.plan.protocol import load_protocol
 
     return [settings.dataset for settings in load_protocol().settings]
 
 
 def _kept(request: Request, detections: "list[Detection]") -> "list[Detection]":
-    """Those that the options leave.
+    """Return the detections that the options select.
 
     Raises:
         BenchError: a system or an attack that the store does not hold.
@@ -134,7 +134,7 @@ def _kappas(request: Request) -> list[float]:
 
 
 def _natural(cell: "Detection") -> bool:
-    """Natural images are always all test images."""
+    """Return whether it is of natural images, which are always all test images."""
     return bool(cell.spec["setting"] == "natural")
 
 
@@ -149,10 +149,10 @@ def _check(request: Request, kind: str) -> None:
     used = (*_WHERE, *(() if kind == "generated" else _OF_SCORES))
     for each in fields(Request):
         if each.name not in used and getattr(request, each.name) != each.default:
-            raise BenchError(f"figure {kind} draws what the store holds: leave {flag(each.type)} out")
+            raise BenchError(f"figure {kind} draws stored results: leave {flag(each.type)} out")
 
 
 def _nothing(request: Request, dataset: str, why: str) -> BenchError:
-    """The error with the command that fills the store."""
+    """Return the error with the command that produces the results."""
     run = replace(request, defense=request.defense or _SYSTEMS, dataset=[dataset])
-    return BenchError(f"{why}: run {spelled(run, 'run', {}, ())}")
+    return BenchError(f"{why}: run {command_line(run, 'run', {}, ())}")

@@ -1,10 +1,10 @@
-"""`bench estimate-mi`: how much a model's outputs say about an image and about an attack's noise."""
+"""`bench estimate-mi`: mutual information of a model's outputs with images and with attacks' noise."""
 
 from typing import Annotated
 
 import typer
 
-from robustness_bench.benchmark.cli.shared.execution import work_off
+from robustness_bench.benchmark.cli.shared.execution import execute
 from robustness_bench.benchmark.cli.shared.options import Names, Request, split, takes_request
 
 
@@ -32,4 +32,4 @@ def estimate_mi(
     work = request.prepare(lambda protocol, data: make_mi_plan(protocol, data, objectives))
     if not work.tasks:
         raise BenchError("mutual information is estimated under attacks: name one other than none")
-    work_off(work, request, publish_mi, "estimates and mi.csv")
+    execute(work, request, publish_mi, "estimates and mi.csv")

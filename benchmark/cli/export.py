@@ -1,4 +1,4 @@
-"""`bench export`: results as one file, to carry to another machine."""
+"""`bench export`: results as one file, to move to another machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,18 +12,18 @@ def export(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="[STORE] ARCHIVE.zip", help="Folder of results (results unless given); file to write."
+            metavar="[STORE] ARCHIVE.zip", help="Folder of results (default: results); file to write."
         ),
     ],
-    with_weights: Annotated[bool, typer.Option("--with-weights", help="Trained weights, too.")] = False,
+    with_weights: Annotated[bool, typer.Option("--with-weights", help="Include trained weights.")] = False,
     with_images: Annotated[
-        bool, typer.Option("--with-images", help="Crafted images and evidence (--keep-examples), too.")
+        bool, typer.Option("--with-images", help="Include crafted images and evidence (--keep-examples).")
     ] = False,
 ) -> None:
     """Pack records, estimates, diagnoses, thresholds, training cards and example images into one file.
 
-    The same results give the same bytes on every machine; tables are not packed, bench run rebuilds them.
-    A run may be at work: only what is finished is taken.
+    The same results give the same bytes on every machine. Tables are not packed; bench run rebuilds them.
+    A run may be in progress: only finished results are packed.
     """
     from robustness_bench.benchmark.exchange.sources import given
     from robustness_bench.benchmark.exchange.writing import export as write

@@ -1,4 +1,4 @@
-"""`bench figure`: Figures 2, 4, 5 and 7 of Zhou et al. 2022, and of detectors, from what the store holds."""
+"""`bench figure`: Figures 2, 4, 5, 7 of Zhou et al. 2022, and figures of detectors, from stored results."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -9,7 +9,7 @@ import typer
 from robustness_bench.benchmark.cli.detector_figure import KINDS, detection_figures
 from robustness_bench.benchmark.cli.shared.drawing import Drawable, write
 from robustness_bench.benchmark.cli.shared.options import Names, Request, split, takes_request
-from robustness_bench.benchmark.cli.shared.remedy import spelled
+from robustness_bench.benchmark.cli.shared.remedy import command_line
 from robustness_bench.benchmark.errors import BenchError, unknown
 
 if TYPE_CHECKING:
@@ -25,21 +25,21 @@ def figure(
     request: Request,
     number: Annotated[str, typer.Argument(metavar="N", help="2, 4, 5, 7, roc, scores or generated.")],
     formats: Annotated[
-        Names, typer.Option("--format", help="png, svg, pdf, repeated or comma-separated; all unless given.")
+        Names, typer.Option("--format", help="png, svg, pdf, repeated or comma-separated; default: all.")
     ] = None,
     columns: Annotated[
         int, typer.Option("--columns", help="Width on a page: 1 column (3.3 in) or 2 (7 in).")
     ] = 1,
 ) -> None:
-    """Draw a figure from the results that are there; trains and attacks nothing.
+    """Draw a figure from stored results; trains and attacks nothing.
 
-    2, 4, 5, 7: of the NAMID paper, one per data set and norm (linf unless --norm says). --defense (2 and 4)
-    and --attacks replace the figure's own. Writes figures/figure-N-DATASET-NORM .csv, .png, .svg and .pdf,
-    with the set's name in it unless that is strict.
+    2, 4, 5, 7: figures of the NAMID paper, one per data set and norm (default: linf). --defense (2 and 4)
+    and --attacks replace the figure's defaults. Writes figures/figure-N-DATASET-NORM .csv, .png, .svg and
+    .pdf, with the attack set in the name unless it is strict.
 
-    roc, scores, generated: of detectors, one per data set that the store holds. --dataset, --defense (a
-    system of detectors), --attacks, --kappa, --seeds and --n-examples leave out all else; of several κ the
-    worst one of each detector is drawn. Writes
+    roc, scores, generated: figures of detectors, one per data set in the store. --dataset, --defense (a
+    system of detectors), --attacks, --kappa, --seeds and --n-examples select what is drawn; of several κ,
+    each detector's worst one is drawn. Writes
     figures/roc-DATASET, scores-DATASET-ATTACK, generated-DATASET-GENERATOR .csv, .png, .svg and .pdf.
     """
     from robustness_bench.benchmark.report.figures.drawing.namid import FORMATS, WIDTHS
@@ -67,7 +67,7 @@ def figure(
 
 
 def _figures(request: Request, number: str) -> Iterator[Drawable | BenchError]:
-    """Every figure asked for, or why there is none."""
+    """Yield every requested figure, or why there is none."""
     from robustness_bench.benchmark.data import locate
     from robustness_bench.benchmark.report.figures.drawing.namid import draw
     from robustness_bench.benchmark.report.figures.namid import NothingToDrawError, to_csv, to_table
@@ -81,7 +81,7 @@ def _figures(request: Request, number: str) -> Iterator[Drawable | BenchError]:
     }
     for question in _questions(request, protocol, data, number):
         try:
-            drawn = _draw_up(request, question, data)
+            drawn = _drawn(request, question, data)
         except NothingToDrawError as error:
             yield error
         else:
@@ -91,10 +91,10 @@ def _figures(request: Request, number: str) -> Iterator[Drawable | BenchError]:
 def _questions(
     request: Request, protocol: "Protocol", data: "dict[str, Located]", number: str
 ) -> "list[Question]":
-    """Per data set and norm.
+    """Return what to draw, per data set and norm.
 
     Raises:
-        BenchError: options that the figure has no use for.
+        BenchError: options that the figure does not use.
     """
     from robustness_bench.attacks.registry import attack_presets
     from robustness_bench.benchmark.report.figures.namid import ESTIMATED, Question
@@ -103,7 +103,7 @@ def _questions(
         raise BenchError("the figures show the white box: leave --threat out")
     named = protocol.defenses if request.defense or request.plugin else ()
     if named and number not in ESTIMATED:
-        raise BenchError(f"figure {number} compares defenses of its own: leave --defense out")
+        raise BenchError(f"figure {number} has a fixed list of defenses: leave --defense out")
     if len(named) > 1:
         raise BenchError(f"figure {number} shows one defense at a time, got {', '.join(named)}")
     norms = protocol.norms
@@ -127,7 +127,7 @@ def _questions(
     ]
 
 
-def _draw_up(request: Request, question: "Question", data: "dict[str, Located]") -> "Figure":
+def _drawn(request: Request, question: "Question", data: "dict[str, Located]") -> "Figure":
     from robustness_bench.benchmark.report.figures.namid import ESTIMATED, accuracy_figure, mi_figure
     from robustness_bench.benchmark.report.lines import information
     from robustness_bench.benchmark.report.lines.selection import fitting
@@ -146,7 +146,7 @@ def _draw_up(request: Request, question: "Question", data: "dict[str, Located]")
 
 
 def command(request: Request, gap: "Gap") -> str:
-    """The command line that fills ``gap`` under everything else that was asked for."""
+    """Return the command line that fills ``gap``, with all other given options."""
     options = {
         "--defense": ",".join(gap.defenses),
         "--dataset": gap.dataset,
@@ -154,4 +154,4 @@ def command(request: Request, gap: "Gap") -> str:
         "--attacks": ",".join(gap.attacks),
     }
     options |= {"--threat": "white"} if gap.verb == "run" else {"--objective": ",".join(gap.objectives)}
-    return spelled(request, gap.verb, options | {"--seeds": str(gap.seeds)}, _FROM_GAP)
+    return command_line(request, gap.verb, options | {"--seeds": str(gap.seeds)}, _FROM_GAP)

@@ -1,4 +1,4 @@
-"""`bench import`: take in the results that `bench export` packed elsewhere."""
+"""`bench import`: add results that `bench export` packed elsewhere."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,18 +10,18 @@ from robustness_bench.benchmark.errors import BenchError
 
 
 def import_(
-    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE.zip", help="What bench export wrote.")],
+    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE.zip", help="Written by bench export.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of results to add to, or a new one.")] = Path(
         "results"
     ),
     keep: KeepWhich = "",
     dry_run: DryRun = False,
-    max_size: Annotated[float, typer.Option("--max-size", help="GiB; a larger archive is refused.")] = 8.0,
+    max_size: Annotated[float, typer.Option("--max-size", help="GiB; a larger archive is rejected.")] = 8.0,
 ) -> None:
-    """Check every file of an archive, then add what is new in it to a folder of results.
+    """Check every file of an archive, then add its new results to a folder of results.
 
-    Nothing is written if anything is wrong. What is here already stays; a result replaces a failure; two
-    different results of one cell are refused unless --keep says which to believe.
+    Nothing is written if anything is wrong. Existing results stay; a result replaces a failure; two
+    different results of one cell are rejected unless --keep says which to keep.
     """
     from robustness_bench.benchmark.exchange.merging import merge
     from robustness_bench.benchmark.exchange.reading import GIB, Archive

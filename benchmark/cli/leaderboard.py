@@ -1,11 +1,11 @@
-"""`bench leaderboard`: a static site of what the stores hold."""
+"""`bench leaderboard`: a static site of stored results."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="A static site of results: build it, look at it.", no_args_is_help=True)
+app = typer.Typer(help="A static site of results: build it, view it.", no_args_is_help=True)
 
 
 @app.command()
@@ -14,16 +14,16 @@ def build(
         list[Path] | None,
         typer.Argument(
             metavar="[STORE]...",
-            help="Folders of results; unless given, results and every folder in it that has records.",
+            help="Folders of results; default: results and every folder in it that has records.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the site; an earlier site is replaced.")] = (
+    out: Annotated[Path, typer.Option("--out", help="Folder of the site; replaces an earlier site.")] = (
         Path("site")
     ),
 ) -> None:
     """Write the site: boards, pages of defenses and detectors, downloads.
 
-    It works from disk and asks for nothing.
+    The site opens from disk and loads nothing from the network.
     """
     from robustness_bench.benchmark.errors import BenchError
     from robustness_bench.benchmark.report.rendering.wording import count
@@ -44,9 +44,9 @@ def build(
 @app.command()
 def serve(
     site: Annotated[Path, typer.Argument(help="Folder of the site.")] = Path("site"),
-    port: Annotated[int, typer.Option("--port", help="0 = any that is free.")] = 8000,
+    port: Annotated[int, typer.Option("--port", help="0 = any free port.")] = 8000,
 ) -> None:
-    """Show a site to this machine's browser until Ctrl-C."""
+    """Serve a site to browsers on this machine until Ctrl-C."""
     from robustness_bench.benchmark.site.serve import server
 
     with server(site, port) as running:

@@ -1,4 +1,4 @@
-"""`bench list`: what can be named on the command line."""
+"""`bench list`: the names that the command line accepts."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ def defenses(as_json: Json = False) -> None:
 
 @app.command()
 def detectors(as_json: Json = False) -> None:
-    """Systems of detectors, which --defense names too: what they join, and on which data sets."""
+    """Systems of detectors, for --defense: what they consist of, and on which data sets."""
     from robustness_bench.defenses.detectors.registry import system_presets
 
     _show([dataclasses.asdict(preset) for preset in system_presets().values()], as_json, _detector)
@@ -65,7 +65,7 @@ def _by_name(names: list[str], sets: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _side_by_side(of: dict[str, Any]) -> None:
-    """One line per hyperparameter, one column per set, then where the numbers are from."""
+    """Print a line per hyperparameter, a column per set, then the numbers' sources."""
     keys = list(dict.fromkeys(key for preset in of.values() for key in preset.parameters))
     rows = [["", *of]]
     rows += [[key, *(str(preset.parameters.get(key, "–")) for preset in of.values())] for key in keys]
@@ -97,7 +97,7 @@ def datasets(as_json: Json = False) -> None:
 
 @app.command()
 def schedules(as_json: Json = False) -> None:
-    """Ways to train: learning-rate schedule, epochs, batch size and all else of a recipe."""
+    """Training schedules: learning rate, epochs, batch size and the rest of a recipe."""
     from robustness_bench.benchmark.plan.protocol import schedule_texts
 
     entries = [{"name": name, "summary": text} for name, text in schedule_texts().items()]

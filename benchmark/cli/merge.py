@@ -9,20 +9,20 @@ if TYPE_CHECKING:
     from robustness_bench.benchmark.exchange.merging import Merged
 
 KeepWhich = Annotated[
-    str, typer.Option("--keep", help="ours or theirs, where results of one cell differ; else refused.")
+    str, typer.Option("--keep", help="ours or theirs, where results of one cell differ; default: reject.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check all, say what would be added, and stop.")]
 
 
 def merge(
     stores: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Folders of results.")],
-    out: Annotated[Path, typer.Option("--out", help="One of them, or another folder; it may be new.")],
+    out: Annotated[Path, typer.Option("--out", help="One of them, or another or new folder.")],
     keep: KeepWhich = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Check every file of several folders of results, then add what is new in them to one.
+    """Check every file of several folders of results, then add their new results to one folder.
 
-    By the rules of bench import; "ours" is the folder that comes first, --out before all.
+    The rules are those of bench import; "ours" is the folder named first, with --out before all others.
     """
     from robustness_bench.benchmark.exchange.merging import merge as join
     from robustness_bench.benchmark.exchange.sources import given
@@ -32,7 +32,7 @@ def merge(
 
 
 def tell(merged: "Merged", out: Path, dry_run: bool) -> None:
-    """What came of it, and what to do next."""
+    """Print what was added, and what to do next."""
     counts = {
         "new": merged.new,
         "same": merged.same,

@@ -1,9 +1,9 @@
-"""`bench plan`: what a run would do, what of it is done, how long the rest takes."""
+"""`bench plan`: what a run would do, how much of it is done, and how long the rest takes."""
 
 from robustness_bench.benchmark.cli.shared.options import Request, show_plan, takes_request
 
 
 @takes_request
 def plan(request: Request) -> None:
-    """Show the cells of a run, done and to do, with an estimate of the time from a timed batch."""
+    """Show the cells of a run, done and to do, with a time estimate from a timed batch."""
     show_plan(request.prepare(), request)

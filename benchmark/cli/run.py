@@ -1,10 +1,10 @@
-"""`bench run`: train what is missing, attack, evaluate, and write the tables."""
+"""`bench run`: train missing models, attack and evaluate them, and write the tables."""
 
 from typing import Annotated
 
 import typer
 
-from robustness_bench.benchmark.cli.shared.execution import work_off
+from robustness_bench.benchmark.cli.shared.execution import execute
 from robustness_bench.benchmark.cli.shared.options import HOW, Request, show_plan, takes_request
 
 
@@ -15,10 +15,10 @@ def run(
         bool, typer.Option("--dry-run", help="Show what would run, and stop.", rich_help_panel=HOW)
     ] = False,
 ) -> None:
-    """Train what is missing, attack it, and write records, results.csv and tables.
+    """Train missing models, attack them, and write records, results.csv and tables.
 
-    The same command again resumes where it stopped, or finds nothing to do; with more seeds, attacks
-    or defenses only the new cells run.
+    Run the same command again to resume; if all is done, it does nothing. With more seeds, attacks or
+    defenses, only the new cells run.
     """
     from robustness_bench.benchmark.submit.board.publish import publish
 
@@ -26,4 +26,4 @@ def run(
     if dry_run:
         show_plan(work, request)
         return
-    work_off(work, request, publish, "records, results.csv and tables")
+    execute(work, request, publish, "records, results.csv and tables")

@@ -1,4 +1,4 @@
-"""`bench tables`: the tables of Zhou et al. 2022 and Hsu et al. 2018 from what the store holds."""
+"""`bench tables`: the tables of Zhou et al. 2022 and Hsu et al. 2018 from stored results."""
 
 import dataclasses
 import textwrap
@@ -10,7 +10,7 @@ import typer
 
 from robustness_bench.attacks.registry import attack_names
 from robustness_bench.benchmark.cli.shared.options import Names, Request, split, takes_request
-from robustness_bench.benchmark.cli.shared.remedy import flag, spelled
+from robustness_bench.benchmark.cli.shared.remedy import command_line, flag
 from robustness_bench.benchmark.errors import BenchError, unknown
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _FROM_CELLS = ("defense", "dataset", "norm", "threat", "attacks", "seeds", "curv
 
 
 class _Set(NamedTuple):
-    """A table, or the commands that fill it where there is nothing of it."""
+    """A table, or the commands that produce its results if there are none."""
 
     number: str
     table: "Table | None"
@@ -42,26 +42,26 @@ def tables(
         Names,
         typer.Option(
             "--table",
-            help="1 to 6, magnet-1, magnet-2, repeated or comma-separated; unless given all that there "
-            "are results for, or 1 to 6.",
+            help="1 to 6, magnet-1, magnet-2, repeated or comma-separated; default: all that have "
+            "results, or 1 to 6.",
         ),
     ] = None,
     formats: Annotated[
         Names,
         typer.Option(
-            "--format", help="csv, html, latex, markdown, repeated or comma-separated; all unless given."
+            "--format", help="csv, html, latex, markdown, repeated or comma-separated; default: all."
         ),
     ] = None,
     published: Annotated[
-        bool, typer.Option("--published", help="Beside ours the paper's figures, and how they compare.")
+        bool, typer.Option("--published", help="Show the paper's numbers next to ours, and how they compare.")
     ] = False,
 ) -> None:
-    """Set the papers' tables from the results that are there; trains and attacks nothing.
+    """Write the papers' tables from stored results; trains and attacks nothing.
 
     Tables 1 to 6 are those of the NAMID paper; magnet-1 and magnet-2 are Tables 1 and 2 of Hsu et al. 2018,
-    of detectors. Writes tables/table-N-DATASET .csv, .html, .tex and .md, with the set's name in it unless
-    that is strict; several data sets share a table, and its name. What never ran is blank, with the command
-    that runs it. With --published a table needs no results of ours.
+    on detectors. Writes tables/table-N-DATASET .csv, .html, .tex and .md, with the attack set in the name
+    unless it is strict; several data sets can share one table and file name. Cells that never ran are blank,
+    with the command that runs them. With --published a table needs no results of ours.
     """
     from robustness_bench.benchmark.report.detectors.store import detections
     from robustness_bench.benchmark.report.paper.magnet import tables as magnet
@@ -72,13 +72,13 @@ def tables(
     wanted = _chosen(formats, list(_FORMATS), "format")
     _check(request)
     records = detections(request.out)
-    asked = asked or _held(request, records)
+    asked = asked or _with_results(request, records)
     made = [
         *_defenses(request, [name for name in asked if name in paper.NUMBERS], published),
         *_detectors(request, [name for name in asked if name in magnet.NUMBERS], published, records),
     ]
     empty = [
-        f"nothing of Table {each.number} is in {request.out}: run {' and '.join(each.commands)}"
+        f"no results for Table {each.number} in {request.out}: run {' and '.join(each.commands)}"
         for each in made
         if each.table is None
     ]
@@ -91,8 +91,8 @@ def tables(
         print(line)
 
 
-def _held(request: Request, records: "Sequence[Detection]") -> list[str]:
-    """The tables that a store has results for; Tables 1 to 6 of one that has none."""
+def _with_results(request: Request, records: "Sequence[Detection]") -> list[str]:
+    """Return the tables that a store has results for; Tables 1 to 6 if it has none."""
     from robustness_bench.benchmark.report.paper.magnet import tables as magnet
     from robustness_bench.benchmark.report.paper.namid import tables as paper
     from robustness_bench.benchmark.store.cells import find_records
@@ -104,7 +104,7 @@ def _held(request: Request, records: "Sequence[Detection]") -> list[str]:
 
 
 def _defenses(request: Request, numbers: Sequence[str], published: bool) -> Iterator[_Set]:
-    """Of Tables 1 to 6."""
+    """Yield Tables 1 to 6."""
     from robustness_bench.benchmark.report.paper.namid import tables as paper
     from robustness_bench.benchmark.report.paper.namid.csv import to_csv
     from robustness_bench.benchmark.report.paper.namid.store import blocks
@@ -129,7 +129,7 @@ def _defenses(request: Request, numbers: Sequence[str], published: bool) -> Iter
 def _detectors(
     request: Request, numbers: Sequence[str], published: bool, records: "Sequence[Detection]"
 ) -> Iterator[_Set]:
-    """Of magnet-1 and magnet-2."""
+    """Yield magnet-1 and magnet-2."""
     from robustness_bench.benchmark.report.paper.magnet import tables as magnet
     from robustness_bench.benchmark.report.paper.magnet.csv import to_csv
     from robustness_bench.benchmark.report.paper.magnet.store import blocks
@@ -150,7 +150,7 @@ def _detectors(
 
 
 def _placed(request: Request, shape: "Layout", records: "Sequence[Detection]") -> Request:
-    """With the data sets of a table where none are named: those that the store has, or the paper's."""
+    """Return the request with a table's data sets if none is named: those in the store, or the paper's."""
     from robustness_bench.benchmark.data import DATASETS
     from robustness_bench.benchmark.report.literature.published import published
 
@@ -162,7 +162,7 @@ def _placed(request: Request, shape: "Layout", records: "Sequence[Detection]") -
 
 
 def _chosen(given: Names, known: Sequence[str], kind: str) -> list[str]:
-    """What was asked for, in order and once; all where nothing was."""
+    """Return the requested names in order, each once; all if none was requested."""
     asked = split(given or list(known))
     for name in asked:
         if name not in known:
@@ -171,7 +171,7 @@ def _chosen(given: Names, known: Sequence[str], kind: str) -> list[str]:
 
 
 def _check(request: Request) -> None:
-    """Refuse options that would change the paper's rows and columns."""
+    """Reject options that would change the paper's rows and columns."""
     given = [
         flag(each.type)
         for each in fields(Request)
@@ -182,7 +182,7 @@ def _check(request: Request) -> None:
 
 
 def command(request: Request, cells: "Sequence[PaperCell]", seeds: int) -> str:
-    """The command line that runs cells of one data set, norm and threat, as everything else was asked for."""
+    """Return the command line that runs cells of one data set, norm and threat, with all other options."""
     first = cells[0]
     attacks = {cell.column.key for cell in cells}
     options = {
@@ -193,22 +193,22 @@ def command(request: Request, cells: "Sequence[PaperCell]", seeds: int) -> str:
         "--threat": first.threat,
         "--seeds": str(seeds),
     }
-    return spelled(request, "run", options, _FROM_CELLS)
+    return command_line(request, "run", options, _FROM_CELLS)
 
 
 def detector_command(request: Request, cells: "Sequence[MagnetCell]", seeds: int) -> str:
-    """The command line that runs cells of one data set, as everything else was asked for."""
+    """Return the command line that runs cells of one data set, with all other options."""
     options = {
         "--defense": ",".join(dict.fromkeys(cell.column.group for cell in cells)),
         "--dataset": cells[0].block.dataset,
         "--kappa": ",".join(dict.fromkeys(cell.row for cell in cells)),
         "--seeds": str(seeds),
     }
-    return spelled(request, "run", options, _FROM_CELLS)
+    return command_line(request, "run", options, _FROM_CELLS)
 
 
 def _write(request: Request, made: "Table", csv: str, formats: Sequence[str]) -> None:
-    """The files, atomically; and on the terminal the table and where it is."""
+    """Write the files atomically, and print the table and its paths."""
     from robustness_bench.benchmark.files import write_atomic
     from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex, to_text
     from robustness_bench.benchmark.report.rendering.markdown import to_markdown

@@ -1,4 +1,4 @@
-"""`bench verify`: evaluate the adversarial images that a run kept anew."""
+"""`bench verify`: evaluate again the adversarial images that a run kept."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,14 +20,14 @@ def verify(
         "models"
     ),
     trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Run a model's own code, confined, if it came with some.")
+        bool, typer.Option("--trust-code", help="Run a model's own code, confined, if it has any.")
     ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Evaluate kept adversarial images anew: do they fool the model, within the budget and the pixel box?
+    """Evaluate kept adversarial images again: do they fool the model within the budget and the pixel box?
 
-    For records of a run with --keep-examples whose weights are still in the store. Status 1 if an image
-    does not hold.
+    Takes records of a run with --keep-examples whose weights are still in the store. Status 1 if an image
+    fails.
     """
     from robustness_bench.benchmark.context import Context
     from robustness_bench.benchmark.measure.verification import Verdict, verify_record
@@ -54,7 +54,7 @@ def verify(
 
 
 def _found(named: list[Path]) -> list[Path]:
-    """The records that were named; of a folder, those with evidence.
+    """Return the named records; of a folder, those with evidence.
 
     Raises:
         BenchError: there are none.

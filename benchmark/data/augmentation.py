@@ -15,7 +15,7 @@ def crop_flip(x: Tensor, noise: Noise) -> Tensor:
 
 
 def crop(x: Tensor, noise: Noise) -> Tensor:
-    """Shift by up to 4 pixels alone, for images that mean something else in the mirror, as digits do."""
+    """Only shift by up to 4 pixels, for images that mean something else when mirrored, such as digits."""
     draws = noise.uniform((3,))
     draws[:, 2] = 1.0
     return _moved(x, draws)

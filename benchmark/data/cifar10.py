@@ -16,7 +16,7 @@ _FOLDER = "cifar-10-batches-py"
 _TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 _TEST, _META = "test_batch", "batches.meta"
 _PIXELS = 3 * 32 * 32
-# All that a batch needs. Unpickling anything else could run code of whoever made the file.
+# All that a batch needs. Unpickling anything else could run code from the file's author.
 _MODULES = {"numpy.core.multiarray": "numpy._core.multiarray", "numpy": "numpy", "_codecs": "_codecs"}
 _NEEDED = {"_reconstruct", "ndarray", "dtype", "scalar", "encode"}
 

@@ -1,4 +1,4 @@
-"""Labels of other people's files as the numbers of a data set's classes."""
+"""Map labels in other people's files to the numbers of a data set's classes."""
 
 import math
 from collections import Counter
@@ -116,7 +116,7 @@ def _number(value: Any, classes: Names, dataset: str, where: str) -> int:
 
 
 def renumbered(y: Labels, numbers: list[int] | None, where: str) -> Labels:
-    """Labels as the data set numbers classes.
+    """Return labels in the data set's numbering of classes.
 
     Raises:
         DataError: a label beyond the classes that the file names.
@@ -131,7 +131,7 @@ def renumbered(y: Labels, numbers: list[int] | None, where: str) -> Labels:
 
 
 def check_split(x: Images, y: Labels, info: DatasetInfo, where: str) -> None:
-    """What holds for every reader: as many labels as images, shapes, ranges.
+    """Check what holds for every reader: as many labels as images, shapes, ranges.
 
     Raises:
         DataError: naming ``where`` it does not.

@@ -72,7 +72,7 @@ def _read_copies(files: list[Path]) -> NDArray[np.uint8]:
 
 def _unpacked(file: Path) -> bytes:
     content = file.read_bytes()
-    if content[:2] != b"\x1f\x8b":  # the name tells nothing: some unpack and keep .gz
+    if content[:2] != b"\x1f\x8b":  # the name does not decide: some tools unpack and keep .gz
         return content
     try:
         return gzip.decompress(content)

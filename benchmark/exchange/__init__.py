@@ -1,1 +1,1 @@
-"""Results on their way between machines: what lies where, archives of it, and what is checked first."""
+"""Exchange of results between machines: layout of a store, archives, and checks before import."""

@@ -1,4 +1,4 @@
-"""Whether the files of a source are what they say, each by itself and one beside the other."""
+"""Check the files of a source, each on its own and against each other."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,10 +17,10 @@ def check(source: Source) -> dict[str, Facts]:
     """Read every file of a source.
 
     Returns:
-        Name -> facts, of all files without an owner.
+        Name -> facts, for all files without an owner.
 
     Raises:
-        StoreError: for the first that is not what it should be.
+        StoreError: for the first invalid file.
     """
     owners = [name for name in source.names if not owner_of(name)]
     contents = {name: examine(source, name) for name in tracked(owners, "checking")}
@@ -35,7 +35,7 @@ def check(source: Source) -> dict[str, Facts]:
 
 
 def resting_on(identities: set[str], contents: Mapping[str, Facts]) -> set[str]:
-    """The files whose settings name one of these as a parent, or a parent's parent, and so on."""
+    """Return the files with one of these among their ancestors."""
     reached = set(identities)
     while more := {f.id for f in contents.values() if reached & {*f.parents.values()}} - reached:
         reached |= more
@@ -60,7 +60,7 @@ def _check_owned(source: Source, name: str, owner: Facts) -> None:
 
 
 def _check_safetensors(path: Path) -> None:
-    """Raise WrongError unless the header of the file tells of tensors that fill it."""
+    """Raise WrongError unless the file's header describes tensors that fill it."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -71,7 +71,7 @@ def _check_safetensors(path: Path) -> None:
 
 
 def _check_thresholds(source: Source, contents: dict[str, Facts]) -> None:
-    """What cells of detectors took from calibrations, where these are known, and that they have scores."""
+    """Check detector cells against their calibrations, if known, and that these have scores."""
     names = frozenset(source.names)
     found = {facts.id: facts.found for facts in contents.values() if facts.found}
     for name, facts in contents.items():
@@ -83,7 +83,7 @@ def _check_thresholds(source: Source, contents: dict[str, Facts]) -> None:
 
 
 def _check_families(source: Source, contents: dict[str, Facts]) -> None:
-    """What a record says it has in common with those of other seeds, where all its ancestors are known."""
+    """Check each record's family, if all its ancestors are known."""
     families = _Families(contents.values())
     for name, facts in contents.items():
         try:
@@ -96,16 +96,16 @@ def _check_families(source: Source, contents: dict[str, Facts]) -> None:
 
 
 class _Families:
-    """The families of tasks, from their settings and their parents'."""
+    """Families of tasks, computed from their settings and their parents'."""
 
     def __init__(self, contents: Iterable[Facts]) -> None:
         self._facts = {facts.id: facts for facts in contents}
         self._known: dict[str, str] = {}
 
     def of(self, identity: str) -> str:
-        """The family; nothing if a file in the lineage is not there."""
+        """Return the family; empty if a file in the lineage is missing."""
         if identity not in self._known:
-            self._known[identity] = ""  # as for a task that is its own ancestor
+            self._known[identity] = ""  # so that a task that is its own ancestor ends here
             self._known[identity] = self._computed(identity)
         return self._known[identity]
 

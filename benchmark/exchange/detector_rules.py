@@ -1,4 +1,4 @@
-"""What files of detectors' results must fulfil, whoever made them."""
+"""Rules for files of detectors' results, whoever made them."""
 
 import math
 import warnings
@@ -32,16 +32,16 @@ Rows = dict[str, NDArray[Any]]
 
 
 def check_detector_spec(spec: dict[str, Any]) -> None:
-    """The settings of a cell: what is shown of them, and that its attack fits its setting."""
+    """Check a cell's settings: those that are shown, and that its attack fits its setting."""
     texts(spec, "dataset", "system", "setting", "attack", "rule", "classifier", "reformer")
     check_sha256(spec["data"])
     check_number("confidence", spec["confidence"])
     if not isinstance(spec["parameters"], dict):
-        raise WrongError("has parameters that are none")
+        raise WrongError("has invalid parameters")
     if spec["parameters"].get("beta") is not None:
         check_number("beta", spec["parameters"]["beta"])
     if not all(isinstance(identity, dict) for identity in spec["detectors"].values()):
-        raise WrongError("has detectors that are none")
+        raise WrongError("has invalid detectors")
     _check_printable(*spec["detectors"])
     if lost := [name for name in spec["detectors"] if CALIBRATION + name not in spec["parents"]]:
         raise WrongError(f"has no calibration of {lost[0]} among its parents")
@@ -63,26 +63,26 @@ def check_detector_place(name: str, record: Detection) -> None:
 
 
 def check_flagging(record: Detection) -> None:
-    """Thresholds and remarks of every detector of a cell that did not fail, and of no other."""
+    """Check that a successful cell has thresholds and remarks for exactly its detectors."""
     if not isinstance(record.thresholds, dict) or record.thresholds.keys() != record.spec["detectors"].keys():
         raise WrongError("has thresholds of other detectors than its settings")
     for name, value in record.thresholds.items():
         if type(value) is not float or not math.isfinite(value):
-            raise WrongError(f"has a threshold of {name} that is none: {value!r}")
+            raise WrongError(f"has an invalid threshold of {name}: {value!r}")
     if not record.remarks.keys() <= record.thresholds.keys():
         raise WrongError("has remarks on other detectors than its settings")
     _check_printable(*texts(record.remarks, *record.remarks))
 
 
 def _check_printable(*shown: str) -> None:
-    """Of what tables show on a terminal."""
+    """Check texts that tables show on a terminal."""
     for text in shown:
         if not text.isprintable():
             raise WrongError(f"has text that no terminal should print: {text[:80]!r}")
 
 
 def check_judged(record: Detection) -> None:
-    """The rows of a cell that did not fail."""
+    """Check the rows of a successful cell."""
     rows, spec = record.rows, record.spec
     _check_columns(rows, record.detectors)
     check_samples(rows, spec)
@@ -114,7 +114,7 @@ def _check_columns(rows: Rows, detectors: list[str]) -> None:
 
 
 def _check_range(rows: Rows, dataset: str) -> None:
-    """Of a data set that bench knows: its test images and classes."""
+    """Check samples and classes against a data set that bench knows."""
     if dataset not in DATASETS:
         return
     info = DATASETS[dataset].info
@@ -129,14 +129,14 @@ def check_calibration(card: dict[str, Any]) -> None:
     spec = card["spec"]
     rate, images = spec["rate"], spec["images"]
     if type(rate) is not float or not 0 < rate < 1 or type(images) is not int or images < 0:
-        raise WrongError(f"has a rate or number of images that is none: {rate!r}, {images!r}")
+        raise WrongError(f"has an invalid rate or number of images: {rate!r}, {images!r}")
     for key in ("threshold", "near"):
         if type(card[key]) is not float or not math.isfinite(card[key]):
-            raise WrongError(f"has a {key} that is none: {card[key]!r}")
+            raise WrongError(f"has an invalid {key}: {card[key]!r}")
     texts(card, "remark")
     for part, gate in spec["gates"].items():
         if _fails(card["figures"][part], gate) and not card["remark"]:
-            raise WrongError(f"says nothing against {part}, which fails its gate")
+            raise WrongError(f"has no remark on {part}, which fails its gate")
 
 
 def _fails(figures: dict[str, float], gate: float) -> bool:
@@ -149,7 +149,7 @@ def check_scores(path: Path, spec: dict[str, Any], threshold: float) -> None:
     """Raise WrongError unless a calibration's scores give its threshold.
 
     The rule of ``robustness_bench.defenses.detectors.thresholds``: the int(n · rate)-th largest of n
-    scores, reached by no more.
+    scores, reached by no more than that many.
     """
     from safetensors.numpy import load_file
 
@@ -169,13 +169,13 @@ def check_scores(path: Path, spec: dict[str, Any], threshold: float) -> None:
 
 
 def check_generated(path: Path, spec: dict[str, Any]) -> None:
-    """Images of a generator: bounded before they are unpacked, and of its data set's classes."""
+    """Check a generator's images: size before unpacking, and the number of its data set's classes."""
     bound_file(path)
     with zipfile.ZipFile(path) as packed:
         if sum(member.file_size for member in packed.infolist()) > MOST_BYTES:
             raise WrongError("claims to be absurdly large")
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # of headers that no version of numpy wrote
+        warnings.simplefilter("error")  # warnings about headers that no version of numpy wrote
         examples = read_conditional_examples(path)
     dataset, classes = spec["dataset"], examples.predicted.shape[1]
     if dataset in DATASETS and classes != DATASETS[dataset].info.classes:

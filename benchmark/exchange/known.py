@@ -1,4 +1,4 @@
-"""What is known of one file of results, for others to agree with."""
+"""Facts about one file of results, which other files must agree with."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from robustness_bench.benchmark.plan.kinds import TASK_KINDS
 
 
 class Flagging(NamedTuple):
-    """From which score on a detector flags, and what must be said of it."""
+    """A detector's threshold, and the remark on it."""
 
     threshold: float
     remark: str
@@ -20,15 +20,15 @@ class Flagging(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What other files have to agree with.
+    """Facts that other files must agree with.
 
     Attributes:
         ok: False for a cell that failed.
-        result: hash of what was found, without when, where and how fast; equal results are equal texts.
-        sha256: of a card: its tensors'.
-        family, model_family: as a record states them; nothing where it states none.
-        found: of a calibration.
-        used: of a cell of detectors: a calibration's id -> what the cell took from it.
+        result: hash of the result without time, place and speed; equal results have equal hashes.
+        sha256: for a card, the hash of its tensors.
+        family, model_family: as a record states them; empty if it does not.
+        found: for a calibration, its result.
+        used: for a detector cell, calibration id -> what the cell took from it.
     """
 
     id: str
@@ -55,8 +55,8 @@ class Facts:
 
 
 def digest(rows: dict[str, NDArray[Any]], *more: Any) -> str:
-    """One text per content of columns, and of JSON values beside them."""
+    """Return a hash of the content of columns and of further JSON values."""
     seen = hashlib.sha256(canonical_json([sorted(rows), *more]).encode())
     for name in sorted(rows):
-        seen.update(np.ascontiguousarray(rows[name] + 0).tobytes())  # -0.0 is 0.0
+        seen.update(np.ascontiguousarray(rows[name] + 0).tobytes())  # -0.0 becomes 0.0
     return seen.hexdigest()

@@ -1,4 +1,4 @@
-"""Where the files of a store lie, and which names may come from another machine."""
+"""Where the files of a store are, and which names are accepted from another machine."""
 
 import re
 import unicodedata
@@ -13,7 +13,7 @@ class Place(NamedTuple):
     """A folder of a store."""
 
     parts: int
-    """Of a file's path, its own name included."""
+    """Number of parts of a file's path, including its own name."""
     suffixes: tuple[str, ...]
 
 
@@ -33,7 +33,7 @@ _STRANGE = re.compile(r"[^\w .+=@,()~/-]")
 
 
 def owner_of(name: str) -> str:
-    """The file that ``name`` belongs to: tensors to a card, images to a record or card; else nothing."""
+    """Return the file that ``name`` belongs to (tensors to a card, images to a record or card), or ""."""
     if name.startswith("checkpoints/") and name.endswith(GENERATED):
         return f"{name.removesuffix(GENERATED)}.json"
     folder, _, rest = name.partition("/")
@@ -44,7 +44,7 @@ def owner_of(name: str) -> str:
 
 
 def companions_of(name: str) -> list[str]:
-    """All that may belong to a file."""
+    """Return all files that may belong to a file."""
     folder, _, rest = name.partition("/")
     stem = rest.rpartition(".")[0]
     if folder == "records":
@@ -55,13 +55,13 @@ def companions_of(name: str) -> list[str]:
 
 
 def finished(store: Path, *, weights: bool = True, images: bool = True) -> list[str]:
-    """The results in a store, sorted; neither what a run has not finished nor what is made from results.
+    """Return the finished results in a store, sorted, without files that are derived from results.
 
-    A file with an owner is finished when that is there, which is written last.
+    A file with an owner is finished if the owner exists, because the owner is written last.
 
     Args:
-        weights: with trained weights.
-        images: with crafted images and evidence.
+        weights: include trained weights.
+        images: include crafted images and evidence.
     """
     left_out = {
         ("checkpoints", ".safetensors"): not weights,
@@ -82,7 +82,7 @@ def finished(store: Path, *, weights: bool = True, images: bool = True) -> list[
 
 
 def fault_of(name: str) -> str:
-    """Why a store has no file of this name; nothing if it may have."""
+    """Return why a store cannot have a file of this name, or ""."""
     return _shape_fault(name) or _place_fault(name)
 
 

@@ -1,4 +1,4 @@
-"""The first member of an archive: what else is in it."""
+"""The first member of an archive, which lists all others."""
 
 import hashlib
 import json
@@ -21,28 +21,28 @@ class Listed(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """All files, and a hash of the list: archives with equal digests hold the same."""
+    """All files, and a hash of the list: archives with equal digests have equal content."""
 
     files: dict[str, Listed]
     digest: str
 
 
 def write_manifest(files: Iterable[Listed]) -> bytes:
-    """The list as JSON; equal lists give equal bytes."""
+    """Return the list as JSON; equal lists give equal bytes."""
     listed = [file._asdict() for file in sorted(files)]
     return canonical_json({"format": FORMAT, "files": listed}).encode()
 
 
 def digest_of(content: bytes) -> str:
-    """What two machines compare."""
+    """Return the digest that two machines compare."""
     return hashlib.sha256(content).hexdigest()
 
 
 def read_manifest(content: bytes) -> Manifest:
-    """The inverse of ``write_manifest``.
+    """Read a list that ``write_manifest`` wrote.
 
     Raises:
-        ValueError: anything else; says what.
+        ValueError: it is anything else; says what.
     """
     try:
         tree = json.loads(content)
@@ -67,7 +67,7 @@ def _listed(entry: object) -> Listed:
         raise ValueError("must give the path, size and sha256 of every file")
     file = Listed(**entry)
     if not isinstance(file.path, str) or type(file.size) is not int or file.size < 0:
-        raise ValueError(f"has a path or size that is none: {entry!r}")
+        raise ValueError(f"has an invalid path or size: {entry!r}")
     if not isinstance(file.sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", file.sha256):
-        raise ValueError(f"has a SHA-256 of {file.path} that is none")
+        raise ValueError(f"has an invalid SHA-256 of {file.path}")
     return file

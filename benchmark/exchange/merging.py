@@ -1,4 +1,4 @@
-"""Joining results of several machines: `bench import` and `bench merge`."""
+"""Join results of several machines: `bench import` and `bench merge`."""
 
 import hashlib
 from collections.abc import Collection, Sequence, Set
@@ -20,14 +20,14 @@ Contents = dict[str, Facts]
 
 @dataclass(kw_only=True)
 class Merged:
-    """What becomes of files that came: new, replacing another, and those that were not wanted.
+    """What happens to the incoming files: new, replacing another, or left out.
 
     Attributes:
-        out: the store as it is.
-        taken: name -> where its content is.
-        removed: files of ``out`` that belong to one which is replaced.
-        left_out: files that lost against one here, or rest on one that did.
-        came: all names.
+        out: the existing store.
+        taken: name -> source of its content.
+        removed: files of ``out`` that belong to a replaced file.
+        left_out: files that an existing file was preferred to, or that depend on such a file.
+        came: all incoming names.
     """
 
     out: Folder
@@ -49,11 +49,11 @@ class Merged:
 
     @property
     def same(self) -> int:
-        """Files that are here already, or say the same in another run's words."""
+        """The number of files that exist already, or have the same result from another run."""
         return len(self.came - self.taken.keys() - self.left_out)
 
     def holder(self, name: str) -> Source | None:
-        """Who has a file, of ``out`` and what was taken so far."""
+        """Return which source has a file, among ``out`` and the files taken so far."""
         if name in self.taken:
             return self.taken[name]
         return self.out if name in self._here and name not in self.removed else None
@@ -64,24 +64,24 @@ class Merged:
         self.removed.discard(name)
 
     def drop(self, name: str) -> None:
-        """Have no such file; not even one that nothing here owns yet."""
+        """Remove such a file, even one without an owner."""
         self.taken.pop(name, None)
         if (self.out.root / name).is_file():
             self.removed.add(name)
 
 
 def merge(sources: Sequence[Source], out: Path, *, keep: str = "", dry_run: bool = False) -> Merged:
-    """Check ``sources`` and add what is new in them to the store ``out``.
+    """Check ``sources`` and add their new results to the store ``out``.
 
-    The same file, or the same result made elsewhere, stays as it is here; a result replaces a failure.
-    Killed and called again, it finishes.
+    An existing equal file, or equal result made elsewhere, stays unchanged; a result replaces a failure.
+    If killed, the same call finishes the merge.
 
     Args:
-        keep: whose file stays where results of one id differ; nothing: refuse.
-        dry_run: only say what would be done.
+        keep: whose file is kept if results of one id differ; empty: reject.
+        dry_run: only report what would be done.
 
     Raises:
-        StoreError: a file that must not be taken, or results that differ; nothing is written then.
+        StoreError: a file is invalid, or results differ; then nothing is written.
         BenchError: an unknown ``keep``.
     """
     if keep not in ("", "ours", "theirs"):
@@ -91,7 +91,9 @@ def merge(sources: Sequence[Source], out: Path, *, keep: str = "", dry_run: bool
     if dry_run or not (merged.taken or merged.removed):
         return merged
     with locked(out):
-        merged = _joined(sources, contents, Folder(out), keep)  # a run may have ended meanwhile
+        merged = _joined(
+            sources, contents, Folder(out), keep
+        )  # read again, since a run may have ended meanwhile
         _land(merged)
     return merged
 
@@ -105,7 +107,7 @@ def _joined(sources: Sequence[Source], contents: Sequence[Contents], out: Folder
 
 
 class _Joining:
-    """One source beside what is there so far."""
+    """One source compared with what exists so far."""
 
     def __init__(
         self, source: Source, contents: Contents, merged: Merged, known: dict[int, Contents], keep: str
@@ -135,7 +137,7 @@ class _Joining:
                 self._take(name, name in wanted)
 
     def _verdict(self, name: str) -> Literal["new", "same", "better", "worse", "differs"]:
-        """Their file beside ours."""
+        """Compare their file with ours."""
         holder = self._merged.holder(name)
         if holder is None:
             return "new"
@@ -151,7 +153,7 @@ class _Joining:
         return known[name] if known else examine(holder, name)
 
     def _take(self, name: str, wanted: bool) -> None:
-        """A file, if it is wanted, and what belongs to it: with its owner, or where there is none here."""
+        """Take a file, if wanted, and its companions: those it comes with, or that are missing here."""
         merged, source = self._merged, self._source
         if wanted:
             merged.take(name, source)
@@ -163,7 +165,7 @@ class _Joining:
                 merged.drop(companion)
 
     def _is_wanted(self, companion: str, owner: Facts, with_owner: bool) -> bool:
-        """Tensors that are not what the same card says are damaged here; other images are as good here."""
+        """Return whether to take a companion: if it is missing here, damaged, or new with its owner."""
         held = self._merged.holder(companion)
         if held is None:
             return True
@@ -171,7 +173,7 @@ class _Joining:
         return (with_owner or described) and held.digest(companion) != self._source.digest(companion)
 
     def _check_orphans(self, lost: set[str], replaced: Set[str]) -> None:
-        """Raise StoreError if something here rests on tensors that are to go and is not replaced itself."""
+        """Raise StoreError if a file here depends on tensors to be replaced, and is not replaced itself."""
         if not lost:
             return
         merged = self._merged
@@ -180,7 +182,7 @@ class _Joining:
         orphans = sorted(resting_on(lost, held) - replaced)
         if orphans:
             raise StoreError(
-                f"{len(orphans)} files of {merged.out} rest on a model or images that --keep theirs would "
+                f"{len(orphans)} files of {merged.out} depend on a model or images that --keep theirs would "
                 f"replace, the first is {orphans[0]}: take {self._source} into a new --out, then bench merge "
                 f"{merged.out} into that with --keep ours"
             )
@@ -201,7 +203,7 @@ class _Joining:
 
 
 def _land(merged: Merged) -> None:
-    """Write what was taken; a reader meanwhile, or after a crash, finds no owner beside another's tensors."""
+    """Write the taken files in an order in which no reader or crash finds an owner with another's tensors."""
     root = merged.out.root
     owned = sorted(name for name in merged.taken if owner_of(name))
     owners = sorted(name for name in merged.taken if not owner_of(name))

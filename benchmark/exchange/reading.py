@@ -1,4 +1,4 @@
-"""Reading an archive that a stranger may have made: no name, size or content is believed."""
+"""Read an untrusted archive: no name, size or content is trusted."""
 
 import hashlib
 import stat
@@ -31,13 +31,13 @@ _BROKEN = (
 
 
 class Archive:
-    """A zip file that `bench export` wrote; open while in its ``with``.
+    """A zip file from `bench export`; open inside its ``with``.
 
     Args:
-        limit: bytes, of the zip file and of all that is in it.
+        limit: most bytes, of the zip file and of its content.
 
     Raises:
-        StoreError: in any way not such a file; the message names it.
+        StoreError: it is not such a file; the message names it.
     """
 
     def __init__(self, path: Path, limit: int) -> None:
@@ -73,7 +73,7 @@ class Archive:
 
     @contextmanager
     def file(self, name: str) -> Iterator[Path]:
-        """A copy for as long as the context, once size and hash were found as listed."""
+        """Yield a temporary copy of a file, after checking its size and hash against the list."""
         try:
             folder = tempfile.TemporaryDirectory(prefix="bench-")
         except OSError as error:
@@ -88,7 +88,7 @@ class Archive:
 
     def _refused(self, reason: str) -> StoreError:
         return StoreError(
-            f"{self.path} is refused, nothing was imported: {reason}; copy it again, or make it anew with "
+            f"{self.path} is rejected, nothing was imported: {reason}; copy it again, or make it again with "
             "bench export"
         )
 
@@ -103,7 +103,7 @@ class Archive:
         except IsADirectoryError as error:
             raise StoreError(f"{self.path} is a folder: bench merge joins folders of results") from error
         except OSError as error:
-            raise StoreError(f"cannot read {self.path}: {error.strerror}; mend its permissions") from error
+            raise StoreError(f"cannot read {self.path}: {error.strerror}; fix its permissions") from error
         except UnicodeDecodeError as error:
             raise self._refused("a name in it is not UTF-8") from error
         except _BROKEN as error:
@@ -154,7 +154,7 @@ class Archive:
         return manifest
 
     def _unpack(self, name: str, path: Path) -> None:
-        """Never more than the size that was listed: the member's own is the same, and zipfile stops there."""
+        """Unpack a member; zipfile stops at its size, which was checked against the list."""
         seen = hashlib.sha256()
         try:
             with self._zip.open(self._members[name]) as file, path.open("wb") as copy:
@@ -175,7 +175,7 @@ def _no_room(error: OSError) -> StoreError:
 
 
 def _fault_of(member: zipfile.ZipInfo) -> str:
-    """Why a member cannot be of `bench export`; nothing if it can."""
+    """Return why a member cannot come from `bench export`, or ""."""
     kind = stat.S_IFMT(member.external_attr >> 16)
     if member.orig_filename != member.filename:
         return "has the character U+0000 in its name"

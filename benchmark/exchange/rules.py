@@ -1,4 +1,4 @@
-"""What every file of results must fulfil, whoever made it."""
+"""Rules for every file of results, whoever made it."""
 
 import math
 import re
@@ -20,11 +20,11 @@ _EVERY_EPOCH = {"lr", "gradient_norm", "seconds", "images_per_second"}
 
 
 class WrongError(ValueError):
-    """Says what is wrong, to go after the name of a file."""
+    """A file is invalid; the message continues a sentence that begins with its name."""
 
 
 def bound_file(path: Path) -> None:
-    """Raise WrongError for a file that is too large to be read whole."""
+    """Raise WrongError for a file that is too large to read at once."""
     if path.stat().st_size > MOST_BYTES:
         raise WrongError("is absurdly large")
 
@@ -50,9 +50,9 @@ def check_kind(spec: Any, folder: str) -> TaskKind:
 def check_identity(identity: object, spec: Any, seed: object, folder: str) -> TaskKind:
     kind = check_kind(spec, folder)
     if type(seed) is not int or seed < 0:
-        raise WrongError(f"has a seed that is none: {seed!r}")
+        raise WrongError(f"has an invalid seed: {seed!r}")
     if not all(isinstance(parent, str) for parent in spec["parents"].values()):
-        raise WrongError("has parents that are none")
+        raise WrongError("has invalid parents")
     found = short_hash([spec, seed])
     if identity != found:
         raise WrongError(f"has the id {identity!r}, its settings give {found}")
@@ -68,7 +68,7 @@ def texts(spec: dict[str, Any], *keys: str) -> list[str]:
 
 def check_number(key: str, value: object) -> None:
     if type(value) not in (int, float) or not math.isfinite(value) or value < 0:  # type: ignore[arg-type,operator]
-        raise WrongError(f"has a number of {key} that is none: {value!r}")
+        raise WrongError(f"has an invalid number of {key}: {value!r}")
 
 
 def check_place(name: str, start: str, end: str = "") -> None:
@@ -79,7 +79,7 @@ def check_place(name: str, start: str, end: str = "") -> None:
 
 def check_circumstances(environment: object, seconds: object) -> None:
     if not isinstance(environment, dict):
-        raise WrongError("has an environment that is none")
+        raise WrongError("has an invalid environment")
     check_number("seconds", seconds)
 
 
@@ -89,7 +89,7 @@ def check_flags(flags: object) -> None:
 
 
 def check_history(card: dict[str, Any]) -> None:
-    """Of a card that has one: epochs as dicts of numbers, and which of them was kept."""
+    """Check a card's history, if it has one: epochs as dicts of numbers, and the kept epoch."""
     epochs = card.get("history", [])
     if epochs:
         check_number("epoch", card["epoch"])
@@ -115,4 +115,4 @@ def check_rows(rows: dict[str, NDArray[Any]], spec: dict[str, Any]) -> None:
 
 def check_sha256(value: object) -> None:
     if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
-        raise WrongError(f"has a SHA-256 that is none: {value!r}")
+        raise WrongError(f"has an invalid SHA-256: {value!r}")

@@ -1,4 +1,4 @@
-"""Files of results by their path in a store, wherever they are kept."""
+"""Files of results by their path in a store, wherever they are stored."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +15,7 @@ Each = TypeVar("Each")
 
 
 class Source(Protocol):
-    """A store, or an archive of one; the names in it are such as a store has."""
+    """A store, or an archive of one, with the same names."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -25,10 +25,10 @@ class Source(Protocol):
         """SHA-256."""
 
     def file(self, name: str) -> AbstractContextManager[Path]:
-        """A file with that content and the suffix of the name."""
+        """Yield a file with this content and the suffix of the name."""
 
     def refusal(self, name: str, reason: str) -> StoreError:
-        """The error for a file that must not be taken, with the remedy."""
+        """Return the error for an invalid file, with the remedy."""
 
 
 class Folder:
@@ -58,10 +58,10 @@ class Folder:
 
 
 def given(path: Path, *, weights: bool = True, images: bool = True) -> Folder:
-    """The results in a folder that a user named.
+    """Return the results in a folder that a user named.
 
     Raises:
-        StoreError: no folder, nothing in it, or a file with a name that no store has.
+        StoreError: there is no folder, it has no results, or a file has a name that no store has.
     """
     if not path.is_dir():
         raise StoreError(f"there is no folder {path}: name a folder of results (the --out of bench run)")
@@ -75,13 +75,13 @@ def given(path: Path, *, weights: bool = True, images: bool = True) -> Folder:
 
 
 def printable(text: str, longest: int = 400) -> str:
-    """Text that may come from a stranger, fit for a line on a terminal."""
+    """Return untrusted text made safe for a line on a terminal."""
     text = "".join(sign if sign.isprintable() else "?" for sign in text)
     return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 def tracked(items: Sequence[Each], text: str) -> Iterable[Each]:
-    """The items, with a bar on a terminal that goes when they are done."""
+    """Yield the items, with a progress bar on a terminal that disappears at the end."""
     from rich.console import Console
     from rich.progress import track
 

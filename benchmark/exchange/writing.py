@@ -1,4 +1,4 @@
-"""`bench export`: a store as one file, the same bytes from the same results on any machine."""
+"""`bench export`: a store as one file; the same results give the same bytes on any machine."""
 
 import hashlib
 import os
@@ -17,24 +17,24 @@ _CHUNK = 1 << 20
 
 
 class Exported(NamedTuple):
-    """What is in an archive that was written."""
+    """A summary of a written archive."""
 
     files: int
     size: int
     """Bytes, unpacked."""
     digest: str
     existed: bool
-    """Whether the very same archive was there already."""
+    """Whether an identical archive already existed."""
 
 
 def export(store: Folder, archive: Path) -> Exported:
-    """Check what is in a store and write it to ``archive``; no lock is needed.
+    """Check the results in a store and write them to ``archive``; needs no lock.
 
-    Members are not compressed (nearly all bytes are already, or cannot be), since no two versions of zlib
-    promise the same bytes.
+    Members are not compressed, because different versions of zlib may give different bytes. (Nearly all bytes
+    are compressed already, or cannot be.)
 
     Raises:
-        StoreError: something in the store is damaged, ``archive`` holds something else or cannot be written.
+        StoreError: a file in the store is damaged, or ``archive`` has other content or cannot be written.
     """
     check(store)
     listed = [
@@ -68,7 +68,7 @@ def _pack(scratch: Path, store: Folder, manifest: bytes, listed: list[Listed]) -
 
 
 def _copy(path: Path, member: IO[bytes]) -> str:
-    """The SHA-256 of what was copied."""
+    """Copy a file into the archive and return its SHA-256."""
     seen = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -86,7 +86,7 @@ def _entry(name: str, size: int) -> zipfile.ZipInfo:
 
 
 def _place(scratch: Path, archive: Path) -> bool:
-    """Give the file its name, unless one with the same bytes has it already."""
+    """Give the file its name, unless a file with the same bytes already has it."""
     if archive.exists():
         if archive.is_file() and file_hash(archive) == file_hash(scratch):
             return True

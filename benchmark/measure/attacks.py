@@ -1,4 +1,4 @@
-"""Attacking models: crafting on the surrogate, and evaluating a cell into a record."""
+"""Attacking models: craft images on the surrogate, and evaluate a cell into a record."""
 
 import io
 import time
@@ -77,7 +77,7 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
 
 
 def _shown(task: Task, context: Context) -> int:
-    """How many images of a cell are kept to look at: of the first seed, where there was an attack."""
+    """Return how many images of a cell are kept for viewing: only for the first seed and with an attack."""
     return context.gallery if task.seed == 0 and task.spec["kind_of_attack"] != "natural" else 0
 
 
@@ -93,7 +93,7 @@ def _write_examples(record: Path, sample: Sample, columns: Columns, count: int) 
 
 
 def _write_evidence(task: Task, context: Context, model: nn.Module, sample: Sample, columns: Columns) -> None:
-    """Keep what fooled the model, in a form in which it still does."""
+    """Keep the images that fooled the model, stored so that they still fool it."""
     labels = columns["label"]
     fooled = (columns["clean_prediction"] == labels) & (columns["adversarial_prediction"] != labels)
     chosen = torch.from_numpy(np.flatnonzero(fooled)).to(sample.y.device)
@@ -111,7 +111,7 @@ def _write_evidence(task: Task, context: Context, model: nn.Module, sample: Samp
 def still_fools(
     model: nn.Module, piece: Sample, x_adv: NDArray[np.float32], batch_size: int = 0
 ) -> NDArray[np.bool_]:
-    """Which of these images the model misclassifies: (K,)."""
+    """Return which of these images the model misclassifies: (K,)."""
     size = batch_size or automatic(piece.x.device)
     wrong = [np.zeros(0, np.bool_)]
     for start in range(0, len(x_adv), size):
@@ -126,13 +126,13 @@ def _pixels(x: Tensor) -> NDArray[np.uint8]:
 
 
 class _Crafted(NamedTuple):
-    """Images made by a task of their own."""
+    """Images made by a separate task."""
 
     x_adv: Tensor
     cost: tuple[float, float] | None
-    """Forward and backward passes per sample, where they were made on the evaluated model itself."""
+    """Forward and backward passes per sample, if they were made on the evaluated model itself."""
     seconds: float
-    """That making them took, in the same case."""
+    """Seconds that making them took, in the same case."""
 
     @classmethod
     def load(cls, task: Task, context: Context) -> "_Crafted":
@@ -148,12 +148,12 @@ class _Crafted(NamedTuple):
 
 
 def image_name(rule: str) -> str:
-    """What the images chosen by a rule are called in a crafted file and in a batch's columns."""
+    """Return the name of a rule's images in a crafted file and in a batch's columns."""
     return f"x_adv-{rule}" if rule else "x_adv"
 
 
 def craft(task: Task, context: Context, advance: Advance) -> None:
-    """Attack the surrogate and keep the adversarial images, float32, for every defense to face."""
+    """Attack the surrogate and keep the adversarial images, float32, for all defenses."""
     started = time.monotonic()
     model = load_model(task.parents["model"], context)
     sample = test_sample(task, context)
@@ -174,7 +174,7 @@ def craft(task: Task, context: Context, advance: Advance) -> None:
 
 
 def _attack(task: Task, model: nn.Module, piece: Sample) -> dict[str, Outcome]:
-    """rule -> outcome of the task's attack on some of its images."""
+    """Return rule -> outcome of the task's attack on some of its images."""
     goal: Goal = task.spec.get("goal", "untargeted")
     attack = build_attack(task.spec["parameters"])
     if goal == "transfer":
@@ -183,7 +183,7 @@ def _attack(task: Task, model: nn.Module, piece: Sample) -> dict[str, Outcome]:
 
 
 def _replay(model: nn.Module, x: Tensor, x_adv: Tensor, norm: geometry.Norm) -> Outcome:
-    """What images crafted elsewhere do to this model."""
+    """Evaluate images that were crafted elsewhere on this model."""
     counted = Counted(model)
     clean, prediction = predict(counted, x), predict(counted, x_adv)
     distance = geometry.size(x_adv - x, norm)
@@ -218,9 +218,9 @@ def test_sample(task: Task, context: Context) -> Sample:
 def in_batches(
     n: int, context: Context, advance: Advance, work: Callable[[slice], Columns], partial: Path
 ) -> Columns:
-    """``work`` on rows 0 … n-1, a batch at a time; what is done is kept in ``partial`` now and then.
+    """Run ``work`` on rows 0 … n-1, batch by batch, and save finished batches to ``partial`` at intervals.
 
-    A column may have fewer rows than a batch has. Batches are those of `pieces`.
+    A column may have fewer rows than its batch. The batches are those of `pieces`.
 
     Returns:
         The columns of all batches, joined.

@@ -1,4 +1,4 @@
-"""Guarded classifiers at work: attacks that know them, and cells of what they make of images."""
+"""Guarded classifiers: adaptive attacks on them, and cells with their verdicts on images."""
 
 import time
 
@@ -21,7 +21,7 @@ from robustness_bench.defenses.detectors.system import System
 
 
 def adapt(task: Task, context: Context, advance: Advance) -> None:
-    """Attack a whole system and keep the images; natural where nothing was found."""
+    """Attack a whole system and keep the images; the natural image where nothing was found."""
     started = time.monotonic()
     system, sample = _system(task, context), test_sample(task, context)
     parameters = {key: value for key, value in task.spec["parameters"].items() if key != "attack"}
@@ -45,7 +45,7 @@ def adapt(task: Task, context: Context, advance: Advance) -> None:
 
 
 def detect(task: Task, context: Context, advance: Advance) -> None:
-    """What a system makes of a cell's images, image by image."""
+    """Record a system's verdict on each of a cell's images."""
     started = time.monotonic()
     system, sample = _system(task, context), test_sample(task, context)
     x, forwards, backwards = sample.x, 0.0, 0.0
@@ -94,7 +94,7 @@ def _judged(system: System, piece: Sample, x: torch.Tensor) -> Columns:
 
 
 def _system(task: Task, context: Context) -> System:
-    """The system of a task's parents: classifier, networks and thresholds."""
+    """Return the system built from a task's parents: classifier, networks and thresholds."""
     found = _calibrations(task, context)
     return System(
         load_networks(task, context),

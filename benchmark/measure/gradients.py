@@ -1,4 +1,4 @@
-"""Measure a trained model for signs of hidden gradients (``store.flags``), once for all its cells."""
+"""Check a trained model for signs of hidden gradients (``store.flags``), once for all its cells."""
 
 import math
 import time
@@ -23,13 +23,13 @@ from robustness_bench.benchmark.store.models import load_model
 
 _WHOLE_BOX = {"linf": 1.0, "l2": math.inf}
 Piece = Callable[[slice, Advance], Columns]
-"""What is measured on some rows, a value per row; it tells how many of its stages are done."""
+"""(rows, advance) -> a value per row; it reports how many of its stages are done."""
 Batches = Callable[[str, int, Piece], Columns]
 """(name, n, piece) -> the columns of rows 0 … n-1, made batch by batch."""
 
 
 def diagnose(task: Task, context: Context, advance: Advance) -> None:
-    """Measure the model and write what was seen, with the flags it raises, as JSON."""
+    """Measure the model, and write the measurements and the flags they raise as JSON."""
     started = time.monotonic()
     model = load_model(task.parents["model"], context)
     sample = test_sample(task, context)
@@ -57,7 +57,7 @@ def diagnose(task: Task, context: Context, advance: Advance) -> None:
 
 
 def measure(model: nn.Module, sample: Sample, spec: dict[str, Any], batches: Batches) -> Measured:
-    """What the probe of ``spec`` (norm, eps, probe) sees of a model on the first images of ``sample``.
+    """Run the probe of ``spec`` (norm, eps, probe) on the first images of ``sample``.
 
     The result does not depend on the batches, unless the model's outputs do.
     """
@@ -75,7 +75,7 @@ def _first(sample: Sample, n: int) -> Sample:
 
 
 def _signs(model: nn.Module, sample: Sample, probe: dict[str, Any], batches: Batches) -> dict[str, Any]:
-    """What repeated passes, one gradient, and other batches show."""
+    """Measure repeated passes, one gradient, and other batch compositions."""
     n = len(sample.y)
 
     def piece(rows: slice, advance: Advance) -> Columns:
@@ -97,8 +97,8 @@ def _signs(model: nn.Module, sample: Sample, probe: dict[str, Any], batches: Bat
 
 
 def _seen(model: nn.Module, x: Tensor, y: Tensor, passes: int) -> Columns:
-    """Image by image."""
-    # A gradient that is broken is what is looked for here, and not mended.
+    """Return the measurements per image."""
+    # A broken gradient is what this looks for, so it is not replaced by zero.
     model = Counted(model, mends=False)
     x = x.clone().requires_grad_()
     logits = model(x)
@@ -123,14 +123,14 @@ def _seen(model: nn.Module, x: Tensor, y: Tensor, passes: int) -> Columns:
 
 
 def _sureness(logits: Tensor, y: Tensor) -> Tensor:
-    """log p_y / (1 - p_y), without the rounding of p_y: (N, K), (N,) -> (N,)."""
+    """Compute log p_y / (1 - p_y) without the rounding of p_y: (N, K), (N,) -> (N,)."""
     z = logits.double()
     true: Tensor = z.gather(1, y[:, None])[:, 0]
     return true - z.scatter(1, y[:, None], -torch.inf).logsumexp(1)
 
 
 def _mixed(model: nn.Module, x: Tensor) -> float:
-    """Largest change of a logit of an image with the images beside it, relative to the largest logit."""
+    """Return the largest change of an image's logits with its batch, relative to the largest logit."""
     if len(x) < 2:
         return 0.0
     with torch.no_grad():
@@ -141,14 +141,14 @@ def _mixed(model: nn.Module, x: Tensor) -> float:
 
 
 def _attacked(model: nn.Module, sample: Sample, spec: dict[str, Any], batches: Batches) -> Attacked:
-    """What the probe's attacks leave."""
+    """Run the probe's attacks and return the remaining accuracies."""
     budgets = spec["probe"]["attacks"]["budgets"]
     limit = min(_WHOLE_BOX[spec["norm"]], sample.x[0].numel() ** 0.5)
     judged, climbed = _attacks(spec, limit), list(_climbs(spec))
 
     def piece(rows: slice, advance: Advance) -> Columns:
         ids, x, y = (tensor[rows] for tensor in sample)
-        found: dict[str, Tensor] = {"forwards": torch.zeros_like(y)}  # what `in_batches` counts rows by
+        found: dict[str, Tensor] = {"forwards": torch.zeros_like(y)}  # `in_batches` counts rows by it
         stages = len(judged) + len(budgets)
         for name, attack in judged.items():
             found[name] = attack(model, x, y, ids=ids).prediction == y
@@ -174,10 +174,10 @@ def _attacked(model: nn.Module, sample: Sample, spec: dict[str, Any], batches: B
 
 
 def _attacks(spec: dict[str, Any], limit: float) -> dict[str, Attack]:
-    """Name -> attack, of those after which images are counted.
+    """Return name -> attack, for those after which images are counted.
 
     Args:
-        limit: the ε that the pixel box alone sets.
+        limit: the ε that only the pixel box limits.
     """
     norm, eps, probe = spec["norm"], spec["eps"], spec["probe"]["attacks"]
     steps, step, restarts = probe["steps"], probe["rel_step_size"], probe["restarts"]
@@ -190,7 +190,7 @@ def _attacks(spec: dict[str, Any], limit: float) -> dict[str, Attack]:
 
 
 def _climbs(spec: dict[str, Any]) -> Iterator[Attack]:
-    """At each budget an attack that climbs to the end."""
+    """Yield an attack for each budget; it takes all its steps."""
     probe = spec["probe"]["attacks"]
     for factor in probe["budgets"]:
         attack = PGD(norm=spec["norm"], eps=factor * spec["eps"], loss="margin", steps=probe["steps"])
@@ -198,5 +198,5 @@ def _climbs(spec: dict[str, Any]) -> Iterator[Attack]:
 
 
 def _share(mask: "np.ndarray[Any, Any]") -> float:
-    """Share of true values; 0 of nothing."""
+    """Return the share of true values, 0 for an empty mask."""
     return float(mask.mean()) if len(mask) else 0.0

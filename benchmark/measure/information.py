@@ -1,4 +1,4 @@
-"""What a model's outputs say about natural and attacked images: mutual information, image by image."""
+"""Mutual information between a model's outputs and natural or attacked images, per image."""
 
 import time
 from itertools import pairwise
@@ -14,7 +14,7 @@ from robustness_bench.benchmark.store.information import write_mi_record
 from robustness_bench.benchmark.store.models import load_estimators, load_model
 from robustness_bench.benchmark.store.tensors import load_tensors
 
-_REFERENCE = 1000  # images estimated together: each is compared with the others, so this decides the value
+_REFERENCE = 1000  # images estimated together; each is compared with the others, so this affects the value
 
 
 def measure_mi(task: Task, context: Context, advance: Advance) -> None:
@@ -50,7 +50,7 @@ def measure_mi(task: Task, context: Context, advance: Advance) -> None:
 
 
 def _blocks(n: int) -> list[slice]:
-    """Rows 0 … n-1 in equal blocks of about ``_REFERENCE``."""
+    """Split rows 0 … n-1 into equal blocks of about ``_REFERENCE``."""
     count = max(1, round(n / _REFERENCE))
     bounds = [n * index // count for index in range(count + 1)]
     return [slice(start, stop) for start, stop in pairwise(bounds)]

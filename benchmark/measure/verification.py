@@ -1,4 +1,4 @@
-"""Look again at the images that are said to have fooled a model: `bench verify`."""
+"""Verify images that are claimed to fool a model: `bench verify`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
 
 
 class Found(NamedTuple):
-    """What was found of K images.
+    """The verification of K images.
 
-    An image holds if the natural one is classified correctly, it is not, and it lies in the pixel box and
-    within its limit.
+    An image holds if the natural image is classified correctly, the image is not, and it is inside the pixel
+    box and within its distance limit.
     """
 
     hold: NDArray[np.bool_]
     """(K,)"""
     distance: NDArray[np.float64]
-    """(K,), from the natural image in the norm of the threat model"""
+    """(K,), distance from the natural image in the norm of the threat model"""
     faults: dict[str, int]
-    """What is wrong with the others -> how many."""
+    """Reason why an image does not hold -> number of images."""
 
 
 class Verdict(NamedTuple):
-    """The kept images of one record, looked at again; counts of images."""
+    """The verification of one record's kept images; counts of images."""
 
     record: Record
     images: int
     hold: int
     within: int
-    """Of those that hold, how many lie within the record's ε."""
+    """How many of those that hold are within the record's ε."""
     faults: dict[str, int]
 
 
@@ -52,17 +52,17 @@ def verify_record(path: Path, context: Context, find: Callable[[Mapping[str, Any
     """Evaluate the kept images of the record at ``path`` anew, on the model it is of.
 
     Args:
-        find: data set label -> where it is.
+        find: data set label -> its location.
 
     Raises:
-        BenchError: no images, no weights, another data set, or a file that is damaged.
+        BenchError: no images, no weights, another data set, or a damaged file.
     """
     record = read_record(path)
     if record.status == "error":
         raise BenchError(f"{path} is of a cell that failed, it has no images: run the same command again")
     evidence = read_evidence(evidence_of(path))
     if evidence.record != record.id:
-        raise BenchError(f"the evidence beside {path} is of {evidence.record}, not of {record.id}")
+        raise BenchError(f"the evidence next to {path} is for {evidence.record}, not for {record.id}")
     data = data_of(record, path, find)
     pixels, piece = natural_images(evidence.sample, data, context.device)
     found = judge(
@@ -83,7 +83,7 @@ def data_of(record: Record, path: Path, find: Callable[[Mapping[str, Any]], Loca
     """The very data set that a record is of.
 
     Raises:
-        BenchError: it is not there, or another.
+        BenchError: it is missing, or differs.
     """
     data = find(record.spec)
     if data.hash != record.spec["data"]:
@@ -92,7 +92,7 @@ def data_of(record: Record, path: Path, find: Callable[[Mapping[str, Any]], Loca
 
 
 def model_of(store: Path, record: Record, data: Located, context: Context) -> "nn.Module":
-    """The model that a record is of, ready to be attacked.
+    """Return the model of a record, ready to be attacked.
 
     Raises:
         BenchError: its weights are not in the store.
@@ -107,7 +107,7 @@ def model_of(store: Path, record: Record, data: Located, context: Context) -> "n
 
 
 def natural_images(sample: NDArray[np.int64], data: Located, device: str) -> tuple[NDArray[np.uint8], Sample]:
-    """Some natural test images: as the data set has them, and as a model sees them."""
+    """Return some natural test images, as stored in the data set and as a model's input."""
     splits = data.load()
     pixels = np.asarray(splits.test_x[sample])
     y = torch.from_numpy(np.asarray(splits.test_y[sample])).to(device)
@@ -124,11 +124,11 @@ def judge(
     too_far: str,
     batch_size: int = 0,
 ) -> Found:
-    """Look at K images that are said to fool ``model``.
+    """Verify K images that are claimed to fool ``model``.
 
     Args:
         limits: (K,), the largest distance of each, before the tolerance of ``allowed``.
-        too_far: what is said of an image beyond its limit.
+        too_far: the reason given for an image beyond its limit.
     """
     moved = torch.from_numpy(x_adv).to(piece.x) - piece.x
     distance = geometry.size(moved, norm).double().cpu().numpy()
@@ -144,12 +144,12 @@ def judge(
 
 
 def allowed(limit: Any) -> Any:
-    """A limit with the tolerance that every budget is judged by (``Record.robust_at``)."""
+    """Return a limit with the tolerance that applies to every budget (``Record.robust_at``)."""
     return limit * (1 + 1e-5) + 1e-6
 
 
 def _recorded(record: Record, sample: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How far away the record says each image is; less than nothing for one the record does not know."""
+    """Return each image's recorded distance; negative for an image that the record does not have."""
     by_sample = dict(zip(record.rows["sample"].tolist(), record.distance.tolist(), strict=True))
     return np.array([by_sample.get(each, -1.0) for each in sample.tolist()])
 

@@ -1,4 +1,4 @@
-"""Architectures: images in [0, 1] in, logits out; normalisation is the first layer."""
+"""Architectures: images in [0, 1] -> logits; normalisation is the first layer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -71,11 +71,11 @@ MODELS: Mapping[str, NetworkPreset] = Registry("bench.models", "model", OWN_MODE
 
 
 class Stem(NamedTuple):
-    """How a ResNet begins, which its weights do not show."""
+    """The first layers of a ResNet, which its weights do not determine."""
 
     stride: int
     pool: bool
-    """3×3 maximum pooling of stride 2 behind the first convolution."""
+    """Whether 3×3 max pooling of stride 2 follows the first convolution."""
     text: str
 
 
@@ -88,10 +88,10 @@ STEMS = {
 
 
 def build_model(name: str, info: "DatasetInfo", width: int, *, stem: str = "") -> "nn.Module":
-    """A freshly initialised ``name`` for images of ``info``; draws from torch's global generator.
+    """Return a freshly initialised ``name`` for images of ``info``; draws from torch's global generator.
 
     Args:
-        stem: of ``STEMS``; other than the first for weights of others alone, and for a ResNet.
+        stem: one of ``STEMS``; others than the first are only for given weights of a ResNet.
     """
     from torch import nn
 

@@ -11,10 +11,10 @@ from robustness_bench.benchmark.networks.vgg import VGG19
 
 
 def folded(model: nn.Module) -> nn.Module:
-    """A copy of ``model``, in evaluation mode, without the batch norms of our own architectures.
+    """Return a copy of ``model`` in evaluation mode, without the batch norms of our own architectures.
 
-    There every batch norm stands right behind its convolution; other modules are left as they are.
-    The copy shares nothing with the model: train the model on, and fold again.
+    In these every batch norm directly follows its convolution; other modules are left unchanged. The copy
+    shares nothing with the model: after further training, fold again.
     """
     copied = copy.deepcopy(model).eval()
     for module in list(copied.modules()):

@@ -1,4 +1,4 @@
-"""The ways in which weights of others can be run, by name."""
+"""The ways in which given weights can be run, by name."""
 
 from dataclasses import dataclass, replace
 
@@ -6,9 +6,9 @@ from robustness_bench.benchmark.errors import unknown
 from robustness_bench.benchmark.networks import STEMS
 
 RULE = "evidence-1"
-"""What ids call the way a reading is chosen; another rule needs another name."""
+"""The name in ids of the rule that chooses a reading; another rule needs another name."""
 FILE = "file"
-"""The input of weights that bring a normalisation."""
+"""The input of weights that include a normalisation."""
 INPUTS = {
     "normalised": "pixels normalised by the data set's mean and deviation",
     "plain": "plain [0, 1] pixels",
@@ -22,7 +22,7 @@ INPUTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """One way to run a network: what pixels it is shown, and how its first layers compute."""
+    """One way to run a network: how its input pixels are scaled, and how its first layers compute."""
 
     input: str
     """A key of ``INPUTS``, or "file" for a normalisation that came with the weights."""
@@ -32,7 +32,7 @@ class Reading:
 
     @property
     def name(self) -> str:
-        """As ``parse`` takes it."""
+        """The name that ``parse`` accepts."""
         return "+".join(filter(None, [self.input, "bgr" if self.bgr else "", self.stem]))
 
     @property
@@ -44,10 +44,10 @@ class Reading:
 
 
 def parse(text: str) -> Reading:
-    """A reading by its name: ``plain``, ``imagenet+bgr``, ``normalised+stride-2-pool``.
+    """Return a reading by its name: ``plain``, ``imagenet+bgr``, ``normalised+stride-2-pool``.
 
     Raises:
-        BenchError: a word that it cannot have.
+        BenchError: a word that is not allowed.
     """
     first, *more = text.split("+")
     if first not in INPUTS:

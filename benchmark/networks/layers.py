@@ -1,4 +1,4 @@
-"""What both architectures share."""
+"""Layers that the architectures share."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 class Normalize(nn.Module):
     """The model's first layer: [0, 1] pixels to zero mean and unit variance per channel.
 
-    Kept inside the model so that everything outside, attacks and budgets above all, sees [0, 1].
+    It is part of the model so that everything outside, above all attacks and budgets, works in [0, 1].
     """
 
     mean: Tensor
@@ -23,7 +23,7 @@ class Normalize(nn.Module):
 
 
 def initialize(model: nn.Module) -> None:
-    """He et al. 2015 (fan out) for convolutions, ones and zeros for batch norm."""
+    """Initialise by He et al. 2015 (fan out) for convolutions, with ones and zeros for batch norm."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -2,20 +2,20 @@
 
 Grey images: the network of Carlini and Wagner 2017, https://arxiv.org/abs/1608.04644, 312 202 weights at
 width 32. Colour: the all-convolutional network of Springenberg et al. 2015, https://arxiv.org/abs/1412.6806,
-with a linear layer behind it, as in Carlini's rerun: its ReLU alone would keep logits from going below 0.
+followed by a linear layer, as in Carlini's rerun: without it, its ReLU would keep logits at 0 or above.
 """
 
 from torch import Tensor, nn
 
 _UNPADDED = 20
-"""From this size on convolutions have no padding, as published; smaller images would vanish."""
+"""From this image size on, convolutions have no padding, as published; smaller images would vanish."""
 
 
 class MagNetCNN(nn.Module):
     """(N, C, H, W) -> logits (N, classes).
 
     Args:
-        width: channels of the first layer; as published 32 for grey images and 96 for colour.
+        width: channels of the first layer; published: 32 for grey images and 96 for colour.
     """
 
     def __init__(self, channels: int, classes: int, width: int, size: int) -> None:

@@ -1,4 +1,4 @@
-"""Tensors under the names of others as those of our networks, and what they say of the images they saw."""
+"""Match tensors with other libraries' names to our networks, and find the normalisation they include."""
 
 import re
 from collections import Counter
@@ -24,9 +24,9 @@ class Matched:
     """Weights under our names.
 
     Attributes:
-        network: of the network behind the normalisation, named as in the whole model.
-        mean, std: (1, C, 1, 1), of the file's own normalisation; None where it has none.
-        foreign: whether its names are those of other code, which may compute otherwise.
+        network: tensors of the network after the normalisation, named as in the whole model.
+        mean, std: (1, C, 1, 1), the file's own normalisation; None if it has none.
+        foreign: whether the names are those of other code, which may compute differently.
     """
 
     network: "State"
@@ -38,24 +38,24 @@ class Matched:
 def fit_weights(
     state: "Mapping[str, Tensor]", model: "nn.Module", where: str, *, plain: bool = False
 ) -> "State":
-    """``state`` in the names, shapes and types of ``model``, for load_state_dict(strict=True).
+    """Convert ``state`` to the names, shapes and types of ``model``, for load_state_dict(strict=True).
 
     Args:
-        state: as ``match`` takes it.
+        state: as for ``match``.
         model: nn.Sequential(Normalize, network), as ``build_model`` makes it.
         where: the file, for errors.
-        plain: a network alone saw images in [0, 1] as they are (mean 0, deviation 1). Otherwise the model's
-            own normalisation is kept.
+        plain: the network was trained on images in [0, 1] (mean 0, deviation 1). Otherwise the model's own
+            normalisation is kept.
 
     Raises:
-        BenchError: as ``match``; or ``plain``, and the file has a normalisation.
+        BenchError: as for ``match``; or ``plain`` is given and the file has a normalisation.
     """
     import torch
 
     matched, own = match(state, model, where), model.state_dict()
     if matched.mean is not None and matched.std is not None:
         if plain:
-            raise BenchError(f"{where} brings its own normalisation of pixels: do not call them plain")
+            raise BenchError(f"{where} has its own normalisation of pixels: leave plain out")
         return whole(matched, matched.mean, matched.std)
     if plain:
         return whole(matched, torch.zeros_like(own["0.mean"]), torch.ones_like(own["0.std"]))
@@ -63,24 +63,25 @@ def fit_weights(
 
 
 def whole(matched: Matched, mean: "Tensor", std: "Tensor") -> "State":
-    """All tensors of a model: the network's, behind a normalisation."""
+    """Return all tensors of a model: a normalisation and the network's tensors."""
     return {"0.mean": mean.clone(), "0.std": std.clone(), **matched.network}
 
 
 def match(state: "Mapping[str, Tensor]", model: "nn.Module", where: str) -> Matched:
-    """``state`` in the names, shapes and types of ``model``.
+    """Convert ``state`` to the names, shapes and types of ``model``.
 
     Args:
-        state: of the whole model or of the network alone, under a common prefix or none. A normalisation
-            is a pair of buffers mean (mu) and std (sigma), a number per channel. The stages of a ResNet-18
-            may also be layer1 to layer4, its shortcuts downsample, its last layer fc. num_batches_tracked,
-            which nothing reads in evaluation, may be absent; what AveragedModel counts is passed over.
+        state: tensors of the whole model or of only the network, with or without a common prefix. A
+            normalisation is a pair of buffers mean (mu) and std (sigma), a number per channel. In a
+            ResNet-18, stages may also be named layer1 to layer4, shortcuts downsample, the last layer fc.
+            num_batches_tracked, which evaluation does not use, may be absent; AveragedModel's counter is
+            ignored.
         model: nn.Sequential(Normalize, network), as ``build_model`` makes it.
         where: the file, for errors.
 
     Raises:
-        BenchError: other names, shapes or types than the model's, values beyond float32, or deviations
-            that are not positive.
+        BenchError: names, shapes or types differ from the model's, values exceed float32, or deviations
+            are not positive.
     """
     target = model.state_dict()
     rest = {n: t for n, t in state.items() if n.rpartition(".")[2] != "n_averaged" or t.numel() != 1}
@@ -98,7 +99,7 @@ def match(state: "Mapping[str, Tensor]", model: "nn.Module", where: str) -> Matc
 def _normalisation(
     state: "State", like: "Tensor", where: str
 ) -> "tuple[State, Tensor | None, Tensor | None]":
-    """What is left without the one pair of mean and deviation, and that pair as the model keeps it."""
+    """Return the state without its pair of mean and deviation, and that pair in the model's format."""
     pairs = []
     for name in state:
         start = name.rpartition(".")[0]
@@ -114,7 +115,7 @@ def _normalisation(
 
 
 def _check_halves(state: "State", like: "Tensor", where: str) -> None:
-    """Raise BenchError for a mean without its deviation, or the other way round."""
+    """Raise BenchError for a mean without its deviation, or the reverse."""
     for name in state:
         start, dot, last = name.rpartition(".")
         other = start + dot + _PARTNERS.get(last, "")
@@ -126,7 +127,7 @@ def _check_halves(state: "State", like: "Tensor", where: str) -> None:
 
 
 def _per_channel(tensor: "Tensor", like: "Tensor") -> bool:
-    """(C,), (C, 1, 1), (1, C, 1, 1), or one number for all."""
+    """Return whether the shape is (C,), (C, 1, 1), (1, C, 1, 1), or one number for all channels."""
     channels = like.shape[1]
     shapes: list[tuple[int, ...]] = [(channels,), (channels, 1, 1), (1, channels, 1, 1), (), (1,), (1, 1, 1)]
     return tensor.is_floating_point() and tuple(tensor.shape) in shapes
@@ -136,13 +137,13 @@ def _positive(std: "Tensor | None", where: str) -> "Tensor | None":
     if std is not None and not (std > 0).all():
         values = ", ".join(f"{value:g}" for value in std.flatten().tolist())
         raise BenchError(
-            f"{where} has a normalisation with deviation {values}, which must be positive: mend the file"
+            f"{where} has a normalisation with deviation {values}, which must be positive: fix the file"
         )
     return std
 
 
 def _prefixes(state: "State") -> list[str]:
-    """Nothing, and every start, up to a dot, that most names share."""
+    """Return the empty prefix, and every prefix, up to a dot, that most names share."""
     prefixes = [""]
     while True:
         last = prefixes[-1]
@@ -154,7 +155,7 @@ def _prefixes(state: "State") -> list[str]:
 
 
 class _Fit:
-    """A file's names, without a prefix, beside those of the network."""
+    """A file's names, without a prefix, compared with those of the network."""
 
     def __init__(self, state: "State", prefix: str, target: "State") -> None:
         self.prefix, self._target = prefix, target
@@ -174,7 +175,7 @@ class _Fit:
         self.misses = len(self._missing) + len(self._unexpected)
 
     def problem(self) -> str:
-        """What does not match and the remedy; nothing if all does."""
+        """What does not match, with the remedy; empty if everything matches."""
         target = self._target
         lists = {
             "missing": [self._shown(name) for name in self._missing],
@@ -191,12 +192,12 @@ class _Fit:
         return f"{', '.join(parts)}; {remedy}" if parts else ""
 
     def _shown(self, name: str) -> str:
-        """As it would stand in the file."""
+        """Return the name as it would be in the file."""
         return self.prefix + name.removeprefix(_BEHIND)
 
 
 def _own_name(name: str) -> str:
-    """kuangliu/pytorch-cifar's and torchvision's names of a ResNet-18 as ours: layer3.1 -> blocks.5."""
+    """Turn ResNet-18 names of kuangliu/pytorch-cifar and torchvision into ours: layer3.1 -> blocks.5."""
     name = re.sub(
         r"^1\.layer([1-4])\.([01])\.", lambda at: f"1.blocks.{2 * int(at[1]) - 2 + int(at[2])}.", name
     )
@@ -205,7 +206,7 @@ def _own_name(name: str) -> str:
 
 
 def _remedy(found: "State", target: "State") -> str:
-    """What the first convolution and the last layer of an otherwise matching file tell."""
+    """Derive a remedy from the first convolution and the last layer of a file that otherwise matches."""
     first = next(name for name, tensor in target.items() if tensor.ndim == 4)
     conv, own_conv = found[first], target[first]
     last = [name for name in target if name.endswith(".bias")][-1]

@@ -1,7 +1,7 @@
-"""How weights of others are to be run, decided by what each way makes of training images.
+"""Find how given weights are to be run, by trying each way on training images.
 
-Tensors do not say what scaling of pixels, order of channels or pooling they were trained with. Each plausible
-reading is tried on the same training images; no test image is looked at.
+Tensors do not say which scaling of pixels, order of channels or pooling they were trained with. Each
+plausible reading is tried on the same training images; test images are never used.
 """
 
 import itertools
@@ -22,13 +22,13 @@ from robustness_bench.benchmark.networks.inputs import FILE, INPUTS, Reading
 from robustness_bench.benchmark.networks.matching import Matched, whole
 
 IMAGES = 512
-"""Training images that decide; five a class where that is more."""
+"""Number of training images that decide; five per class if that is more."""
 FLOOR = 0.5
-"""Least accuracy of a reading on them, unless the user says otherwise."""
+"""Smallest accuracy of an accepted reading on them, unless the user overrides it."""
 _CLEAR = 3.0  # standard errors between two accuracies on the same images
-_FAR = 0.1  # accuracy lost by an asked-for reading that is not believed
-_SCREEN, _KEPT = 128, 6  # images for a first look at many readings, and how many remain
-_CLOSER = 2.0  # times closer to the stored statistics
+_FAR = 0.1  # a requested reading is rejected if another is better by this accuracy
+_SCREEN, _KEPT = 128, 6  # images for screening many readings, and how many readings remain
+_CLOSER = 2.0  # how many times closer to the stored statistics the chosen one must be
 _BATCH = 128
 _COLOUR = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -38,7 +38,7 @@ _GREY = {"plain": (0.0, 1.0), "half": (0.5, 0.5), "shifted": (0.5, 1.0), "bytes"
 
 
 class Chosen(NamedTuple):
-    """A reading, its model's tensors, and the line that says why."""
+    """A reading, its model's tensors, and a line that says why it was chosen."""
 
     reading: Reading
     state: dict[str, Tensor]
@@ -47,14 +47,14 @@ class Chosen(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """What one reading makes of the training images."""
+    """The results of one reading on the training images."""
 
     reading: Reading
     right: NDArray[np.bool_]
     predictions: NDArray[np.int64]
     labels: NDArray[np.int64]
     distance: float
-    """Of the first batch norm's stored statistics from those of the images; infinite where there is none."""
+    """Of the first batch norm's stored statistics from those of the images; infinite if there is none."""
 
     @property
     def accuracy(self) -> float:
@@ -62,7 +62,7 @@ class _Seen:
 
     @property
     def sorted(self) -> float:
-        """Accuracy with the outputs in the order that makes it highest."""
+        """The accuracy with the outputs in the order that maximises it."""
         counts = _confusion(self.labels, self.predictions)
         rows, columns = linear_sum_assignment(-counts)
         return float(counts[rows, columns].sum() / len(self.labels))
@@ -73,11 +73,11 @@ class _Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Weights under our names, the network they are of, and labelled training images to judge by.
+    """Weights under our names, their network, and labelled training images to judge by.
 
     Args:
-        asked: the one reading to take, if it is believable; None lets the evidence choose.
-        accept_low: take it whatever its accuracy.
+        asked: the reading to use, if it is plausible; None chooses by the evidence.
+        accept_low: accept it whatever its accuracy.
         x: (N, C, H, W) in [0, 1].
     """
 
@@ -92,14 +92,14 @@ class Trial:
     accept_low: bool = False
 
     def choose(self) -> Chosen:
-        """The reading that the images speak for, or the one asked for.
+        """Return the reading that the images support, or the requested one.
 
         Raises:
-            BenchError: none is clearly ahead, none is good enough, the asked one is far behind another, or
-                the classes are in another order.
+            BenchError: none is clearly ahead, none is good enough, the requested one is far behind another,
+                or the classes are in another order.
         """
         seen = self._all()
-        best = max(seen, key=lambda each: each.accuracy)  # the first of equals
+        best = max(seen, key=lambda each: each.accuracy)  # the first one, if several are equal
         if not self.accept_low:
             self._check_classes(seen, best)
             self._check_size(best)
@@ -109,7 +109,7 @@ class Trial:
         return Chosen(taken.reading, self.state(taken.reading), self._note(taken, seen))
 
     def _readings(self) -> list[Reading]:
-        """All that the tensors leave open; the data set's own pixels come first."""
+        """Return all readings that the tensors leave open; the data set's own normalisation comes first."""
         stems = list(STEMS) if self.matched.foreign and self.model == "resnet-18" else [""]
         colour = self.info.channels == 3
         inputs = [name for name in INPUTS if colour or name not in _COLOUR]
@@ -121,7 +121,7 @@ class Trial:
         return found
 
     def _all(self) -> list[_Seen]:
-        """Every plausible reading; of many those that are best on a few images, on all."""
+        """Try every plausible reading; if there are many, try only those best on a few images on all."""
         found = self._readings()
         if len(found) > _KEPT + 2:
             first = {reading: self._seen(reading, _SCREEN).sorted for reading in found}
@@ -159,7 +159,7 @@ class Trial:
         return model.eval().requires_grad_(False).to(self.x.device)
 
     def state(self, reading: Reading) -> dict[str, Tensor]:
-        """The tensors of the whole model under a reading."""
+        """Return the tensors of the whole model under a reading."""
         mean, std = self._scaling(reading)
         state = whole(self.matched, mean, std)
         if reading.bgr:
@@ -181,7 +181,7 @@ class Trial:
         return torch.tensor(mean).reshape(1, -1, 1, 1), torch.tensor(std).reshape(1, -1, 1, 1)
 
     def _asked(self, seen: Sequence[_Seen], best: _Seen) -> _Seen:
-        """The reading asked for, unless another is far ahead."""
+        """Return the requested reading, unless another is far ahead."""
         taken = next(each for each in seen if each.reading == self.asked)
         if best.accuracy - taken.accuracy > _FAR and _clearly(best, taken) and not self.accept_low:
             raise BenchError(
@@ -193,7 +193,7 @@ class Trial:
         return taken
 
     def _winner(self, seen: Sequence[_Seen], best: _Seen) -> _Seen:
-        """The one that is clearly ahead; where several are as good, the one that its batch norm knows."""
+        """Return the reading that is clearly ahead; if several are level, the one its batch norm matches."""
         level = [each for each in seen if not _clearly(best, each)]
         known = sorted(level, key=lambda each: each.distance)
         if len(level) == 1:
@@ -204,18 +204,18 @@ class Trial:
             self._check_floor(best, best)
         named = ", ".join(each.says() for each in known[:4])
         raise BenchError(
-            f"{self.where}: {len(self.y)} training images do not tell how it is to be run: {named}: say "
+            f"{self.where}: {len(self.y)} training images do not show how to run it: {named}: say "
             f"which with --weights-input, such as --weights-input {known[0].reading.name}"
         )
 
     def _floor(self) -> float:
-        """Half of the images; for weights that leave nothing open, what chance does not explain."""
+        """Return the required accuracy: half; for weights that leave nothing open, clearly above chance."""
         chance = float(np.bincount(self.y).max() / len(self.y))
         luck = chance + 4 * float(np.sqrt(chance * (1 - chance) / len(self.y)))
         return luck if self._is_told() else max(FLOOR, luck)
 
     def _is_told(self) -> bool:
-        """Whether the file itself says all: a normalisation, and names of ours."""
+        """Return whether the file leaves nothing open: it has a normalisation and our names."""
         return self.matched.mean is not None and not self.matched.foreign
 
     def _check_floor(self, taken: _Seen, best: _Seen) -> None:
@@ -230,7 +230,7 @@ class Trial:
         )
 
     def _check_classes(self, seen: Sequence[_Seen], best: _Seen) -> None:
-        """Raise BenchError where another order of the classes explains what is wrong."""
+        """Raise BenchError if another order of the classes explains the errors."""
         for each in sorted(seen, key=lambda one: -one.sorted):
             order = _order(each.predictions, self.y, self.info.classes)
             if order is None:
@@ -247,9 +247,9 @@ class Trial:
             )
 
     def _check_size(self, best: _Seen) -> None:
-        """Raise BenchError where enlarged images are what the network was trained on."""
+        """Raise BenchError if the network was trained on enlarged images."""
         if self.model == "magnet-cnn":
-            return  # its layers are of one size
+            return  # its layers fit one image size only
         stems = sorted({each.stem for each in self._readings()})
         tried = [self._seen(replace(best.reading, stem=stem), _SCREEN, scale=2) for stem in stems]
         larger = max(tried, key=lambda each: each.accuracy)
@@ -272,16 +272,16 @@ class Trial:
 
 
 def _clearly(ahead: _Seen, behind: _Seen) -> bool:
-    """Whether one is right more often on the same images than chance explains (McNemar 1947)."""
+    """Return whether one is right significantly more often on the same images (McNemar 1947)."""
     won = int((ahead.right & ~behind.right).sum())
     lost = int((behind.right & ~ahead.right).sum())
     return won - lost > _CLEAR * float(np.sqrt(won + lost))
 
 
 def _order(predictions: NDArray[np.int64], y: NDArray[np.int64], classes: int) -> list[int] | None:
-    """class -> output, where that is not the identity: found on every other image, judged on the rest."""
+    """Return class -> output if it is not the identity: found on every other image, tested on the rest."""
     counts = _confusion(y[::2], predictions[::2], classes)
-    counts += 0.5 * np.eye(classes)  # where nothing tells, as it is
+    counts += 0.5 * np.eye(classes)  # without evidence, keep the order
     order = linear_sum_assignment(-counts)[1]
     p, t = predictions[1::2], y[1::2]
     so, identity = order[t] == p, t == p
@@ -296,7 +296,7 @@ def _order(predictions: NDArray[np.int64], y: NDArray[np.int64], classes: int) -
 
 
 def _confusion(y: NDArray[np.int64], predictions: NDArray[np.int64], classes: int = 0) -> NDArray[np.float64]:
-    """(class, output) -> images."""
+    """Return the number of images for each (class, output)."""
     classes = classes or int(max(y.max(), predictions.max())) + 1
     counts = np.zeros((classes, classes))
     np.add.at(counts, (y, predictions), 1)
@@ -308,7 +308,7 @@ def _enlarged(x: Tensor, scale: int) -> Tensor:
 
 
 class _Statistics:
-    """The first batch norm of a model: what it has stored, and what it meets."""
+    """The first batch norm of a model: its stored statistics, and those of the images."""
 
     def __init__(self, model: nn.Module) -> None:
         self._norm = next((m for m in model.modules() if isinstance(m, nn.BatchNorm2d)), None)
@@ -320,7 +320,7 @@ class _Statistics:
         self._met.append(torch.stack([arguments[0].mean((0, 2, 3)), arguments[0].square().mean((0, 2, 3))]))
 
     def distance(self) -> float:
-        """Kullback-Leibler divergence between normal distributions, the mean over channels."""
+        """Return the Kullback-Leibler divergence between normal distributions, mean over channels."""
         if self._norm is None or self._norm.running_mean is None or self._norm.running_var is None:
             return float("inf")
         mean, square = torch.stack(self._met).double().mean(0)

@@ -17,8 +17,8 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = _conv3(inputs, outputs, stride), nn.BatchNorm2d(outputs)
         self.conv2, self.bn2 = _conv3(outputs, outputs), nn.BatchNorm2d(outputs)
-        # The shortcut's stride is taken by slicing: the gradient of a strided 1×1 convolution of fewer
-        # than 7 channels-last channels writes out of bounds in oneDNN (torch 2.14.1, AVX2, one thread).
+        # Slicing replaces the shortcut's stride: the gradient of a strided 1×1 convolution with fewer than
+        # 7 channels in channels-last format writes out of bounds in oneDNN (torch 2.14.1, AVX2, one thread).
         self.stride = stride
         self.shortcut = nn.Sequential()
         if stride != 1 or inputs != outputs:
@@ -37,7 +37,7 @@ class ResNet18(nn.Module):
         width: channels of the first stage; 64 is the published network.
         size: height and width of the images; the mean over what is left of them takes any.
         stride: of the first convolution.
-        pool: whether 3×3 maximum pooling of stride 2 stands behind it.
+        pool: whether 3×3 max pooling of stride 2 follows it.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ class VGG19(nn.Module):
 
     Args:
         width: channels of the first stage; 64 is the published network.
-        size: height and width of the images; stages that a 1×1 map reaches do not pool.
+        size: height and width of the images; stages whose input is 1×1 do not pool.
 
     Differs from the paper: global average pooling and one linear layer in place of three, as is
     usual for small images.

@@ -1,4 +1,4 @@
-"""Which tensors of a file are the weights: one state dict, named where there are several."""
+"""Select the weights among a file's tensors: one state dict, named if there are several."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     State = dict[str, Tensor]
 
 _WRAPPERS = ("module.", "_orig_mod.")
-_NO_WEIGHTS = ("optim", "sched", "scaler")  # in a key: its tensors are of the training
+_NO_WEIGHTS = ("optim", "sched", "scaler")  # a key with one of these holds training state, not weights
 _MEANS, _STDS = ("mean", "mu", "_mean"), ("std", "sigma", "_std")
 
 
 def chosen(content: Any, entry: str, where: str) -> "State":
-    """The one set of weights in what a file holds, or the one that is called ``entry``.
+    """Return the only set of weights in a file's content, or the one named ``entry``.
 
     Raises:
-        BenchError: there is none, several, or none of that name.
+        BenchError: there is none, there are several, or none has that name.
     """
     sets, beside = _networks(dict(_sets(content, "")))
     if not sets:
@@ -30,7 +30,7 @@ def chosen(content: Any, entry: str, where: str) -> "State":
 
 
 def _sets(content: Any, path: str) -> "Iterator[tuple[str, State]]":
-    """Every mapping with tensors in it, by its dotted path."""
+    """Yield every mapping with tensors in it, with its dotted path."""
     if not isinstance(content, Mapping):
         return
     tensors = {str(name): value.detach() for name, value in content.items() if _is_held(value)}
@@ -48,7 +48,7 @@ def _is_held(value: Any) -> bool:
 
 
 def _networks(sets: "dict[str, State]") -> "tuple[dict[str, State], State]":
-    """Of several sets those with a matrix in them, equal ones once; and a normalisation beside them."""
+    """Return the sets that have a matrix, without duplicates, and a normalisation outside them."""
     real = {path: state for path, state in sets.items() if any(t.ndim >= 2 for t in state.values())}
     real = {path: state for path, state in real.items() if any(map(_is_weight, state.items()))} or real
     if not real:
@@ -63,7 +63,7 @@ def _is_weight(named: "tuple[str, Tensor]") -> bool:
 
 
 def normalisation_role(name: str) -> str:
-    """ "mean" or "std" if a buffer is called like one of a normalisation of pixels; else nothing."""
+    """Return "mean" or "std" if a buffer's name is that of a pixel normalisation, else ""."""
     last = name.rpartition(".")[2]
     return "mean" if last in _MEANS else "std" if last in _STDS else ""
 
@@ -83,7 +83,7 @@ def _equal(a: "State", b: "State") -> bool:
 
 
 def _twins(sets: "dict[str, State]") -> "dict[str, State]":
-    """One set as several, where its names are those of one network twice: ``model.`` and ``ema_model.``."""
+    """Split a set whose names hold one network twice, such as ``model.`` and ``ema_model.``."""
     ((path, state),) = sets.items()
     groups: dict[str, State] = {}
     for name, tensor in state.items():
@@ -133,12 +133,12 @@ def _no_tensors(content: Any, where: str) -> BenchError:
 
 
 def first_three(names: Iterable[str]) -> str:
-    """Of a list of names what a line can hold."""
+    """Return as many names as fit on a line."""
     names = list(names)
     return ", ".join(map(shown, names[:3])) + (", …" if len(names) > 3 else "")
 
 
 def shown(text: str) -> str:
-    """Text out of a file or a library, fit for a line on a terminal."""
+    """Return text from a file or a library, made safe for a line on a terminal."""
     text = "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
     return text[:120] + "…" if len(text) > 120 else text

@@ -1,4 +1,4 @@
-"""Weights that others trained, read without running their code."""
+"""Read weights that others trained, without running their code."""
 
 import argparse
 import codecs
@@ -22,7 +22,7 @@ from robustness_bench.benchmark.networks.weight_entries import chosen, shown
 if TYPE_CHECKING:
     from torch import Tensor
 
-_NUMPY = ("numpy._core", "numpy.core")  # since NumPy 2, and before
+_NUMPY = ("numpy._core", "numpy.core")  # the first since NumPy 2, the second before
 _PATHLIB = ("pathlib", "pathlib._local")  # the second in Python 3.13
 _PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
 _OTHER_KINDS = {
@@ -33,7 +33,7 @@ _OTHER_KINDS = {
     b"version https://git-lfs": "a pointer of Git LFS: git lfs pull fetches the file",
     b"<": "a web page",
 }
-# What torch raises, besides UnpicklingError, on bytes that are not a file of its own.
+# What torch raises, besides UnpicklingError, on bytes that it did not write.
 _UNREADABLE = (
     ArithmeticError,
     AssertionError,
@@ -50,7 +50,7 @@ _UNREADABLE = (
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of the file.
+    """Return the SHA-256 of the file.
 
     Raises:
         BenchError: absent, a folder, not readable, or empty.
@@ -61,13 +61,13 @@ def fingerprint(path: Path) -> str:
 
 
 def read_weights(path: Path, entry: str = "") -> "dict[str, Tensor]":
-    """The named tensors of a safetensors or PyTorch file, whatever its ending; on the CPU.
+    """Read the named tensors of a safetensors or PyTorch file, whatever its extension; on the CPU.
 
-    A PyTorch file holds a state dict or a checkpoint around one, with numbers, text and paths beside it;
-    what wrappers put before every name is taken off. Pickled code is never run.
+    A PyTorch file holds a state dict, or a checkpoint that contains one besides numbers, text and paths.
+    Prefixes that wrappers add to every name are removed. Pickled code is never run.
 
     Args:
-        entry: which of several sets of weights; where there is one, none need be named.
+        entry: which of several sets of weights; not needed if there is only one.
 
     Raises:
         BenchError: absent, a folder, empty, damaged, with code in it, without tensors, not finite, with
@@ -80,10 +80,10 @@ def read_weights(path: Path, entry: str = "") -> "dict[str, Tensor]":
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":
-    """The tensors of a safetensors file under the very names that they have there.
+    """Return the tensors of a safetensors file under their unchanged names.
 
     Raises:
-        BenchError: as ``read_weights``.
+        BenchError: as for ``read_weights``.
     """
     with reading(path):
         content = _safetensors(path)
@@ -92,7 +92,7 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
 
 
 def _first_bytes(path: Path) -> bytes:
-    """Enough of them to tell what kind of file it is."""
+    """Return enough bytes to recognise the kind of file."""
     with path.open("rb") as file:
         first = file.read(64)
     if not first:
@@ -102,7 +102,7 @@ def _first_bytes(path: Path) -> bytes:
 
 @contextmanager
 def reading(path: Path, remedy: str = "copy or download it again") -> Iterator[None]:
-    """Every failure to read ``path`` as one line."""
+    """Turn every failure to read ``path`` into one line."""
     try:
         with quiet():
             yield
@@ -111,7 +111,7 @@ def reading(path: Path, remedy: str = "copy or download it again") -> Iterator[N
     except IsADirectoryError as error:
         raise BenchError(f"{path} is a folder; name a file in it") from error
     except OSError as error:
-        raise BenchError(f"cannot read {path}: {error.strerror or error}; mend its permissions") from error
+        raise BenchError(f"cannot read {path}: {error.strerror or error}; fix its permissions") from error
     except pickle.UnpicklingError as error:
         raise _refused(path, error, remedy) from error
     except _UNREADABLE as error:
@@ -119,7 +119,7 @@ def reading(path: Path, remedy: str = "copy or download it again") -> Iterator[N
 
 
 def _refused(path: Path, error: pickle.UnpicklingError, remedy: str) -> BenchError:
-    """A zip file (PK) and a pickle (0x80) hold objects that are not tensors; other bytes are no pickle."""
+    """Return the error for a zip file (PK) or pickle (0x80) with more than tensors, or for other bytes."""
     first = _first_bytes(path)
     if not _is_pytorch(first):
         return BenchError(f"{path} is damaged or no file of weights (neither zip nor pickle); {remedy}")
@@ -132,12 +132,12 @@ def _refused(path: Path, error: pickle.UnpicklingError, remedy: str) -> BenchErr
 
 
 def short(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """Return an error's message on one line."""
     return shown(str(error)) or type(error).__name__
 
 
 def _content(path: Path) -> Any:
-    """What is in a file; its first bytes tell of what kind it is, its ending does not."""
+    """Read a file's content; its first bytes decide its kind, not its extension."""
     import torch
 
     first = _first_bytes(path)
@@ -145,7 +145,7 @@ def _content(path: Path) -> Any:
         return _safetensors(path)
     if _is_pytorch(first):
         _check_archive(path)
-        # An open file: given a path, torch 2.14 goes by the ending, and takes .safetensors at its word.
+        # Pass an open file: given a path, torch 2.14 decides by the extension and trusts .safetensors.
         with path.open("rb") as file, torch.serialization.safe_globals(_harmless()):
             return torch.load(file, map_location="cpu", weights_only=True)
     for start, what in _OTHER_KINDS.items():
@@ -167,17 +167,17 @@ def _safetensors(path: Path) -> "dict[str, Tensor]":
 
 
 def is_safetensors(first: bytes) -> bool:
-    """By the first bytes: a length, which may begin as a pickle does, and a JSON object."""
+    """Return whether the first bytes are a length, which may begin like a pickle, and a JSON object."""
     return first[8:9] == b"{" and int.from_bytes(first[:8], "little") < 1 << 40
 
 
 def _is_pytorch(first: bytes) -> bool:
-    """A zip file, or a pickle of protocol 2 and up."""
+    """Return whether it is a zip file, or a pickle of protocol 2 or later."""
     return first.startswith((b"PK", b"\x80"))
 
 
 def _check_archive(path: Path) -> None:
-    """Raise ValueError for a zip file that something else than torch.save wrote."""
+    """Raise ValueError for a zip file that torch.save did not write."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
@@ -190,7 +190,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _harmless() -> list[Any]:
-    """Numbers of NumPy, paths and namespaces, which stand beside weights and run nothing when read."""
+    """Return NumPy numbers, paths and namespaces: often stored with weights, and harmless to read."""
     multiarray = importlib.import_module("numpy._core.multiarray")
     types = {type(np.dtype(sign)) for sign in "?bhilqBHILQefdSU"}
     numbers: list[Any] = [np.dtype, np.ndarray, codecs.encode, *types]
@@ -213,7 +213,7 @@ def check_finite(tensors: "Mapping[str, Tensor]", where: str) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings of libraries."""
+    """Suppress the warnings of libraries."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -21,7 +21,7 @@ _NORMS = {"linf": "Linf", "l2": "L2"}
 
 
 def robustbench_file(name: str, dataset: str, norm: str, folder: Path) -> Path:
-    """Where RobustBench keeps the weights of its model ``name`` under ``folder``.
+    """Return where RobustBench stores the weights of its model ``name`` under ``folder``.
 
     Raises:
         BenchError: RobustBench has no such data set or norm.
@@ -34,14 +34,14 @@ def robustbench_file(name: str, dataset: str, norm: str, folder: Path) -> Path:
 
 
 def load_robustbench(name: str, dataset: str, norm: str, folder: Path) -> "nn.Module":
-    """The model ``name`` of RobustBench's zoo: Croce et al. 2021, https://arxiv.org/abs/2010.09670.
+    """Return the model ``name`` of RobustBench's zoo: Croce et al. 2021, https://arxiv.org/abs/2010.09670.
 
-    Images in [0, 1] in, logits out; frozen, in evaluation mode, on the CPU. The weights are the file at
-    ``robustbench_file``, which is downloaded only where it is absent.
+    It maps images in [0, 1] to logits; frozen, in evaluation mode, on the CPU. The weights are the file at
+    ``robustbench_file``, which is downloaded only if it is absent.
 
     Raises:
-        BenchError: the package is not installed, the model is unknown or not kept as one file, the download
-            failed, or the file is damaged, has code in it or is of another network.
+        BenchError: the package is not installed, the model is unknown or not stored as one file, the
+            download failed, or the file is damaged, contains code or belongs to another network.
     """
     path = robustbench_file(name, dataset, norm, folder)
     with quiet(), _weights_only():
@@ -51,9 +51,7 @@ def load_robustbench(name: str, dataset: str, norm: str, folder: Path) -> "nn.Mo
         if name not in models:
             raise unknown(f"RobustBench model for {dataset} in {norm}", name, models)
         if not _is_one_file(models[name]):
-            raise BenchError(
-                f"RobustBench does not keep {name} as one file, which is all that bench loads; name another"
-            )
+            raise BenchError(f"RobustBench does not store {name} as one file, as bench needs; name another")
         model = _load_zoo(load, name, path)
     with reading(path):
         check_finite(model.state_dict(), str(path))
@@ -61,7 +59,7 @@ def load_robustbench(name: str, dataset: str, norm: str, folder: Path) -> "nn.Mo
 
 
 def _zoo(dataset: str, norm: str) -> "tuple[Callable[..., nn.Module], dict[str, Any]]":
-    """RobustBench's load_model with the data set and norm filled in, and its models by name."""
+    """Return RobustBench's load_model for this data set and norm, and its models by name."""
     try:
         with _stand_ins():
             utils = importlib.import_module("robustbench.utils")
@@ -84,14 +82,14 @@ def _zoo(dataset: str, norm: str) -> "tuple[Callable[..., nn.Module], dict[str, 
 
 
 def _is_one_file(model: dict[str, Any]) -> bool:
-    """Not so: ensembles (a list), models in timm's own cache (None) and torchvision's (an empty name)."""
+    """Return False for ensembles (a list), models in timm's cache (None) and torchvision's (empty name)."""
     source = model.get("gdrive_id")
     return isinstance(source, str) and source != ""
 
 
 def _load_zoo(load: "Callable[..., nn.Module]", name: str, path: Path) -> "nn.Module":
     download_failed = importlib.import_module("gdown.exceptions").FileURLRetrievalError
-    with reading(path, "delete it and run the same command again to download it anew"):
+    with reading(path, "delete it and run the same command again to download it"):
         try:
             with redirect_stdout(sys.stderr):
                 return load(name, path.parents[2])
@@ -106,10 +104,10 @@ def _load_zoo(load: "Callable[..., nn.Module]", name: str, path: Path) -> "nn.Mo
 
 @contextmanager
 def _stand_ins() -> Iterator[None]:
-    """What robustbench 1.1.1 imports but does not install, for as long as it is being imported.
+    """Provide what robustbench 1.1.1 imports but does not install, during its import.
 
-    ``autoattack`` is now called pyautoattack; ``pkg_resources`` is gone from setuptools 82 and up, and used
-    only for a list of ImageNet files.
+    ``autoattack`` is now called pyautoattack; ``pkg_resources`` is missing from setuptools 82 on, and is only
+    used for a list of ImageNet files.
     """
     absent: dict[str, types.ModuleType] = {}
     if importlib.util.find_spec("autoattack") is None:
@@ -127,7 +125,7 @@ def _stand_ins() -> Iterator[None]:
 
 @contextmanager
 def _weights_only() -> Iterator[None]:
-    """Whatever a caller of torch.load or the user's environment says: no code from files."""
+    """Make torch.load never run code from files, whatever its caller or the environment says."""
     names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
     before = {name: os.environ.pop(name, None) for name in names}
     os.environ[names[0]] = "1"

@@ -1,1 +1,1 @@
-"""What is to be done: the protocol, its tasks and their ids, what they cost."""
+"""Planning: the protocol, its tasks and their ids, and their cost."""

@@ -1,7 +1,7 @@
-"""How much work a task is, before it runs: passes from its settings, seconds from a timed probe.
+"""Estimates of a task's work before it runs: passes from its settings, seconds from a timed probe.
 
-What decides an attack's cost is how many samples withstand it, and nobody knows that before it ran. So its
-time is a range: from none of them to all.
+An attack's cost depends on how many samples withstand it, which is not known before it runs. So its time
+is a range: from no sample to all samples.
 """
 
 import math
@@ -15,7 +15,7 @@ from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.plan.probe import BACKWARD, probe_passes
 from robustness_bench.benchmark.plan.tasks import OWN, ZOO, Task
 
-_HALF = 0.5  # the middle of what may withstand: for one number, as a progress bar needs it
+_HALF = 0.5  # the middle of the range of withstanding samples, where one number is needed (a progress bar)
 _PART = 0.3  # cost of a pass through an auto-encoder or generator, as a share of the classifier's
 _ADAPTIVE_LOOPS = ("targets", "search_steps", "steps")
 _PROBE_IMAGES, _PROBE_RUNS = 64, 5
@@ -32,7 +32,7 @@ class Passes(NamedTuple):
 
     @property
     def total(self) -> float:
-        """In units of one forward pass."""
+        """Passes in units of one forward pass."""
         return self.forwards + BACKWARD * self.backwards
 
 
@@ -44,23 +44,23 @@ class Speed(NamedTuple):
     unsteady: float = 1.0
 
     def seconds(self, work: Passes) -> float:
-        """Of this work, at the fastest."""
+        """Return the seconds of this work, at the fastest."""
         return work.forwards * self.forward + work.backwards * self.backward
 
 
 class Seconds(NamedTuple):
-    """At least and at most."""
+    """The least and the most seconds."""
 
     low: float
     high: float
 
 
 def passes(task: Task, withstanding: float = _HALF) -> Passes:
-    """Of a training exact; of an attack by the share of the samples that withstands it.
+    """Return a task's passes: exact for a training; for an attack, by the share of samples that withstand.
 
     Args:
-        withstanding: 0: every sample falls at once, or is misclassified anyway; 1: all are attacked to the
-            end, the most that the task can cost.
+        withstanding: 0: every sample is fooled at once, or misclassified anyway; 1: all are attacked to
+            the end, the most that the task can cost.
     """
     found: Passes = load(task.how.passes)(task, withstanding)
     return found
@@ -140,7 +140,7 @@ def _looks(task: Task) -> float:
 
 
 def _model_key(task: Task) -> tuple[str, int, str]:
-    """Architecture, width and data set of a model; one from elsewhere is taken for a ResNet-18."""
+    """Return architecture, width and data set of a model; one from elsewhere counts as a ResNet-18."""
     model = task.spec["model"]
     if model.startswith(ZOO) or model == OWN:
         return ("resnet-18", 64, task.data.info.name)
@@ -191,7 +191,7 @@ def _probe(key: tuple[str, int, str], task: Task, device: str) -> Speed:
         torch.autograd.grad(model(z).sum(), z)
 
     def seconds(run: Callable[[], None]) -> Seconds:
-        run()  # the first one also allocates
+        run()  # the first run also allocates memory
         taken = []
         for _ in range(_PROBE_RUNS):
             started = time.perf_counter()
@@ -207,7 +207,7 @@ def _probe(key: tuple[str, int, str], task: Task, device: str) -> Speed:
 
 
 def predicted_seconds(task: Task, speeds: Mapping[tuple[str, int, str], Speed]) -> Seconds:
-    """Of one task alone on the probed device; without the start of its process."""
+    """Return the seconds of one task alone on the probed device, without the start of its process."""
     least, most = passes(task, 0.0), passes(task, 1.0)
     speed = speeds[least.model]
     slower = task.how.slower * speed.unsteady
@@ -215,10 +215,10 @@ def predicted_seconds(task: Task, speeds: Mapping[tuple[str, int, str], Speed]) 
 
 
 def predicted_total(seconds: Mapping[str, Seconds], tasks: Iterable[Task], workers: int) -> Seconds:
-    """Of all tasks (in an order in which they can run) and the workers' start.
+    """Return the seconds of all tasks (given in an order in which they can run) and of the workers' start.
 
-    At least: the work shared evenly, or the longest chain of tasks that need one another. At most: both
-    (Graham 1969, SIAM J. Appl. Math. 17:416-429: so long a list schedule may take).
+    At least: the evenly shared work, or the longest chain of dependent tasks, whichever is more. At most:
+    their sum (Graham 1969, SIAM J. Appl. Math. 17:416-429: the bound of a list schedule).
     """
     chains = Seconds(*(_longest_chain(tasks, {k: v[end] for k, v in seconds.items()}) for end in (0, 1)))
     shared = Seconds(*(sum(each[end] for each in seconds.values()) / workers for end in (0, 1)))

@@ -17,23 +17,23 @@ from robustness_bench.defenses.detectors.registry import (
 )
 
 ADAPTIVE = "adaptive"
-"""What the attack that knows the system is called in records."""
+"""The name of the adaptive attack in records."""
 MODEL, CALIBRATION, PART = "model", "calibration:", "part:"
-"""Roles of parents; the last two are followed by a name."""
-_ATTACKER = 1000  # the networks of a grey-box attacker are those of this seed on
+"""Roles of parents; a name follows the last two."""
+_ATTACKER = 1000  # a grey-box attacker's networks have seeds from this one on
 
 
 def make_whole_plan(protocol: Protocol, data: dict[str, Located]) -> list[Task]:
-    """What a run does: every defense's cells, every detector's cells, and all they need, each once."""
+    """Return a run's tasks: all cells of defenses and of detectors and all they need, each once."""
     tasks = [*make_plan(protocol, data), *make_detection_plan(protocol, data)]
     return list({task.id: task for task in tasks}.values())
 
 
 def make_detection_plan(protocol: Protocol, data: dict[str, Located]) -> list[Task]:
-    """Every system of detectors on natural images, under each attack at each κ, and attacked knowingly.
+    """Return the tasks of every system of detectors: natural images, each attack at each κ, adaptive attacks.
 
     Raises:
-        BenchError: a data set for which a system has no recipe; a classifier whose epoch is selected.
+        BenchError: a system has no recipe for a data set; the classifier's epoch would be selected.
     """
     tasks: dict[str, Task] = {}
     for settings in protocol.settings:
@@ -56,7 +56,7 @@ class _DetectionPlanner:
         self.model = self.planner.train(self.detection.classifier, norm, seed)
 
     def cells(self, system: SystemPreset) -> list[Task]:
-        """All cells of one system."""
+        """Return all cells of one system."""
         if self.dataset not in system.detectors:
             known = ", ".join(system.detectors)
             raise BenchError(f"{system.name} has no recipe for {self.dataset}; it knows {known}")
@@ -73,7 +73,7 @@ class _DetectionPlanner:
         return cells
 
     def part(self, name: str, seed: int) -> Task:
-        """A network that detectors share."""
+        """Return the task that trains a network that detectors share."""
         preset = part_presets(self.dataset)[name]
         recipe = dict(preset.recipe)
         recipe["epochs"] = self.detection.part_epochs or recipe["epochs"]
@@ -86,7 +86,7 @@ class _DetectionPlanner:
         return self.planner.task("part", spec, seed, f"{name}-seed{seed}", {}, part=name)
 
     def calibrate(self, name: str, seed: int) -> Task:
-        """A detector's threshold, from natural images that nothing was trained on."""
+        """Return the task that sets a detector's threshold, on natural images not used in training."""
         preset = detector_presets()[name]
         if not preset.parts:  # then nothing of it is the attacker's own, and it is one task, of one path
             seed = self.seed
@@ -104,7 +104,7 @@ class _DetectionPlanner:
         return self.planner.task("calibrate", spec, self.seed, f"{name}-seed{seed}", parents, **words)
 
     def craft(self, attack: str, confidence: float) -> Task:
-        """Images that fool the bare classifier by the margin ``confidence``; the rules of EAD share a run."""
+        """Return the task for images that fool the classifier by ``confidence``; EAD's rules share a run."""
         parameters = attack_presets("strict")[attack].identity("l2", 0.0)
         name = "ead" if parameters.pop("rule", None) else attack
         parameters |= {**self.detection.parameters[name], "confidence": confidence}
@@ -120,7 +120,7 @@ class _DetectionPlanner:
         return self.planner.task("craft", spec, self.seed, stem, {MODEL: self.model}, **words)
 
     def adapt(self, system: SystemPreset, setting: str) -> Task:
-        """Images that fool a whole system: the one that defends, or one with the attacker's own networks."""
+        """Return the task for images that fool a whole system, the defending one or the attacker's copy."""
         seed = self.seed if setting == "white" else _ATTACKER + self.seed
         spec = {
             "setting": setting,
@@ -135,7 +135,7 @@ class _DetectionPlanner:
     def detect(
         self, system: SystemPreset, setting: str, attack: str, confidence: float, crafted: Task | None
     ) -> Task:
-        """A cell: what a system makes of natural or adversarial images."""
+        """Return a cell: a system's verdicts on natural or adversarial images."""
         rule = attack.removeprefix("ead-") if attack.startswith("ead-") else ""
         n_examples = self.data.test_images if crafted is None else crafted.spec["n_examples"]
         spec = {
@@ -179,14 +179,14 @@ class _DetectionPlanner:
         return {PART + name: self.part(name, seed) for name in preset.parts}
 
     def _held_out(self) -> dict[str, Any]:
-        """Which training images everything here is fitted on, and which are kept for thresholds."""
+        """Return which images everything here is trained on, and which are held out for thresholds."""
         training = self.detection.training
         kept = {"train_limit": training.train_limit, "holdout": training.holdout}
         return {**kept, "selection": "last", "augment": "none"}
 
 
 def _check_selection(settings: Settings) -> None:
-    """A classifier whose epoch was chosen on the images that set thresholds would make these too strict."""
+    """Reject a classifier whose epoch is chosen on held-out images: thresholds would be too strict."""
     if settings.detection.training.selection == "best" and not settings.weights:
         raise BenchError(
             'selection "best" would choose the classifier of detectors on the held-out images that set their '
@@ -195,7 +195,7 @@ def _check_selection(settings: Settings) -> None:
 
 
 def _guarded(settings: Settings, detection: Detection) -> Settings:
-    """The settings under which the classifier is trained and attacked."""
+    """Return the settings for training and attacking the classifier."""
     return dataclasses.replace(
         settings,
         model=detection.model,

@@ -1,4 +1,4 @@
-"""How thoroughly a model is diagnosed: its probe costs at most a share of what its own attacks cost."""
+"""How thoroughly a model is diagnosed: its probe costs at most a given share of its own attacks."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -7,42 +7,42 @@ if TYPE_CHECKING:
     from robustness_bench.benchmark.plan.tasks import Task
 
 SHARE = 0.5
-"""Of the passes of a model's most expensive white-box cell."""
+"""The probe's share of the passes of a model's most expensive white-box cell."""
 VERSION = 2
-"""Of what the probe looks for; raise it when that changes."""
+"""Version of the probe; increment it when the checks change."""
 SURVIVORS = 0.5
-"""Assumed share of samples that no step of an attack breaks."""
+"""Assumed share of samples that no step of an attack fools."""
 BACKWARD = 2.0
 """Cost of a backward pass in forward passes."""
 SIGNS = {"images": 256, "passes": 5, "mixed": 16}
-"""What every diagnosis has: on so many images so many passes and a gradient; ``mixed`` of them in three
-batches of other sizes."""
+"""What every diagnosis does: this many passes and a gradient on this many images; ``mixed`` of them also in
+three batches of other sizes."""
 _LEVELS: tuple[tuple[int, dict[str, Any]], ...] = (
     (32, {"steps": 20, "rel_step_size": 0.1, "restarts": 2, "square_queries": 500}),
     (16, {"steps": 10, "rel_step_size": 0.25, "restarts": 1, "square_queries": 100}),
 )
-"""The least images for which it is worth running, unless there are fewer, and the attacks' settings."""
+"""The smallest number of images worth attacking (fewer only if there are no more), and the settings."""
 _BUDGETS = [0.5, 1.0, 2.0, 4.0]
 _MOST = 256  # images that are attacked
 
 
 class Passes(NamedTuple):
-    """Of single images."""
+    """Passes of single images."""
 
     forwards: float
     backwards: float
 
     @property
     def total(self) -> float:
-        """In forward passes."""
+        """Passes in units of a forward pass."""
         return self.forwards + BACKWARD * self.backwards
 
 
 def probe_for(cells: Iterable["Task"]) -> dict[str, Any]:
-    """The probe of a model whose cells under one norm are these; the same cells give the same probe.
+    """Return the probe of a model with these cells under one norm; the same cells give the same probe.
 
-    Its attacks are of the first level that can be afforded on enough images (or all, if there are fewer),
-    on as many as can be, at most 256; where there is none, there are no attacks.
+    Its attacks are those of the first level that fits the budget on enough images (or on all, if there are
+    fewer), on as many images as fit, at most 256. If no level fits, there are no attacks.
 
     Returns:
         ``version``, ``images``, ``passes`` and ``mixed``; ``attacks``: None or ``images``, ``steps``,
@@ -65,7 +65,7 @@ def _attacks(budget: float, available: int) -> dict[str, Any] | None:
 
 
 def _cost(cell: "Task") -> float:
-    """Of a white-box cell's attack, in forward passes; of any other, nothing."""
+    """Return the cost of a white-box cell's attack in forward passes; 0 for other cells."""
     from robustness_bench.attacks.registry import build_attack
 
     spec = cell.spec
@@ -76,24 +76,25 @@ def _cost(cell: "Task") -> float:
 
 
 def attacks_passes(attacks: dict[str, Any], withstanding: float = 1.0) -> Passes:
-    """What the attacks of a probe cost, all images and all attacks together.
+    """Return the cost of a probe's attacks, for all images and all attacks together.
 
     Args:
-        withstanding: share of the images that no step breaks; only the budgets' runs go on with the others.
+        withstanding: share of the images that no step fools; only the runs at several budgets continue
+            with the others.
     """
     steps, images, budgets = attacks["steps"], attacks["images"], len(attacks["budgets"])
-    leaving = withstanding * (2 * attacks["restarts"] + 1)  # log-odds and margin, and no limit
+    leaving = withstanding * (2 * attacks["restarts"] + 1)  # log-odds, margin, no limit
     queries = withstanding * attacks["square_queries"]
     forwards = (leaving + budgets) * (steps + 3) + queries + budgets
     return Passes(images * forwards, images * (leaving + budgets) * steps)
 
 
 def probe_passes(probe: dict[str, Any], images: int, withstanding: float = 1.0) -> Passes:
-    """What a whole probe costs.
+    """Return the cost of a whole probe.
 
     Args:
-        images: of the cells.
-        withstanding: as of `attacks_passes`.
+        images: number of images of the cells.
+        withstanding: as in `attacks_passes`.
     """
     n = min(probe["images"], images)
     attacks = attacks_passes(probe["attacks"], withstanding) if probe["attacks"] else Passes(0.0, 0.0)

@@ -1,4 +1,4 @@
-"""What to run: a TOML file, overlaid by flags, checked before anything starts.
+"""What to run: a TOML file, overridden by options, checked before anything starts.
 
 The built-in ``protocols/default.toml`` names every key and its default; an unknown key is an error.
 """
@@ -34,7 +34,7 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a model is trained; all of it enters its id. Units and sources: ``schedules/namid-paper.toml``."""
+    """How a model is trained; all of it enters its id. Units, sources: ``schedules/namid-paper.toml``."""
 
     epochs: int
     batch_size: int
@@ -118,7 +118,7 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Surrogate:
-    """The model black-box attacks are crafted on; width 0 = the defended model's."""
+    """The model that black-box attacks are crafted on; width 0 = the defended model's."""
 
     model: str
     width: int
@@ -132,21 +132,21 @@ class Surrogate:
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """What detectors guard and what attacks it. Units: ``protocols/default.toml``."""
+    """What detectors guard, and the attacks on it. Units: ``protocols/default.toml``."""
 
     classifier: str
-    """The defense whose model it is."""
+    """The defense whose model is the classifier."""
     model: Model
     training: Training
     attacks: tuple[str, ...]
     confidences: tuple[float, ...]
     n_examples: int
     parameters: dict[str, dict[str, Any]]
-    """cw or ead -> parameters over those of the strict set."""
+    """cw or ead -> parameters that override those of the strict set."""
     adaptive: tuple[str, ...]
     adaptive_examples: int
     adaptive_attack: dict[str, Any]
-    """Identity of the attack that knows the system."""
+    """Identity of the adaptive attack."""
     part_epochs: int
 
     def __post_init__(self) -> None:
@@ -165,19 +165,19 @@ class Detection:
 
 
 def confident_attacks() -> list[str]:
-    """The attacks that have a confidence κ and no budget: those that detectors are tried with."""
+    """Return the attacks that have a confidence κ and no budget: those used on detectors."""
     presets = attack_presets("strict").values()
     return [each.name for each in presets if each.kind == "minimum-norm" and "confidence" in each.parameters]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What holds for one data set."""
+    """The settings for one data set."""
 
     dataset: str
     n_examples: int
     attack_set: str
-    """Which parameters the attacks have: strict or paper."""
+    """The attacks' parameter set: strict or paper."""
     attacks: dict[str, tuple[str, ...]]
     """norm -> names"""
     curve: dict[str, tuple[str, ...]]
@@ -194,7 +194,7 @@ class Settings:
     weights: str
     """A file, or robustbench:NAME, in place of training; empty: train"""
     weights_input: str
-    """What pixels a file's network saw (``readings.parse``); empty: training images tell"""
+    """Input of a file's network (``networks.inputs.parse``); empty: found on training images"""
     weights_entry: str
     """Which of several sets of weights in a file; empty: the only one"""
     network: str
@@ -206,22 +206,22 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """A checked request. Lists are without repetition, in the order of the registries."""
+    """A checked request. Lists have no duplicates and are in the order of the registries."""
 
     defenses: tuple[str, ...]
     norms: tuple[str, ...]
     threats: tuple[str, ...]
     seeds: int
     settings: tuple[Settings, ...]
-    """One per data set."""
+    """The settings, one per data set."""
     diagnosis: bool = True
-    """Whether models are looked at for signs of hidden gradients."""
+    """Whether models are checked for signs of hidden gradients."""
     detectors: tuple[str, ...] = ()
-    """Systems of detectors, which were named among the defenses."""
+    """Systems of detectors that were named among the defenses."""
 
 
 def load_protocol(config: Path | Mapping[str, Any] | None = None, overrides: Tree | None = None) -> Protocol:
-    """The built-in protocol, overlaid by a file or its like, overlaid by ``overrides`` (same keys).
+    """Return the built-in protocol, overridden by a file or a mapping, then by ``overrides`` (same keys).
 
     Raises:
         BenchError: unreadable file, unknown key or name, value out of range.
@@ -253,12 +253,12 @@ def load_protocol(config: Path | Mapping[str, Any] | None = None, overrides: Tre
 
 
 def schedules() -> list[str]:
-    """The names of the built-in training schedules."""
+    """Return the names of the built-in training schedules."""
     return sorted(path.stem for path in _SCHEDULES.glob("*.toml"))
 
 
 def schedule_texts() -> dict[str, str]:
-    """Name -> what its file's first lines say."""
+    """Return name -> the description in its file's first lines."""
     texts = {}
     for name in schedules():
         lines = (_SCHEDULES / f"{name}.toml").read_text(encoding="utf-8").splitlines()
@@ -274,7 +274,7 @@ def _schedule(name: str) -> Tree:
 
 
 def _overlaid(layers: list[Tree], dataset: str = "") -> Tree:
-    """Each layer over the one before; what it says of one data set over what it says of all."""
+    """Merge layers, later over earlier; within a layer, a data set's section over the general ones."""
     tree: Tree = {}
     for layer in layers:
         tree = _merged(tree, {key: value for key, value in layer.items() if key != "dataset"})
@@ -300,7 +300,7 @@ def _merged(base: Tree, layer: Mapping[str, Any]) -> Tree:
 
 
 def _check_keys(layer: Tree, template: Tree, where: str) -> None:
-    """Every key and type of ``layer`` must be the template's; [dataset.X] may hold any section."""
+    """Check that every key and type of ``layer`` is the template's; [dataset.X] may hold any section."""
     for key, value in layer.items():
         if key == "dataset":
             for name, section in value.items():
@@ -341,14 +341,14 @@ def _check_lists(tree: Tree) -> None:
             raise BenchError(f"{key} is empty: name at least one")
     if tree["weights"]:
         _check_weights(tree)
-    elif unheeded := [f"--{key.replace('_', '-')}" for key in _OF_WEIGHTS if tree[key]]:
-        raise BenchError(f"{', '.join(unheeded)} is of given weights: name their file with --weights")
+    elif unused := [f"--{key.replace('_', '-')}" for key in _OF_WEIGHTS if tree[key]]:
+        raise BenchError(f"{', '.join(unused)} is for given weights: name their file with --weights")
     elif tree["network"]:
         raise BenchError(f"--network {tree['network']} is not trained here: name its --weights too")
 
 
 def _check_weights(tree: Tree) -> None:
-    """Given weights are one model: of one defense, on one data set, of one seed."""
+    """Check that given weights are for one model: one defense, one data set, one seed."""
     for key, flag in (("defenses", "--defense"), ("datasets", "--dataset")):
         if len(set(tree[key])) != 1:
             raise BenchError(f"--weights {tree['weights']} is one model: name its one {flag}")
@@ -359,7 +359,7 @@ def _check_weights(tree: Tree) -> None:
 
 
 def _weights_input(tree: Tree) -> str:
-    """``weights_plain`` is short for the input "plain"."""
+    """Return the weights' input; ``weights_plain`` is short for "plain"."""
     given: str = tree["weights_input"]
     if tree["weights_plain"] and given not in ("", "plain"):
         raise BenchError(f"--weights-plain is --weights-input plain, got {given} too: leave one out")
@@ -433,19 +433,19 @@ def _section(section: type[Section], tree: Tree) -> Section:
 
 
 def _attacks(norm: str, names: list[str], attack_set: str) -> tuple[str, ...]:
-    """The attacks of one norm; natural accuracy is always among them."""
+    """Return the attacks of one norm, always including natural accuracy."""
     presets = attack_presets(attack_set)
     for name in names:
         _check_attack(name, attack_set)
         if norm not in presets[name].norms:
             raise BenchError(
-                f"attack {name} does not work in {norm}; it knows {', '.join(presets[name].norms)}"
+                f"attack {name} does not work in {norm}; it supports {', '.join(presets[name].norms)}"
             )
     return tuple(name for name in presets if name in names or name == "none")
 
 
 def _curve(norm: str, names: list[str], attack_set: str) -> tuple[str, ...]:
-    """Of the attacks named for curves, those that have a budget to vary and know this norm."""
+    """Return which of the attacks named for curves have a budget to vary and support this norm."""
     for name in names:
         _check_attack(name, attack_set)
     return tuple(
@@ -467,7 +467,7 @@ def _check_attack(name: str, attack_set: str) -> None:
 
 
 def attacks_by_norm(names: list[str], norms: list[str]) -> dict[str, dict[str, list[str]]]:
-    """Each named attack under each norm it knows, for every set; an error for one that fits no norm."""
+    """Return each named attack under each norm it supports, for every set; an error if it fits no norm."""
     known = {norm: set[str]() for norm in NORMS}
     for name in names:
         presets = [attack_presets(each)[name] for each in SETS if name in attack_presets(each)]

@@ -1,4 +1,4 @@
-"""From a protocol to tasks: what depends on what, each with an id made of all that decides its result."""
+"""From a protocol to tasks: their dependencies, and ids made of everything that decides a result."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,25 +22,25 @@ from robustness_bench.defenses.registry import DefensePreset, defense_presets
 
 ZOO = "robustbench:"
 OWN = "own"
-"""The architecture of weights whose network came as code."""
+"""The architecture's name for weights whose network came as code."""
 INNER_LOSS = "log-odds"
-"""What trainings attack with, and judge held-out images by, where a defense does not say otherwise."""
-_FORMAT = 3  # raise it when code changes what a finished task means
+"""The default inner loss of trainings, also used to judge held-out images."""
+_FORMAT = 3  # increment it when a code change alters the meaning of finished tasks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One piece of work. Picklable; holds no path of this machine but the data's folder.
+    """One piece of work. Picklable; its only paths are the data's folder and given files.
 
     Attributes:
         kind: a name of ``kinds.TASK_KINDS``.
         spec: all that decides the result, JSON; the ids of its parents are in it.
         id: hash of ``spec`` and ``seed``.
-        family: the same without any seed, so that a family is one line of the results.
+        family: the same hash without any seed, so that a family is one line of the results.
         parents: role -> task.
-        data: where the decoded images lie; decides nothing.
-        source: of a "load" task: the file, whose hash is in ``spec``, or robustbench:NAME.
-        network: likewise, the file with the network's code, if it has its own.
+        data: where the decoded images are; not part of the id.
+        source: for a "load" task, the file, whose hash is in ``spec``, or robustbench:NAME.
+        network: for a "load" task, the file with the network's code, if it has its own.
     """
 
     kind: str
@@ -61,17 +61,17 @@ class Task:
         return TASK_KINDS[self.kind]
 
     def lineage(self) -> Iterator["Task"]:
-        """Everything that must exist before this task can run, parents first, then itself."""
+        """Yield everything that must exist before this task can run, parents first, then the task itself."""
         for parent in self.parents.values():
             yield from parent.lineage()
         yield self
 
 
 def make_plan(protocol: Protocol, data: dict[str, Located]) -> list[Task]:
-    """Every cell's evaluation, each model's diagnosis, and all they need, each once, parents before children.
+    """Return all cells' evaluations, all models' diagnoses and all they need, each once, parents first.
 
     Args:
-        data: data set name -> where it is.
+        data: data set name -> its location.
     """
     tasks: dict[str, Task] = {}
     diagnoses: list[Task] = []
@@ -92,11 +92,11 @@ def make_plan(protocol: Protocol, data: dict[str, Located]) -> list[Task]:
 
 
 def make_mi_plan(protocol: Protocol, data: dict[str, Located], objectives: Sequence[str]) -> list[Task]:
-    """The MI of every defense under every attack but "none", and all it needs, each once.
+    """Return the MI tasks of every defense under every attack but "none", and all they need, each once.
 
     Raises:
-        BenchError: detectors among the defenses, or a single test image, which has no other to be told
-            from.
+        BenchError: detectors among the defenses, or a single test image, which cannot be compared with
+            others.
     """
     if protocol.detectors:
         raise BenchError(f"{', '.join(protocol.detectors)} is a detector: name defenses here")
@@ -116,7 +116,7 @@ def make_mi_plan(protocol: Protocol, data: dict[str, Located], objectives: Seque
 
 
 def _columns(settings: Settings, norm: str) -> Iterator[tuple[str, float]]:
-    """(attack, ε) of every cell a defense has under one norm."""
+    """Yield (attack, ε) of every cell that a defense has under one norm."""
     eps = settings.eps[norm]
     yield from ((attack, eps) for attack in settings.attacks[norm])
     yield from ((attack, eps * factor) for attack in settings.curve[norm] for factor in settings.budgets)
@@ -124,7 +124,7 @@ def _columns(settings: Settings, norm: str) -> Iterator[tuple[str, float]]:
 
 @cache
 def weights_hash(source: str) -> str:
-    """SHA-256 of a file of weights, or of their network's code.
+    """Return the SHA-256 of a file of weights, or of their network's code.
 
     Raises:
         BenchError: it cannot be read.
@@ -133,21 +133,21 @@ def weights_hash(source: str) -> str:
 
 
 def _reading(settings: Settings) -> dict[str, Any]:
-    """How given weights are to be run, as it enters ids.
+    """Return how given weights are to be run, as it enters ids.
 
-    What evidence will choose is not known yet: the rule stands for it, which gives the same answer whenever
-    weights and data, whose hashes are in the id too, are the same.
+    If the reading is still to be chosen by evidence, the rule's name represents it: the rule gives the same
+    answer for the same weights and data, whose hashes are also in the id.
     """
     asked = {"entry": settings.weights_entry} if settings.weights_entry else {}
     if settings.weights_input in ("plain", "normalised"):
         return {"plain": settings.weights_input == "plain", **asked}
     if settings.weights_input:
-        parse(settings.weights_input)  # or an error
+        parse(settings.weights_input)  # raises an error if it is invalid
     return {"input": settings.weights_input or RULE, **asked}
 
 
 class Planner:
-    """Makes the tasks of one data set; equal tasks come out equal, so sharing is by id."""
+    """Makes the tasks of one data set; equal tasks have equal ids, so they are shared."""
 
     def __init__(self, settings: Settings, data: Located) -> None:
         self.settings, self.data = settings, data
@@ -161,7 +161,7 @@ class Planner:
         if threat == "black" and attack != "none":
             surrogate, name = self.surrogate(norm), settings.surrogate.model
             parents["crafted"] = self.craft(surrogate, name, norm, preset, eps, "transfer")
-        elif "rule" in preset.parameters:  # one run for all rules
+        elif "rule" in preset.parameters:  # one run serves all rules
             parents["crafted"] = self.craft(model, defense, norm, preset, eps, "untargeted")
         spec = {
             "threat": threat,
@@ -178,7 +178,7 @@ class Planner:
         return self.task("evaluate", spec, seed, stem, parents, at=at)
 
     def diagnose(self, defense: str, norm: str, seed: int, cells: Sequence[Task]) -> Task:
-        """Signs that a model hides its gradients: of all its cells under one norm, none of which needs it."""
+        """Return a model's check for hidden gradients, for all its cells under one norm; none needs it."""
         probe = probe_for(cells)
         spec = {"norm": norm, "eps": self.settings.eps[norm], "probe": probe, **self.sample()}
         attacks = probe["attacks"]
@@ -188,14 +188,14 @@ class Planner:
         return self.task("diagnose", spec, seed, stem, parents, defense=defense, told=told)
 
     def train(self, defense: str, norm: str, seed: int) -> Task:
-        """A defended model: trained, or loaded where weights are given."""
+        """Return a defended model's task: trained, or loaded if weights are given."""
         model = self.settings.model
         if self.settings.weights:
             return self._load(defense, norm, model.name, model.width)
         return self._train(defense, norm, seed, model.name, model.width)
 
     def surrogate(self, norm: str) -> Task:
-        """The Standard-AT model that black-box attacks are crafted on."""
+        """Return the task of the Standard-AT model that black-box attacks are crafted on."""
         surrogate = self.settings.surrogate
         width = surrogate.width or self.settings.model.width
         return self._train("standard", norm, surrogate.seed, surrogate.model, width)
@@ -220,7 +220,7 @@ class Planner:
         return self.task("train", spec, seed, f"{name}-seed{seed}", parents, network=name)
 
     def _recipe(self, preset: DefensePreset) -> dict[str, Any]:
-        """How the estimators of a defense are trained: the protocol, and what the preset says over it."""
+        """Return a defense's estimator recipe: the protocol's, overridden by the preset."""
         recipe = asdict(self.settings.estimators)
         for key in preset.estimators:
             if key not in recipe:
@@ -228,10 +228,12 @@ class Planner:
         return asdict(replace(self.settings.estimators, **preset.estimators))
 
     def _load(self, defense: str, norm: str, model: str, width: int) -> Task:
-        """Weights that someone else trained, copied into the store."""
+        """Return the task that copies given weights into the store."""
         source = self.settings.weights
         if source.startswith(ZOO):
-            robustbench_file(source.removeprefix(ZOO), self.data.info.name, norm, Path())  # or an error
+            robustbench_file(
+                source.removeprefix(ZOO), self.data.info.name, norm, Path()
+            )  # raises an error if it is invalid
             architecture: dict[str, Any] = {"model": source, "zoo_norm": norm}
             name = f"{source.removeprefix(ZOO)}-{norm}"
         elif network := self.settings.network:
@@ -248,7 +250,7 @@ class Planner:
         return replace(task, source=source, network=self.settings.network)
 
     def estimators(self, defense: str, norm: str, seed: int, recipe: dict[str, Any]) -> Task:
-        """The MI estimators on a frozen model; a defense's own are on Standard AT of the same seed."""
+        """Return the task for MI estimators on a frozen model; a defense's are on Standard AT, same seed."""
         settings = self.settings
         spec = {
             "norm": norm,
@@ -263,7 +265,7 @@ class Planner:
         return self.task("estimators", spec, seed, f"{name}-seed{seed}", parents, network=name)
 
     def measure_mi(self, norm: str, defense: str, attack: str, objective: str, seed: int) -> Task:
-        """The MI of a model's outputs on natural and attacked test images, image by image."""
+        """Return the task for the MI of a model's outputs on natural and attacked test images, per image."""
         settings = self.settings
         eps, model = settings.eps[norm], self.train(defense, norm, seed)
         recipe = asdict(settings.estimators) | {"objective": objective}
@@ -288,7 +290,7 @@ class Planner:
     def craft(
         self, model: Task, model_name: str, norm: str, preset: AttackPreset, eps: float, goal: str
     ) -> Task:
-        """Adversarial images made on ``model`` once, for every cell that shows them to a model."""
+        """Return the task for adversarial images made once on ``model``, for all cells that use them."""
         parameters = preset.identity(norm, eps)
         name = preset.name
         if parameters.pop("rule", None):
@@ -303,7 +305,7 @@ class Planner:
         return self.data.identity
 
     def sample(self) -> dict[str, Any]:
-        """The data set and how many of its test images are attacked."""
+        """Return the data set and the number of attacked test images, as they enter ids."""
         images = min(self.settings.n_examples or self.data.test_images, self.data.test_images)
         return {**self.dataset(), "n_examples": images}
 

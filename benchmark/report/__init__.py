@@ -1,1 +1,1 @@
-"""From records to what people read: results.csv and tables."""
+"""From records to results.csv, tables and figures."""

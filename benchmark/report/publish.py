@@ -22,14 +22,14 @@ from robustness_bench.benchmark.store.cells import Record, read_records
 
 
 def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Table]:
-    """Write results.csv, costs.csv and learning.csv of the whole store, tables and curves of what fits.
+    """Write results.csv, costs.csv and learning.csv of the whole store; tables and curves for ``protocol``.
 
-    A table shows what the store holds under the protocol's settings (images, budgets, width,
-    recipe, parameter set), whichever run made it; results.csv has every setting. A submission has rows once
-    it is registered as a defense, as ``submit.board.publish`` does.
+    A table shows the store's results under the protocol's settings (images, budgets, width, recipe,
+    parameter set), whichever run made them; results.csv has every setting. A submission has rows once it
+    is registered as a defense, as ``submit.board.publish`` does.
 
     Returns:
-        The tables of accuracies, per data set white box before black box.
+        The tables of accuracies; per data set, white box before black box.
     """
     records = read_records(out)
     worst = [line for each in SETS for line in worst_case(records, each)]
@@ -71,7 +71,7 @@ def _publish_detectors(out: Path, protocol: Protocol, data: dict[str, Located]) 
 
 
 def _sent_against(nominal: list[Record], records: list[Record]) -> list[Record]:
-    """Of all records those of images that someone sent in against the models of ``nominal``."""
+    """Return the records of submitted images against the models of ``nominal``."""
     cells = {_cell(record) for record in nominal}
     sent = [record for record in records if record.spec["kind_of_attack"] == SUBMITTED]
     return [record for record in sent if _cell(record) in cells]

@@ -1,1 +1,1 @@
-"""Where tasks run."""
+"""Running tasks in worker processes."""

@@ -1,4 +1,4 @@
-"""The machine at hand: one process, or a pool of them, one per GPU or per few cores."""
+"""Run tasks on this machine: in one process, or in a pool with one per GPU or per few cores."""
 
 import dataclasses
 import multiprocessing
@@ -18,7 +18,7 @@ from robustness_bench.benchmark.run.worker import perform, record_failure
 
 
 class Reporter(Protocol):
-    """Who is told how it goes."""
+    """Receives progress."""
 
     def started(self, task: Task) -> None: ...
 
@@ -28,7 +28,7 @@ class Reporter(Protocol):
 
 
 class Agenda:
-    """What may run next. Children of a failed task fail with it."""
+    """The tasks that may run next. Children of a failed task fail with it."""
 
     def __init__(self, tasks: Sequence[Task], context: Context, reporter: Reporter) -> None:
         self._waiting = {task.id: task for task in tasks}
@@ -37,7 +37,7 @@ class Agenda:
         self.failures: dict[str, str] = {}
 
     def ready(self) -> list[Task]:
-        """Tasks none of whose parents are outstanding: what others wait for, then cells, then diagnoses."""
+        """Return tasks without unfinished parents: those that others need, then cells, then diagnoses."""
         outstanding = self._waiting.keys() | self._running
         free = [
             task
@@ -60,7 +60,7 @@ class Agenda:
 
     def _fail_children(self, failed: Task, error: str) -> None:
         for task in list(self._waiting.values()):
-            # A grandchild may be a child too, and so be gone by now.
+            # A grandchild may also be a child, and so be gone already.
             waits = task.id in self._waiting
             if waits and any(parent.id == failed.id for parent in task.parents.values()):
                 del self._waiting[task.id]
@@ -76,7 +76,7 @@ def run_tasks(tasks: Sequence[Task], contexts: Sequence[Context], reporter: Repo
         Title -> traceback of each that failed.
 
     Raises:
-        BenchError: something only the user can mend; what was finished is kept.
+        BenchError: something only the user can fix; finished tasks are kept.
     """
     agenda = Agenda(tasks, contexts[0], reporter)
     if len(contexts) == 1:
@@ -123,7 +123,7 @@ def _run_in_pool(agenda: Agenda, contexts: Sequence[Context], reporter: Reporter
     except BrokenProcessPool as error:
         titles = "; ".join(task.title for task in running.values())
         raise BenchError(
-            f"a worker process was killed (out of memory?) during: {titles}; what was finished is "
+            f"a worker process was killed (out of memory?) during: {titles}; finished tasks are "
             "kept, run the same command again, with fewer --workers or a smaller --batch-size"
         ) from error
     finally:
@@ -140,12 +140,12 @@ def _forward(messages: Any, reporter: Reporter) -> None:
         pass
 
 
-_seat: tuple[Context, Any] | None = None  # of this worker process
+_seat: tuple[Context, Any] | None = None  # this worker process's context and message queue
 
 
 def _take_seat(seats: Any, messages: Any) -> None:
     global _seat
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     end_with_parent()
     context = seats.get()
     _set_threads(context)
@@ -166,12 +166,12 @@ def _set_threads(context: Context) -> None:
 
 
 def local_contexts(context: Context, workers: int, chains: int) -> list[Context]:
-    """One context per worker: a GPU each (or ``context.processes`` of them), or a share of the cores.
+    """Return one context per worker: a GPU each (or ``context.processes`` of them), or a share of the cores.
 
     Args:
         workers: 0 = automatic: one per GPU, or on CPU one per core up to four and up to ``chains``.
-        chains: how many trainings can go on side by side. It belongs to the whole plan, so that the
-            threads of a task, which its rounding depends on, are the same when a run is resumed.
+        chains: how many trainings can run in parallel. It is a property of the whole plan, so that a task
+            gets the same number of threads, on which its rounding depends, when a run is resumed.
 
     Raises:
         BenchError: fewer GPUs than processes.

@@ -1,4 +1,4 @@
-"""How a run is going: live bars on a terminal, a line per finished task elsewhere."""
+"""Progress of a run: live bars on a terminal, a line per finished task elsewhere."""
 
 import time
 from collections.abc import Iterable
@@ -9,13 +9,13 @@ from robustness_bench.benchmark.plan.tasks import Task
 
 
 class Progress:
-    """Tells which task of how many runs, its throughput, and the time left for all.
+    """Shows the running task, the number of tasks, the throughput, and the time left.
 
-    Without bars a diagnosis is told of when it begins too: no cell is waited for any more.
+    Without bars, a line also announces each diagnosis when it begins, because by then all cells are done.
 
     Args:
-        work: task id -> passes, for attacks the middle of what they may be; the time left comes from what
-            those done so far took.
+        work: task id -> passes, for attacks the middle of their range; the time left is extrapolated from
+            the finished tasks.
         live: draw bars; otherwise print one line per finished task.
     """
 
@@ -111,7 +111,7 @@ def _last_line(error: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 42 s, 3 min, 2 h 05 min."""
+    """Format seconds for people: 42 s, 3 min, 2 h 05 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -119,6 +119,6 @@ def duration(seconds: float) -> str:
 
 
 def between(seconds: Seconds) -> str:
-    """Both ends as a person says them, once where they are the same."""
+    """Format both ends for people; only one if they are the same."""
     low, high = duration(seconds.low), duration(seconds.high)
     return low if low == high else f"{low} to {high}"

@@ -1,4 +1,4 @@
-"""What `bench run` and `bench plan` do, callable without a command line."""
+"""The functions behind `bench run` and `bench plan`, callable without a command line."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Publish = Callable[[Path, Protocol, dict[str, Located]], list[Table]]
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A plan held against a store."""
+    """A plan, and what of it a store lacks."""
 
     protocol: Protocol
     data: dict[str, Located]
@@ -27,7 +27,7 @@ class Work:
 
     @property
     def cells(self) -> int:
-        """Cells of the plan, done or not."""
+        """The number of cells of the plan, done or not."""
         return _cells(self.tasks)
 
     @property
@@ -39,13 +39,13 @@ class Work:
 
     @property
     def open_cells(self) -> int:
-        """Cells that have to run."""
+        """The number of cells that have to run."""
         return _cells(self.todo)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """What a run leaves: title -> traceback of what failed, and the tables."""
+    """The result of a run: title -> traceback of failed tasks, and the tables."""
 
     failures: dict[str, str]
     tables: list[Table]
@@ -63,7 +63,7 @@ def prepare(
     download: bool = False,
     make: Callable[[Protocol, dict[str, Located]], list[Task]] = make_plan,
 ) -> Work:
-    """Find the data, expand the protocol by ``make`` and see what the store already holds.
+    """Find the data, expand the protocol with ``make``, and find what the store already has.
 
     Raises:
         BenchError: data missing, or something in the store is damaged.
@@ -87,7 +87,7 @@ def locate_for(settings: Settings, data_dir: Path, *, download: bool = False) ->
 
 
 def _verify_parents(out: Path, todo: list[Task]) -> None:
-    """A damaged checkpoint is found before any work, not hours into it."""
+    """Find damaged checkpoints before any work, not hours into it."""
     running = {task.id for task in todo}
     parents = {parent.path: parent for task in todo for parent in task.parents.values()}
     for path, parent in sorted(parents.items()):
@@ -96,10 +96,10 @@ def _verify_parents(out: Path, todo: list[Task]) -> None:
 
 
 def run(work: Work, context: Context, publish: Publish, *, workers: int, live: bool) -> Finished:
-    """Run what is open, then ``publish`` what all records say.
+    """Run the open tasks, then ``publish`` all records.
 
     Raises:
-        BenchError: something only the user can mend; finished tasks are kept.
+        BenchError: something only the user can fix; finished tasks are kept.
     """
     with locked(context.out):
         failures = _run_open(work, context, workers, live) if work.todo else {}
@@ -118,10 +118,10 @@ def _run_open(work: Work, context: Context, workers: int, live: bool) -> dict[st
 
 
 def choose_device(wanted: str) -> str:
-    """The torch device for ``--device``: with "auto", CUDA where there is one.
+    """Return the torch device for ``--device``; "auto" takes CUDA if there is a GPU.
 
     Raises:
-        BenchError: unknown, or CUDA asked for and absent.
+        BenchError: the name is unknown, or CUDA was requested and is absent.
     """
     if wanted not in ("auto", "cpu", "cuda"):
         raise BenchError(f"--device must be auto, cpu or cuda, got {wanted!r}")
@@ -132,5 +132,5 @@ def choose_device(wanted: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     if wanted == "cuda":
-        raise BenchError("--device cuda: torch sees no CUDA GPU here; use --device cpu, or mend the driver")
+        raise BenchError("--device cuda: torch sees no CUDA GPU here; use --device cpu, or fix the driver")
     return "cpu"

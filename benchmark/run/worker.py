@@ -1,4 +1,4 @@
-"""What one worker does with one task, wherever it runs."""
+"""How a worker runs one task."""
 
 import time
 import traceback
@@ -13,10 +13,10 @@ _REPORT_EVERY = 0.2  # seconds between two progress messages
 
 
 def perform(task: Task, context: Context, advance: Advance) -> str:
-    """Run one task; the traceback if it raised, else an empty text.
+    """Run one task; return the traceback if it raised, else an empty string.
 
-    A cell that raises becomes a record that says so, one whose submitted model fails too. What else the
-    user can mend (BenchError: a full disk, a damaged file) is no result of the cell, and is raised.
+    A cell that raises becomes a failure record, also if a submitted model fails. Other errors that the user
+    can fix (BenchError: a full disk, a damaged file) are not results of the cell, and are raised.
     """
     work = load(task.how.run)
     try:

@@ -1,1 +1,1 @@
-"""A stranger's code, confined to a process that can harm nothing and is believed in nothing."""
+"""Submitted code in a confined process that can do no harm and whose output is never trusted."""

@@ -1,6 +1,6 @@
-"""The confined side of a submitted attack: runs its ``perturb``, whose model lives on the other side.
+"""The confined side of a submitted attack: runs its ``perturb``; the model is on the other side.
 
-Nothing of what is here can be relied upon once the submitted file is imported.
+Nothing here can be trusted once the submitted file is imported.
 """
 
 import math
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Perturb(Protocol):
-    """What a submitted file defines."""
+    """The function that a submitted file defines."""
 
     def __call__(
         self, model: "nn.Module", x: "Tensor", y: "Tensor", *, norm: str, eps: float, seed: int
@@ -28,7 +28,7 @@ class Perturb(Protocol):
 
 
 def serve(channel: Channel) -> NoReturn:
-    """Import the attack, then run it on each batch of images that comes."""
+    """Import the attack, then run it on each batch of images received."""
     perturb = getattr(imported(ATTACK), "perturb", None)
     if not callable(perturb):
         raise Refused("perturb", "there is no function perturb(model, x, y, *, norm, eps, seed)")
@@ -69,7 +69,7 @@ def _check(found: Any, shape: tuple[int, ...]) -> None:
 
 
 class _Asker:
-    """Asks the other side for passes, one at a time."""
+    """Requests passes from the other side, one at a time."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel, self._lock = channel, threading.Lock()
@@ -84,7 +84,7 @@ class _Asker:
         return self._ask("backward", token, seed).reshape(shape)
 
     def forget(self, context: Any, token: int) -> None:
-        """Let the other side's graph go with ``context``."""
+        """Release the other side's graph together with ``context``."""
         weakref.finalize(context, self._forgotten.append, token).atexit = False
 
     def _ask(self, kind: str, token: int, tensor: "Tensor", **more: Any) -> "Tensor":
@@ -98,7 +98,7 @@ class _Asker:
 
 
 class _Graph:
-    """What a backward pass needs to know of its forward pass."""
+    """What a backward pass needs from its forward pass."""
 
     def __init__(self, token: int, shape: tuple[int, ...], asker: _Asker) -> None:
         self.token, self.shape = token, shape
@@ -106,7 +106,7 @@ class _Graph:
 
 
 def _model(asker: _Asker, image: tuple[int, ...], most: int) -> "nn.Module":
-    """(N, C, H, W) float32 -> logits (N, classes), with gradients; the weights are on the other side."""
+    """Return a model (N, C, H, W) float32 -> logits (N, classes), with gradients; its weights are remote."""
     import torch
     from torch import Tensor, nn
 

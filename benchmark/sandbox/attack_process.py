@@ -1,4 +1,4 @@
-"""The process of a submitted attack: given images, it asks for passes until it has found others."""
+"""The process of a submitted attack: it gets images, requests passes, and returns adversarial images."""
 
 import math
 import time
@@ -20,14 +20,14 @@ from robustness_bench.benchmark.sandbox.untrusted import ATTACK, raw
 from robustness_bench.benchmark.sandbox.wire import Frame, WireError
 
 LIMITS = Limits(seconds_per_call=1800.0)
-"""Of an attack on one batch of images; the time that passes of the model take is not counted."""
+"""Time limits of an attack on one batch of images, not counting the model's passes."""
 
 
 class AttackProcess(ConfinedProcess):
     """One confined process with a copy of an ``attack.py``; it ends with the first failure.
 
-    It never has the model's weights: it asks, and the model answers on this side. The attack's own
-    arithmetic is done on the CPU.
+    It never has the model's weights: it sends requests, and the model answers on this side. The attack's
+    own arithmetic runs on the CPU.
     """
 
     error = SubmittedAttackError
@@ -35,10 +35,10 @@ class AttackProcess(ConfinedProcess):
 
     @classmethod
     def start(cls, code: Path, limits: Limits = LIMITS) -> "AttackProcess":
-        """Start it, and import the file there.
+        """Start the process and import the file there.
 
         Raises:
-            ConfinementError: this machine lacks a wall.
+            ConfinementError: this machine lacks a protection.
             SubmittedAttackError: the file cannot be imported, or defines no ``perturb``.
             BenchError: the file cannot be read.
         """
@@ -62,10 +62,10 @@ class AttackProcess(ConfinedProcess):
         seed: int,
         allowance: Allowance,
     ) -> Tensor:
-        """What the attack makes of ``x`` (N, C, H, W): float32 of that shape, any values.
+        """Run the attack on ``x`` (N, C, H, W): returns float32 of that shape with any values.
 
         Raises:
-            SubmittedAttackError: it does not answer as it should.
+            SubmittedAttackError: it gives an invalid answer.
         """
         desk, clock = Desk(model, x, allowance), _Clock(self._limits.seconds_per_call)
         shape = tuple(x.shape)
@@ -102,7 +102,7 @@ class AttackProcess(ConfinedProcess):
 
 
 class _Clock:
-    """The time that a process may still take by itself."""
+    """The time that the process may still use itself."""
 
     def __init__(self, seconds: float) -> None:
         self._left = seconds

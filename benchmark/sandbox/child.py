@@ -1,6 +1,6 @@
-"""The confined process: builds the submitted model and answers its passes, or runs a submitted attack.
+"""The confined process: builds the submitted model and runs its passes, or runs a submitted attack.
 
-Everything here is trusted up to the line that imports the submitted file; after it, nothing is.
+Everything here is trusted up to the line that imports the submitted file, and nothing after it.
 """
 
 import json
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 KEPT = 16
-"""Graphs of forward passes that are kept for a backward pass."""
+"""Number of forward passes' graphs that are kept for a backward pass."""
 
 
 def main() -> None:
-    """Serve the file that the first argument describes, until the other side closes the pipe."""
+    """Serve the file that the first argument describes until the other side closes the pipe."""
     settings = json.loads(sys.argv[1])
     channel = Channel(settings["reading"], settings["writing"])
     try:
@@ -86,7 +86,7 @@ def _serve_model(settings: dict[str, Any], channel: Channel, state: "dict[str, T
 
 
 def _own_statistics() -> int | None:
-    """This process's /proc/self/statm, opened while that is allowed; None where there is none."""
+    """Open this process's /proc/self/statm while that is still allowed; None if it does not exist."""
     try:
         return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -94,14 +94,14 @@ def _own_statistics() -> int | None:
 
 
 def _private(statistics: int) -> int:
-    """Bytes of private memory, as RLIMIT_DATA counts them; closes the file."""
+    """Return the bytes of private memory, as RLIMIT_DATA counts them; closes the file."""
     pages = int(os.pread(statistics, 200, 0).split()[5])
     os.close(statistics)
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _weights() -> "dict[str, Tensor] | None":
-    """The tensors that were put into the scratch folder; the file is gone afterwards."""
+    """Read the tensors from the scratch folder, and delete the file."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load

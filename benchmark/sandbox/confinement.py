@@ -1,4 +1,4 @@
-"""What a submitted model may do on this machine: limits, and walls that the kernel keeps."""
+"""What submitted code may do on this machine: limits, and protections that the kernel enforces."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.sandbox import kernel, landlock, seccomp
 
 MIB, GIB = 2**20, 2**30
-_TRUNCATE_ABI, _TCP_ABI = 3, 4  # of Landlock
+_TRUNCATE_ABI, _TCP_ABI = 3, 4  # Landlock's ABI versions that add these rights
 _SYSTEM_FILES = (
     *("/lib", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/nix/store"),
     *("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo", "/proc/cpuinfo", "/proc/meminfo"),
@@ -28,23 +28,23 @@ _PASSED_ON = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME")
 
 
 class ConfinementError(BenchError):
-    """Strangers' code cannot be confined here, so it does not run."""
+    """Submitted code cannot be confined here, so it does not run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a submitted model may use; past any of them its process is killed."""
+    """What submitted code may use; beyond any of these limits its process is killed."""
 
     seconds_to_start: float = 300.0
-    """For importing the model's file, build() and loading the weights."""
+    """Seconds for importing the model's file, build() and loading the weights."""
     seconds_per_call: float = 300.0
-    """For one forward or backward pass of a batch."""
+    """Seconds for one forward or backward pass of a batch."""
     memory: int = 8 * GIB
-    """Bytes beyond what Python with torch takes."""
+    """Bytes of memory beyond what Python with torch takes."""
     cpu_seconds: int = 7 * 24 * 3600
-    """Of all its threads together, from start to end."""
+    """CPU seconds of all its threads together, from start to end."""
     scratch: int = 64 * MIB
-    """Bytes of files in its scratch folder, which holds 100 files at most."""
+    """Bytes of files in its scratch folder, which may hold at most 100 files."""
     threads: int = 1024
     open_files: int = 256
 
@@ -55,18 +55,18 @@ class Limits:
 
 
 class Allowance(NamedTuple):
-    """The most passes that a submitted attack may ask for, per image under attack."""
+    """The most passes that a submitted attack may request per image under attack."""
 
     forwards: int
     backwards: int
 
 
 class Platform(NamedTuple):
-    """What this machine has to confine a process with."""
+    """The means to confine a process on this machine."""
 
     system: str
     landlock: int
-    """The version of its ABI; 0 is none."""
+    """The version of Landlock's ABI; 0 if there is none."""
     seccomp: bool
 
     @classmethod
@@ -76,7 +76,7 @@ class Platform(NamedTuple):
 
 
 class Protection(NamedTuple):
-    """One wall, in words for the user."""
+    """One protection, in words for the user."""
 
     name: str
     stands: bool
@@ -84,7 +84,7 @@ class Protection(NamedTuple):
 
 
 def protections(at: Platform | None = None) -> list[Protection]:
-    """What is kept from a submitted model on this machine, and what is not."""
+    """Return what submitted code is kept from on this machine, and what it is not."""
     at = at or Platform.here()
     writes = at.landlock >= _TRUNCATE_ABI and at.seccomp
     partly = "only in part" if at.landlock or at.seccomp else "not confined"
@@ -111,7 +111,7 @@ def protections(at: Platform | None = None) -> list[Protection]:
 
 
 def confinement_report(at: Platform | None = None) -> str:
-    """``protections`` as one line, and what holds everywhere."""
+    """Return ``protections`` as one line, with what applies everywhere."""
     at = at or Platform.here()
     walls = [f"{each.name}: {each.text}" for each in protections(at)]
     counted = "memory, threads, " if at.system == "Linux" else ""
@@ -119,10 +119,11 @@ def confinement_report(at: Platform | None = None) -> str:
 
 
 def require(*, allow_weak: bool = False, at: Platform | None = None, file: str = "model.py") -> None:
-    """Refuse to go on where submitted code could harm this machine.
+    """Raise an error if submitted code could harm this machine.
 
     Raises:
-        ConfinementError: a wall is missing and ``allow_weak`` is false, or this is no POSIX system.
+        ConfinementError: a protection is missing and ``allow_weak`` is false, or this is not a POSIX
+            system.
     """
     at = at or Platform.here()
     if at.system == "Windows":
@@ -136,7 +137,7 @@ def require(*, allow_weak: bool = False, at: Platform | None = None, file: str =
 
 
 def environment(scratch: Path, threads: int) -> dict[str, str]:
-    """All that a submitted model sees of the environment."""
+    """Return the environment variables that submitted code sees."""
     home = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "MPLCONFIGDIR"), str(scratch))
     kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     fixed = {
@@ -149,12 +150,12 @@ def environment(scratch: Path, threads: int) -> dict[str, str]:
 
 
 def confine(scratch: Path, limits: Limits, *, parent: int, packages: Path, device: str, weak: bool) -> None:
-    """Bind this process, which has one thread yet, and all it will ever do.
+    """Confine this process for good; it must still have only one thread.
 
     Args:
-        parent: the process without which this one must not live.
+        parent: this process ends when that process does.
         packages: the folder that torch is imported from.
-        weak: leave out what this machine has not; else anything missing is an error.
+        weak: skip protections that this machine lacks; otherwise a missing one is an error.
 
     Raises:
         OSError: the kernel refused.
@@ -174,7 +175,7 @@ def confine(scratch: Path, limits: Limits, *, parent: int, packages: Path, devic
 
 
 def limit_memory(taken: int, limits: Limits) -> None:
-    """Give this process ``limits.memory`` bytes beyond the private ones it has ``taken``."""
+    """Allow this process ``limits.memory`` bytes beyond the private memory it has already ``taken``."""
     import resource
 
     most = taken + limits.memory
@@ -197,7 +198,7 @@ def _limit(limits: Limits) -> None:
 
 
 def _allowed(scratch: Path, packages: Path, device: str) -> dict[Path, int]:
-    """Where a submitted model may read and write: path -> rights."""
+    """Return where submitted code may read and write: path -> rights."""
     prefixes = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
     libraries = [Path(prefix, name) for prefix in sorted(prefixes) for name in ("lib", "lib64")]
     allowed = landlock.reading([*libraries, packages, *map(Path, _SYSTEM_FILES)])

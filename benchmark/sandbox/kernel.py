@@ -1,4 +1,4 @@
-"""Calls of the Linux kernel that Python has no name for."""
+"""Linux system calls that Python has no function for."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def system_call(number: int, *arguments: Any) -> int:
-    """What system call ``number`` returns; integers are passed as long.
+    """Return the result of system call ``number``; integers are passed as long.
 
     Raises:
         OSError: the kernel refused.
@@ -24,14 +24,14 @@ def system_call(number: int, *arguments: Any) -> int:
 
 
 def prctl(option: int, *arguments: Any) -> int:
-    """Change something of this process; OSError if the kernel refuses."""
+    """Call prctl for this process; OSError if the kernel refuses."""
     passed = [ctypes.c_ulong(value) if isinstance(value, int) else value for value in arguments]
     padding = [ctypes.c_ulong(0)] * (4 - len(passed))
     return _checked(_libc().prctl(option, *passed, *padding))
 
 
 def drop_capabilities() -> None:
-    """Give up every privilege that root has beyond an ordinary user's."""
+    """Give up every privilege that root has beyond an ordinary user."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     _checked(_libc().capset(header, (ctypes.c_uint32 * 6)()))
 

@@ -1,4 +1,4 @@
-"""Landlock: the files a process may still touch, once and for good; no privilege needed (Linux ≥ 5.13).
+"""Landlock: restrict for good which files a process may access; needs no privilege (Linux ≥ 5.13).
 
 https://docs.kernel.org/userspace-api/landlock.html
 """
@@ -16,14 +16,14 @@ _VERSION, _PATH_BENEATH = 1, 1
 
 _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_REG = 1 << 1, 1 << 2, 1 << 3, 1 << 5, 1 << 8
 _TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
-_OF_FILES = _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV  # what a rule on a file may grant
+_OF_FILES = _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV  # the rights that a rule on a file may grant
 
 READ = _READ_FILE | _READ_DIR
 KEEP_FILES = READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE
-"""To read, write, make and remove plain files; no folders, links, sockets or devices."""
+"""Rights to read, write, create and remove plain files, but not folders, links, sockets or devices."""
 USE_DEVICE = _READ_FILE | _WRITE_FILE | _IOCTL_DEV
 
-_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # ABI -> rights over files that it knows; 16 from 5 on
+_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # ABI -> number of file rights that it has; 16 from ABI 5 on
 
 
 class _Ruleset(ctypes.Structure):
@@ -37,7 +37,7 @@ class _Beneath(ctypes.Structure):
 
 
 def abi() -> int:
-    """The version of Landlock that this kernel speaks; 0 where there is none."""
+    """Return the version of Landlock in this kernel; 0 if there is none."""
     try:
         return system_call(_CREATE_RULESET, None, 0, _VERSION)
     except (OSError, AttributeError):
@@ -45,11 +45,11 @@ def abi() -> int:
 
 
 def restrict(allowed: Mapping[Path, int]) -> None:
-    """Deny this process, for ever, every access to files but ``allowed``; paths that are absent are left out.
+    """Permanently deny this process access to all files but ``allowed``; absent paths are skipped.
 
-    Where the kernel can, also TCP, abstract Unix sockets of others and signals to others. Only the calling
-    thread and its later children are bound, so call it while there is one thread. What is open stays open,
-    and neither ``stat`` nor a change of mode, owner or times is Landlock's business.
+    If the kernel supports it, also deny TCP, and abstract Unix sockets of and signals to other processes.
+    This applies only to the calling thread and its later children, so call it while there is one thread.
+    Open files stay open, and Landlock does not restrict ``stat`` or changes of mode, owner or times.
 
     Raises:
         OSError: the kernel refused.
@@ -68,7 +68,7 @@ def restrict(allowed: Mapping[Path, int]) -> None:
 
 
 def reading(paths: Iterable[Path]) -> dict[Path, int]:
-    """``paths``, and all beneath them, for reading."""
+    """Return reading rights for ``paths`` and everything beneath them."""
     return dict.fromkeys(paths, READ)
 
 

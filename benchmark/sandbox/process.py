@@ -1,4 +1,4 @@
-"""A confined process as the benchmark sees it: started, asked, ended."""
+"""The benchmark's side of a confined process: start it, send requests, end it."""
 
 import contextlib
 import json
@@ -29,11 +29,11 @@ _START = (
     "sys.path.pop(0); main()"
 )
 _SECONDS_FOR_TORCH, _LAST_BREATH = 300.0, 2.0
-_LAST_WORDS = 4096  # bytes of what it wrote to its standard error
+_LAST_WORDS = 4096  # bytes kept of its standard error
 
 
 class Settings(NamedTuple):
-    """What the process is to serve."""
+    """What the process serves."""
 
     classes: int
     channels: int
@@ -44,11 +44,11 @@ class Settings(NamedTuple):
     """The folder that torch is imported from."""
     weak: bool
     file: str = MODEL
-    """What the submitted file is called over there: says whether it is a model or an attack."""
+    """The submitted file's name in the scratch folder, which says whether it is a model or an attack."""
 
 
 class ConfinedProcess:
-    """One confined process. Whatever becomes of it is an ``error``; once ended it stays so."""
+    """One confined process. Any failure is an ``error``; once ended, it stays ended."""
 
     error: ClassVar[type[ModelError]] = ModelError
     starting: ClassVar[str] = "import and build()"
@@ -71,7 +71,7 @@ class ConfinedProcess:
         self._await_start()
 
     def close(self) -> None:
-        """End the process and all that it has started, and delete its scratch folder."""
+        """End the process and everything it started, and delete its scratch folder."""
         with self._lock:
             if self._ended is None:
                 self._end(self.error("died", "it was closed"))
@@ -102,7 +102,7 @@ class ConfinedProcess:
         except OSError as error:
             os.close(to_send)
             os.close(from_read)
-            raise ConfinementError(f"cannot start {sys.executable} ({error.strerror}); mend it") from error
+            raise ConfinementError(f"cannot start {sys.executable} ({error.strerror}); fix it") from error
         finally:
             os.close(to_read)
             os.close(from_send)
@@ -128,7 +128,7 @@ class ConfinedProcess:
 
     @contextlib.contextmanager
     def _answering(self, seconds: float, during: str) -> Iterator[float]:
-        """A deadline; any failure inside becomes a ModelError, after which the process is gone."""
+        """Yield a deadline; any failure inside becomes a ModelError and ends the process."""
         try:
             yield time.monotonic() + seconds
         except ModelError as error:
@@ -145,7 +145,7 @@ class ConfinedProcess:
             raise
 
     def _end(self, error: ModelError | None, during: str = "") -> ModelError:
-        """Kill the process, clear up, and remember why; without an error, find out how it died."""
+        """Kill the process, clean up, and remember why; without an error, find out how it died."""
         if error is None:
             _await_exit(self._process.pid)
         if self._watcher is not None:
@@ -183,7 +183,7 @@ class ConfinedProcess:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _reported(self, answer: Frame) -> ModelError | None:
-        """The failure that the process tells of itself; it may be any words, by now."""
+        """Return the failure that the process reports about itself; its text is untrusted."""
         if answer.header.get("kind") != "error":
             return None
         stage, text = answer.header.get("stage"), answer.header.get("text")
@@ -196,10 +196,10 @@ class ModelProcess(ConfinedProcess):
     """The process of a submitted model."""
 
     def ask(self, header: dict[str, Any], payload: memoryview, expected: tuple[str, int]) -> Frame:
-        """Send a request and return the answer to it.
+        """Send a request and return its answer.
 
         Args:
-            expected: the answer's kind, and the bytes of its payload.
+            expected: the answer's kind, and the size of its payload in bytes.
         """
         with self._lock:
             if self._ended is not None:
@@ -231,14 +231,14 @@ def _check(answer: Frame, token: int, kind: str, length: int) -> None:
 
 
 def _await_exit(pid: int) -> None:
-    """Give a process that has closed its pipe the time to end by itself."""
+    """Give a process that has closed its pipe time to end by itself."""
     deadline = time.monotonic() + _LAST_BREATH
     while not _exited(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
 def _exited(pid: int) -> bool:
-    """Whether a child of ours is known to have ended; it stays to be waited for."""
+    """Return whether a child process has ended, without reaping it."""
     if not hasattr(os, "waitid"):  # macOS before Python 3.13
         return False
     flags = os.WEXITED | os.WNOHANG | os.WNOWAIT

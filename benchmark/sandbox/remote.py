@@ -1,4 +1,4 @@
-"""A submitted ``model.py`` as an ordinary module: it runs in a confined process of its own."""
+"""A submitted ``model.py`` as an ordinary module that runs in a confined process."""
 
 import weakref
 from collections import deque
@@ -20,16 +20,16 @@ _BYTES = 4  # of a float32
 class RemoteModel(nn.Module):
     """(N, C, H, W) float32 in [0, 1] -> logits (N, classes), with gradients with respect to the images.
 
-    Has no weights on this side; over there it is in evaluation mode with frozen weights. Images arrive
-    contiguous, whatever their layout here. Logits and gradients may be NaN or infinite: look at them before
-    use. A second derivative is not available. Errors are ``ModelError``.
+    It has no weights on this side; in its process it is in evaluation mode with frozen weights. Images arrive
+    there contiguous, whatever their layout here. Logits and gradients may be NaN or infinite: check them
+    before use. Second derivatives are not available. Errors are ``ModelError``.
     """
 
     def __init__(self, process: ModelProcess, *, classes: int, channels: int, size: int) -> None:
         super().__init__()
         self.classes, self.image = classes, (channels, size, size)
         self.gradient_missing = False
-        """Whether an output ever had no graph back to the images; its gradient was taken to be zero."""
+        """Whether an output ever had no graph to the images; its gradient then counted as zero."""
         self._process = process
         self._tokens = count()
         self._forgotten: deque[int] = deque()
@@ -55,11 +55,11 @@ class RemoteModel(nn.Module):
 
         Args:
             model_file: defines ``build(*, classes, channels, size)``, which returns an ``nn.Module``.
-            weights: safetensors, loaded strictly; None keeps what ``build`` has made.
-            allow_weak: go on where this machine lacks a wall (``confinement.protections``).
+            weights: safetensors, loaded strictly; None keeps the weights that ``build`` made.
+            allow_weak: continue even if this machine lacks a protection (``confinement.protections``).
 
         Raises:
-            ConfinementError: a wall is missing.
+            ConfinementError: a protection is missing.
             ModelError: the submission did not start.
             BenchError: a file cannot be read.
         """
@@ -81,7 +81,7 @@ class RemoteModel(nn.Module):
         return logits
 
     def close(self) -> None:
-        """End the process; a forward pass after it is a ModelError."""
+        """End the process; a later forward pass is a ModelError."""
         self._close()
 
     def __enter__(self) -> "RemoteModel":
@@ -93,7 +93,7 @@ class RemoteModel(nn.Module):
         self.close()
 
     def _ask(self, kind: str, token: int, x: Tensor, answer: tuple[str, Sequence[int]], **more: Any) -> Any:
-        """Send ``x``; the answer's header and its tensor, None where it has none."""
+        """Send ``x``; return the answer's header and its tensor, None if it has none."""
         released = [self._forgotten.popleft() for _ in range(len(self._forgotten))]
         header = {"kind": kind, "token": token, "release": released, **more}
         payload = x.detach().cpu().contiguous().numpy().data.cast("B")
@@ -105,7 +105,7 @@ class RemoteModel(nn.Module):
 
 
 class _Graph:
-    """The other side's graph of one forward pass, let go when nobody can ask for its gradient any more."""
+    """The other side's graph of one forward pass; released once its gradient can no longer be requested."""
 
     def __init__(self, token: int, forgotten: deque[int]) -> None:
         self.token = token

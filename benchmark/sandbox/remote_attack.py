@@ -1,4 +1,4 @@
-"""A submitted ``attack.py`` as an ordinary attack: it runs in a confined process, a fresh one per batch."""
+"""A submitted ``attack.py`` as an ordinary attack that runs in a fresh confined process per batch."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ _SEEDS = 2**31
 
 
 class Code(NamedTuple):
-    """Where the code of a submitted attack is, and what it may use. None of it decides a result."""
+    """Where a submitted attack's code is, and its limits. None of this is part of a result's identity."""
 
     path: Path
     allowance: Allowance
@@ -30,7 +30,7 @@ _at_hand: dict[str, Code] = {}
 
 @contextmanager
 def at_hand(sha256: str, code: Code) -> Iterator[None]:
-    """Let the attack with this hash run inside; ``code`` must be a copy that nobody else can change."""
+    """Allow the attack with this hash to run inside; ``code`` must be a copy that nobody else can change."""
     _at_hand[sha256] = code
     try:
         yield
@@ -40,11 +40,11 @@ def at_hand(sha256: str, code: Code) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class SubmittedAttack(BudgetAttack):
-    """An attack that someone sent in. Its code is found by its hash, see ``at_hand``.
+    """A submitted attack. Its code is found by its hash, see ``at_hand``.
 
     Args:
-        sha256: of its attack.py.
-        name, authors, link: whose it is, for the records.
+        sha256: hash of its attack.py.
+        name, authors, link: the authors' information, for the records.
     """
 
     name: str
@@ -71,5 +71,5 @@ class SubmittedAttack(BudgetAttack):
 
 
 def seed_of(noise: Noise) -> int:
-    """What a submitted attack is given as its seed, below 2³¹: that of the first image under attack."""
+    """Return the seed for a submitted attack, below 2³¹: that of the first image under attack."""
     return int(noise.keys[0]) % _SEEDS

@@ -1,7 +1,7 @@
-"""Seccomp: the system calls that a process may no longer make, once and for good.
+"""Seccomp: deny system calls to a process for good.
 
-https://docs.kernel.org/userspace-api/seccomp_filter.html; a list of what is denied, not of what is allowed,
-so that any build of Python and torch runs.
+https://docs.kernel.org/userspace-api/seccomp_filter.html. The filter lists denied calls, not allowed ones, so
+that any build of Python and torch runs.
 """
 
 import ctypes
@@ -14,13 +14,13 @@ from robustness_bench.benchmark.sandbox.kernel import PR_SET_PDEATHSIG, PR_SET_S
 
 
 class Machine(NamedTuple):
-    """What of the filter depends on the processor."""
+    """The processor-dependent parts of the filter."""
 
     audit: int
     seccomp: int
-    """The number of seccomp(2) itself."""
+    """The number of the system call seccomp(2)."""
     column: int
-    """Of the tables below."""
+    """The processor's column in the tables below."""
 
 
 MACHINES = {"x86_64": Machine(0xC000003E, 317, 0), "aarch64": Machine(0xC00000B7, 277, 1)}
@@ -49,14 +49,14 @@ _OTHER_PROCESSES = {
     "sched_setparam": (142, 118),
     "sched_setattr": (314, 274),
 }
-_NETWORK = {  # io_uring makes calls that no filter sees
+_NETWORK = {  # io_uring is included because filters do not see its calls
     "socket": (41, 198),
     "socketpair": (53, 199),
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
 }
-_METADATA = {  # of files, which Landlock does not guard
+_METADATA = {  # metadata of files, which Landlock does not protect
     "chmod": (90, None),
     "fchmod": (91, 52),
     "fchmodat": (268, 53),
@@ -79,7 +79,7 @@ _METADATA = {  # of files, which Landlock does not guard
     "futimesat": (261, None),
     "utimensat": (280, 88),
 }
-_UNCOUNTED_MEMORY = {  # outlives the process, or is no part of its resident set
+_UNCOUNTED_MEMORY = {  # memory that outlives the process, or is not in its resident set
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
     "shmget": (29, 194),
@@ -136,12 +136,12 @@ _SYSTEM = {
 }
 _DENIED = _NEW_PROCESSES | _OTHER_PROCESSES | _NETWORK | _METADATA | _UNCOUNTED_MEMORY | _SYSTEM
 
-# Decided by an argument.
+# Allowed or denied depending on an argument.
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _KILL, _TGKILL, _PRLIMIT = (62, 129), (234, 131), (302, 261)
 _PRCTL, _FCNTL, _IOCTL = (157, 167), (72, 25), (16, 29)
 _CLONE_THREAD = 0x10000
-_F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15  # a pipe that signals another process
+_F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15  # they make a pipe signal another process
 _FIOSETOWN, _SIOCSPGRP = 0x8901, 0x8902
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -165,7 +165,7 @@ class _Program(ctypes.Structure):
 
 
 def available() -> bool:
-    """Whether this kernel takes filters and the table knows this processor."""
+    """Return whether this kernel supports filters and the tables have this processor."""
     machine = MACHINES.get(platform.machine())
     if platform.system() != "Linux" or machine is None:
         return False
@@ -179,7 +179,7 @@ def available() -> bool:
 def restrict() -> None:
     """Deny this process new processes, sockets, other processes, files' metadata and the system's settings.
 
-    Threads go on to work. Needs PR_SET_NO_NEW_PRIVS or root, and one thread: the others are not bound.
+    Threads still work. Needs PR_SET_NO_NEW_PRIVS or root, and only one thread: others would not be confined.
 
     Raises:
         OSError: the kernel refused.
@@ -229,6 +229,6 @@ def _each(values: list[int], answer: tuple[int, int, int, int]) -> _Code:
 
 
 def _unless(number: int, position: int, decide: _Code) -> _Code:
-    """For one system call: look at the low half of an argument, and decide."""
+    """Decide one system call by the low half of an argument."""
     load = (_LOAD, 0, 0, _ARGUMENTS + 8 * position)
     return [(_EQUAL, 0, len(decide) + 1, number), load, *decide]

@@ -1,4 +1,4 @@
-"""The model that a submitted attack asks: what comes from its process is checked before it is used."""
+"""The model's answers to a submitted attack; everything from its process is checked before use."""
 
 from collections import OrderedDict
 from typing import Any
@@ -12,12 +12,12 @@ from robustness_bench.benchmark.sandbox.untrusted import raw
 from robustness_bench.benchmark.sandbox.wire import Frame, WireError
 
 AT_ONCE = 1024
-"""Images of one pass, unless more are under attack; graphs of twice as many are kept for backward passes."""
+"""Most images in one pass, unless more are under attack; graphs of twice as many are kept for gradients."""
 _BYTES = 4  # of a float32
 
 
 class Desk:
-    """Answers the passes that a confined attack on N images asks for.
+    """Answers the passes that a confined attack on N images requests.
 
     Args:
         x: (N, C, H, W), the images under attack.
@@ -33,11 +33,11 @@ class Desk:
         self.longest = _BYTES * self.most * max(x[0].numel(), AT_ONCE)
 
     def answer(self, request: Frame) -> tuple[dict[str, Any], memoryview]:
-        """The answer to one request.
+        """Return the answer to one request.
 
         Raises:
-            SubmittedAttackError: it asks for what is no image, or for too many passes.
-            WireError: it is no request.
+            SubmittedAttackError: it is not for valid images, or too many passes were requested.
+            WireError: it is not a request.
         """
         header, payload = request
         token, released = header.get("token"), header.get("release")

@@ -1,4 +1,4 @@
-"""Running a stranger's file inside the confined process: what it raises becomes a stage and a reason."""
+"""Run a submitted file inside the confined process; what it raises becomes a stage and a reason."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ _NO_MEMORY = ("can't allocate memory", "bad_alloc", "Cannot allocate memory", "o
 
 
 class Refused(Exception):  # noqa: N818
-    """The submitted code is not what it should be: a stage and the reason."""
+    """The submitted code is invalid: a stage and the reason."""
 
     def __init__(self, stage: str, text: str) -> None:
         super().__init__(text)
@@ -22,7 +22,7 @@ class Refused(Exception):  # noqa: N818
 
 
 def imported(file: str) -> ModuleType:
-    """The module of ``file`` in the scratch folder.
+    """Import ``file`` from the scratch folder.
 
     Raises:
         Refused: its code raised.
@@ -43,7 +43,7 @@ def imported(file: str) -> ModuleType:
 
 
 def refuse(stage: str, error: BaseException) -> NoReturn:
-    """Raise Refused for what a stranger's code raised."""
+    """Raise Refused for an error of the submitted code."""
     text = words(error)
     if isinstance(error, MemoryError) or any(sign in text for sign in _NO_MEMORY):
         stage, text = "memory", f"{stage}: {text}"
@@ -58,7 +58,7 @@ def words(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """The line of the submitted file that an error came through, if it did."""
+    """Return the line of the submitted file in an error's traceback, if there is one."""
     line, file = getattr(error, "lineno", None), getattr(error, "filename", None)
     name = Path(file).name if isinstance(file, str) else ""
     step = error.__traceback__
@@ -75,5 +75,5 @@ def kind(value: Any) -> str:
 
 
 def raw(tensor: "Tensor") -> memoryview:
-    """The bytes of a tensor, row by row."""
+    """Return the bytes of a tensor, row by row."""
     return tensor.detach().cpu().contiguous().numpy().data.cast("B")

@@ -1,4 +1,4 @@
-"""What a process takes, looked at from outside; for what the kernel's own limits do not cover."""
+"""Watch a process's use of resources from outside, where the kernel's limits do not cover it."""
 
 import os
 import signal
@@ -12,12 +12,12 @@ _EVERY = 0.05  # seconds
 
 
 class Watcher(threading.Thread):
-    """Kills a process that takes more than ``limits``. ``stop`` it before the process is waited for."""
+    """Kills a process that exceeds ``limits``. ``stop`` it before waiting for the process."""
 
     def __init__(self, pid: int, scratch: Path, limits: Limits) -> None:
         super().__init__(daemon=True)
         self.verdict: tuple[str, str] | None = None
-        """The stage and the reason for which it was killed."""
+        """The stage and the reason, if it was killed."""
         self._pid, self._scratch, self._limits = pid, scratch, limits
         self._baseline = private_memory(pid)
         self._stopped = threading.Event()
@@ -45,13 +45,13 @@ class Watcher(threading.Thread):
 
 
 def private_memory(pid: int) -> int:
-    """Bytes of memory that are a process's own, not those of files; 0 where that cannot be seen."""
+    """Return a process's private memory in bytes, without files; 0 if it cannot be read."""
     status = _status(pid)
     return 1024 * (status.get("RssAnon", 0) + status.get("RssShmem", 0))
 
 
 def _status(pid: int) -> dict[str, int]:
-    """The numbers of /proc/PID/status, memory in kB."""
+    """Return the numbers of /proc/PID/status, memory in kB."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""What passes between the benchmark and a submitted model: frames of a JSON header and raw bytes.
+"""Messages between the benchmark and submitted code: frames of a JSON header and raw bytes.
 
 A frame is b"RBM1", the header's length (uint32), the payload's length (uint64), both little-endian, then
-the two. Nothing that is read is ever executed, and nothing is read that is longer than was agreed.
+header and payload. Received data is never executed, and never read beyond the agreed length.
 """
 
 import json
@@ -18,7 +18,7 @@ _SET_PIPE_SIZE, _PIPE_SIZE = 1031, 2**20
 
 
 class WireError(Exception):
-    """What came is no frame, or not the one that was agreed."""
+    """The received data is not a frame, or not the expected one."""
 
 
 class Closed(Exception):  # noqa: N818 - not an error where it is expected
@@ -37,7 +37,7 @@ class Frame(NamedTuple):
 
 
 class Channel:
-    """Two ends of pipes. ``deadline`` is a time of ``time.monotonic()``; None waits for ever."""
+    """Two pipe ends. ``deadline`` is a time of ``time.monotonic()``; None waits for ever."""
 
     def __init__(self, reading: int, writing: int) -> None:
         self._reading, self._writing = reading, writing
@@ -61,7 +61,7 @@ class Channel:
             self._write(part, deadline)
 
     def receive(self, longest: int, deadline: float | None = None) -> Frame:
-        """Read one frame whose payload has ``longest`` bytes at most.
+        """Read one frame whose payload has at most ``longest`` bytes.
 
         Raises:
             WireError, Closed, Late
@@ -106,7 +106,7 @@ class Channel:
 
 
 def widen(descriptor: int) -> None:
-    """Make a pipe hold more, where that can be done: fewer switches between the processes."""
+    """Enlarge a pipe's buffer if possible, for fewer switches between the processes."""
     import fcntl
 
     try:

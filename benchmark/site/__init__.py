@@ -1,1 +1,1 @@
-"""The leaderboard: a static site of everything a few stores hold."""
+"""The leaderboard: a static site of everything in some stores."""

@@ -1,4 +1,4 @@
-"""Write the site: into a folder beside the old one, which it then replaces."""
+"""Write the site into a new folder, which then replaces the old one."""
 
 import shutil
 import tempfile
@@ -35,14 +35,14 @@ class Built(NamedTuple):
     cells: int
     seconds: float
     detectors: int
-    """Pages of them."""
+    """Number of pages of detectors."""
 
 
 def build(stores: Sequence[Path], out: Path) -> Built:
-    """Write the site of some stores to ``out``; the same records give the same bytes.
+    """Write the site for some stores to ``out``; the same records give the same bytes.
 
     Raises:
-        BenchError: no store, nothing to show, or ``out`` is a folder of something else.
+        BenchError: no store, nothing to show, or ``out`` is a folder with other content.
         StoreError: a damaged record or card.
     """
     started = time.monotonic()
@@ -66,12 +66,12 @@ def _check(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise BenchError(f"--out {out} is a file: name a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
-        raise BenchError(f"--out {out} holds something that is no earlier site: name an empty folder")
+        raise BenchError(f"--out {out} holds files that are not an earlier site: name an empty folder")
 
 
 @contextmanager
 def _replacing(out: Path) -> Iterator[Path]:
-    """A folder that takes the place of ``out`` once it is whole."""
+    """Yield a folder that replaces ``out`` once it is complete."""
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}-"))
@@ -85,7 +85,7 @@ def _replacing(out: Path) -> Iterator[Path]:
             out.rename(old)
         new.rename(out)
     except OSError as error:
-        raise BenchError(f"cannot write --out {out}: {error.strerror}; the old one is as it was") from error
+        raise BenchError(f"cannot write --out {out}: {error.strerror}; the old site is unchanged") from error
     finally:
         if old.is_dir() and not out.exists():
             old.rename(out)
@@ -152,7 +152,7 @@ def _write_detectors(folder: Path, board: DetectorBoard, boards: Sequence[Detect
 
 
 def _pictures(folder: Path, found: Found, family: Family) -> Iterator[tuple[str, list[defense.Named]]]:
-    """Heading -> the pictures of one threat model, written on the way; each picture once."""
+    """Yield heading -> the pictures of one threat model, and write each picture once."""
     shown: set[str] = set()
     for board, row in family.places:
         group = []
@@ -189,7 +189,7 @@ def _templates() -> Any:
 
 
 def _put(path: Path, content: bytes) -> None:
-    """Into a folder that nobody sees before it is whole, so plainly."""
+    """Write a file; not atomically, because nobody sees the folder before it is complete."""
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True)
     path.write_bytes(content)

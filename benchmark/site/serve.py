@@ -1,4 +1,4 @@
-"""Show a site on this machine, to this machine alone."""
+"""Serve a site on this machine, only to this machine."""
 
 import functools
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -11,11 +11,11 @@ HOST = "127.0.0.1"
 
 class _Handler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """One line per file would bury the address."""
+        """Log nothing: one line per file would bury the address."""
 
 
 def server(site: Path, port: int) -> ThreadingHTTPServer:
-    """A server of ``site``, bound and not yet serving; port 0 is any free one.
+    """Return a server of ``site``, bound but not yet serving; port 0 takes any free port.
 
     Raises:
         BenchError: no site there, or the port is taken.

@@ -1,1 +1,1 @@
-"""What a folder of results holds: how each kind of file is written, read and proved whole."""
+"""Files of a folder of results: how each kind is written, read and verified."""

@@ -1,4 +1,4 @@
-"""A record is one evaluated cell: a Parquet file with a row per sample and its story in the metadata."""
+"""A record is one evaluated cell: a Parquet file with a row per sample and the cell's facts as metadata."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -85,10 +85,10 @@ class Record:
         return self.robust_at(self.spec["eps"])
 
     def robust_at(self, eps: float) -> NDArray[np.bool_]:
-        """The same at another ε, which only a minimum-norm attack can answer.
+        """Return the same at another ε, which needs a minimum-norm attack.
 
         Raises:
-            ValueError: another ε of an attack that ran inside one.
+            ValueError: the attack ran inside another ε.
         """
         kind = self.spec["kind_of_attack"]
         if kind != "minimum-norm" and eps != self.spec["eps"]:
@@ -97,7 +97,7 @@ class Record:
 
 
 def robust_rows(rows: Mapping[str, NDArray[Any]], *, kind: str, norm: str, eps: float) -> NDArray[np.bool_]:
-    """Which samples no image that counts fooled, the natural one included: (n,).
+    """Return which samples no counting image fooled, including the natural image: (n,).
 
     Args:
         rows: a record's columns.

@@ -94,17 +94,17 @@ class Detection:
         return np.asarray(self.rows["reformed_prediction"] == self.rows["label"])
 
     def defended(self, detectors: bool = True, reformer: bool = True) -> Mask:
-        """Flagged or correctly classified, by the parts of the system that are switched on: (n,).
+        """Return which images are flagged or correctly classified by the given parts of the system: (n,).
 
-        Meng and Chen 2017, https://arxiv.org/abs/1705.09064, count adversarial images so. On natural images
-        a flag is an error: there it is ``accepted``.
+        This is how Meng and Chen 2017, https://arxiv.org/abs/1705.09064, count adversarial images. On natural
+        images a flag is an error: use ``accepted`` there.
         """
         right = self.reformed_right if reformer else self.right
         return np.asarray(right | self.flagged) if detectors else right
 
     @property
     def accepted(self) -> Mask:
-        """Not flagged and correctly classified after reforming: what counts on natural images: (n,)."""
+        """Images neither flagged nor misclassified after reforming, for accuracy on natural images: (n,)."""
         return np.asarray(~self.flagged & self.reformed_right)
 
 

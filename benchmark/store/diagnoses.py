@@ -1,4 +1,4 @@
-"""What a store's diagnoses say of the models of its records."""
+"""A store's diagnoses of the models of its records."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -44,11 +44,11 @@ class Diagnosis:
 
     @property
     def thoroughness(self) -> tuple[int, ...]:
-        """Larger for what was looked at more closely."""
+        """A sort key, larger for more thorough diagnoses."""
         return probe_rank(self.spec["probe"])
 
     def covers(self, spec: dict[str, Any]) -> bool:
-        """Whether another of this ``spec`` would say no more."""
+        """Return whether a diagnosis with this ``spec`` would say no more."""
         same = _subject(self.spec) == _subject(spec) and self.spec["eps"] == spec["eps"]
         return same and self.thoroughness >= probe_rank(spec["probe"])
 
@@ -100,10 +100,10 @@ class Diagnoses:
             self._of.setdefault(_subject(found.spec), []).append(found)
 
     def of(self, spec: dict[str, Any]) -> Diagnosis | None:
-        """That of a cell's model on its images under its norm: at its ε, or at the nearest that was probed.
+        """Return the diagnosis of a cell's model for its images and norm, at its ε or the nearest one probed.
 
-        A curve has cells at other ε than the one at which a model is diagnosed. Of several the most
-        thorough.
+        A curve has cells at other ε than the one at which a model is diagnosed. If there are several, the
+        most thorough one is returned.
         """
         found: Sequence[Diagnosis] = self._of.get(_subject(spec), ())
         nearest = min((_apart(each.spec["eps"], spec["eps"]) for each in found), default=math.inf)
@@ -116,5 +116,5 @@ def _subject(spec: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _apart(eps: float, other: float) -> float:
-    """How many times one is the other, as a logarithm; endless where one is 0."""
+    """Return the ratio of two ε as a logarithm; infinite if one is 0."""
     return abs(math.log(eps / other)) if eps > 0 and other > 0 else math.inf

@@ -1,4 +1,4 @@
-"""Adversarial images kept as evidence: every image that fooled a model, so that anyone can look again."""
+"""Adversarial images kept as evidence: every image that fooled a model, so that anyone can verify it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -50,10 +50,10 @@ def evidence_of(record: Path) -> Path:
 
 
 def pack(x: Natural, x_adv: Images, holds: Callable[[Images], bool]) -> tuple[Form, NDArray[Any]]:
-    """The smallest form that loses nothing, or in which the images still do what they did.
+    """Return the smallest form that is lossless, or in which the images still fool the model.
 
-    Bytes where every pixel is a multiple of 1/255, else the perturbation in half precision, cut towards
-    zero so that no norm grows, if ``holds`` says of all of them that they still fool; else the images.
+    Bytes if every pixel is a multiple of 1/255; else the perturbation in half precision, rounded towards
+    zero so that no norm grows, if all images still fool according to ``holds``; else the images.
     """
     levels = np.rint(x_adv * 255).astype(np.uint8)
     if np.array_equal(unpack("uint8", levels, x), x_adv):

@@ -1,8 +1,8 @@
-"""Signs that a model hides its gradients instead of being robust: what is measured, and when it is a flag.
+"""Signs that a model hides its gradients instead of being robust: measurements, and thresholds for flags.
 
 The idea of such signs is Athalye et al. 2018 (https://arxiv.org/abs/1802.00420, section 3.1) and Carlini et
 al. 2019 (https://arxiv.org/abs/1902.06705); the thresholds are ours. A flag is a reason to look closer, not
-a verdict, and no flag is no proof.
+a verdict, and the absence of flags is no proof.
 """
 
 import math
@@ -13,7 +13,7 @@ SATURATED = 24 * math.log(2.0)
 
 
 class Attacked(NamedTuple):
-    """What attacks of the probe left; accuracies in [0, 1]."""
+    """The results of the probe's attacks; accuracies in [0, 1]."""
 
     images: int
     pgd: float
@@ -21,7 +21,7 @@ class Attacked(NamedTuple):
     gradient: float
     """Robust accuracy under PGD on the cross-entropy and on the margin together."""
     square: float
-    """Robust accuracy under Square, which sees scores only."""
+    """Robust accuracy under Square, which uses only scores."""
     all: float
     """Robust accuracy under those three together."""
     huge: float
@@ -31,7 +31,7 @@ class Attacked(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What the probe saw; accuracies and shares in [0, 1]."""
+    """The measurements of a probe; accuracies and shares in [0, 1]."""
 
     images: int
     classes: int
@@ -40,7 +40,7 @@ class Measured(NamedTuple):
     changed_logits: float
     """Largest change of a logit between passes of the same image, relative to the largest logit."""
     changed_by_batch: float
-    """The same between batches of other images beside it."""
+    """The same, between batches with different other images."""
     probability_rows: float
     """Share of outputs that lie in [0, 1] and sum to 1."""
     saturated: float
@@ -50,7 +50,7 @@ class Measured(NamedTuple):
     broken_gradients: float
     """Share of images with a gradient that is not finite."""
     attacked: Attacked | None
-    """None: signs only, no attack was run."""
+    """None if no attack was run: signs only."""
 
 
 class Flag(NamedTuple):
@@ -104,7 +104,7 @@ FLAGS = {
 
 
 def flags(m: Measured) -> list[str]:
-    """The flags that a measurement raises, in the order of ``FLAGS``; none that was not looked for."""
+    """Return the flags that a measurement raises, in the order of ``FLAGS``; without unchecked ones."""
     raised = {
         "randomised": m.changed_logits > 1e-4,
         "batch-dependent": m.changed_by_batch > max(1e-2, 4.0 * m.changed_logits),
@@ -130,5 +130,5 @@ def _by_attacks(a: Attacked, classes: int) -> dict[str, bool]:
 
 
 def black_beats_white(white: float, black: float, images: int) -> bool:
-    """Whether accuracy under a black-box attack is lower than under a white-box one, beyond chance hits."""
+    """Return whether accuracy under a black-box attack is lower than under a white-box one, beyond chance."""
     return white - black > max(0.02, 2.5 / images)

@@ -15,10 +15,10 @@ _LOCK = ".lock"
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Make the folder if need be and keep other writers out; the lock goes with the process.
+    """Make the folder if needed, and lock it against other writers; the lock ends with the process.
 
     Raises:
-        StoreError: not writable, or another run is at work in it.
+        StoreError: it is not writable, or another run is writing into it.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -42,17 +42,17 @@ def is_done(out: Path, task: Task) -> bool:
     """Whether ``task`` has its result.
 
     Raises:
-        StoreError: the result is there but damaged.
+        StoreError: the result exists but is damaged.
     """
     done: bool = load(task.how.done)(out / task.path, task)
     return done
 
 
 def open_tasks(out: Path, tasks: list[Task]) -> list[Task]:
-    """What still has to run: cells and estimates without a record, and what they need that is not there.
+    """Return what still has to run: cells and estimates without a record, and their missing parents.
 
-    A finished cell needs none of its parents, so checkpoints may be deleted once their cells are done. A
-    diagnosis alone is no reason to train a model again.
+    A finished cell needs none of its parents, so checkpoints may be deleted once their cells are done. No
+    model is trained again only for a diagnosis.
     """
     roots = [task for task in tasks if task.how.result or task.how.afterwards]
     wanted: dict[str, Task] = {}

@@ -1,4 +1,4 @@
-"""A few images of every cell, for people to look at; no figure comes from them."""
+"""A few images of every cell, for viewing; no number is computed from them."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ _FIELDS = ("x", "x_adv", "label", "clean_prediction", "adversarial_prediction")
 
 
 class Examples(NamedTuple):
-    """The first K test images of a cell and what the attack made of them."""
+    """The first K test images of a cell and their adversarial images."""
 
     x: NDArray[np.uint8]
     """(K, C, H, W), the natural images"""

@@ -1,4 +1,4 @@
-"""What a conditional generator makes of a few images under every class, for people to look at."""
+"""A conditional generator's images of a few test images for every class, for viewing."""
 
 import io
 import zipfile

@@ -1,1 +1,1 @@
-"""What others send in: a folder with a manifest and weights, read and checked before anything runs."""
+"""Submissions: a folder with a manifest and weights, read and checked before anything runs."""

@@ -1,4 +1,4 @@
-"""Making models: a defense's network, and the MI estimators some defenses need."""
+"""Train models: a defense's network, and the MI estimators that some defenses need."""
 
 import dataclasses
 import time
@@ -34,7 +34,7 @@ def train(task: Task, context: Context, advance: Advance) -> None:
 
 
 def _follow(ranks: Ranks, task: Task, context: Context) -> None:
-    """What the other processes of a training do."""
+    """Run the training in its other processes."""
     torch.set_num_threads(context.threads)
     context.load_plugins()
     if context.device.startswith("cuda"):
@@ -87,7 +87,7 @@ def _train(task: Task, context: Context, advance: Advance, ranks: Ranks) -> None
 
 
 def attacked(attack: InnerAttack, defense: Defense, model: nn.Module, batch: Batch) -> Tensor:
-    """What the inner attack of a defense makes of a batch on ``model`` as it is now."""
+    """Return a defense's inner adversarial images of a batch on the current ``model``."""
     victim = Float(folded(model)).eval().requires_grad_(False)
     loss = defense.inner_loss(victim, batch.x, batch.y)
     return craft(attack, victim, batch.x, batch.noise, loss)
@@ -96,7 +96,7 @@ def attacked(attack: InnerAttack, defense: Defense, model: nn.Module, batch: Bat
 def accuracies(
     model: nn.Module, held: Batch, attack: InnerAttack | None, context: Context
 ) -> dict[str, float]:
-    """Accuracy in percent on held-out images, natural and under the inner attack on the log-odds."""
+    """Return accuracy in percent on held-out images, natural and under the inner attack on the log-odds."""
     victim = folded(model).requires_grad_(False)
     right = {"natural": 0.0, "pgd": 0.0} if attack is not None else {"natural": 0.0}
 
@@ -134,7 +134,7 @@ def train_estimators(task: Task, context: Context, advance: Advance) -> None:
     module = seeded(task.seed, lambda: new_estimators(task)).to(device).train()
 
     def seen(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """x̃, h(x) and h(x̃)."""
+        """Return x̃, h(x) and h(x̃)."""
         x_adv = craft(attack, pretrained, batch.x, batch.noise, against(batch.y))
         with torch.no_grad():
             return x_adv, pretrained(batch.x), pretrained(x_adv)
@@ -159,7 +159,7 @@ def train_estimators(task: Task, context: Context, advance: Advance) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """Held-out images, what the frozen model's attack makes of them, and its outputs for both."""
+    """Held-out images, their adversarial images for the frozen model, and its outputs for both."""
 
     x: Tensor
     x_adv: Tensor
@@ -172,15 +172,15 @@ class Known:
     def of(
         cls, held: Batch, seen: Callable[[Batch], tuple[Tensor, Tensor, Tensor]], batches: Batches
     ) -> "Known":
-        """What ``seen`` says (x̃, h(x), h(x̃)) of batches of them, all kept."""
+        """Apply ``seen`` (x̃, h(x), h(x̃)) to the held-out images batch by batch, and keep the results."""
         x_adv, h, h_adv = batches.over(len(held), lambda rows: seen(held.part(rows)))
         return cls(held.x, x_adv, held.y, h, h_adv, batches)
 
     @torch.no_grad()
     def figures(self, module: Any) -> dict[str, float]:
-        """Mean of every estimate, in nats, all images being each other's marginal; and the objective.
+        """Return the mean of every estimate in nats, with all images as marginal, and the objective.
 
-        "held_out_objective" is what the training maximises, of these images.
+        "held_out_objective" is what the training maximises, computed on these images.
         """
         module.eval()
         estimates = module.measure(self.x, self.x_adv, self.h, self.h_adv, self.batches.apply)
@@ -192,7 +192,7 @@ class Known:
 
 
 def inner_attack(spec: dict[str, Any]) -> InnerAttack:
-    """The attack a task trains against."""
+    """Return the attack a task trains against."""
     recipe = spec["training"]
     return InnerAttack(
         norm=spec["norm"],
@@ -204,17 +204,17 @@ def inner_attack(spec: dict[str, Any]) -> InnerAttack:
 
 
 def against(y: Tensor) -> InnerLoss:
-    """Logits (N, K) -> log-odds against ``y`` (N,)."""
+    """Return the map from logits (N, K) to log-odds against ``y`` (N,)."""
     return lambda logits: log_odds(logits, y)
 
 
 def cross_entropy(y: Tensor) -> Callable[[Tensor], Tensor]:
-    """Logits (N, K) -> cross-entropy (N,)."""
+    """Return the map from logits (N, K) to cross-entropy (N,)."""
     return lambda logits: nn.functional.cross_entropy(logits, y, reduction="none")
 
 
 class Float(nn.Module):
-    """A network whose logits are float32, so that losses are, under whatever autocast it runs."""
+    """A network with float32 logits, so that losses are float32, under any autocast."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -226,7 +226,7 @@ class Float(nn.Module):
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The context that networks run in: "float32" or "bf16"."""
+    """Return the context that networks run in, for "float32" or "bf16"."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -250,7 +250,7 @@ def _fit(
 
 
 def seeded(seed: int, build: Callable[[], nn.Module]) -> Any:
-    """``build()``, on the CPU, with the global generators seeded for it and restored afterwards."""
+    """Run ``build()`` on the CPU, with the global generators seeded for it and restored afterwards."""
     with keyed(torch.device("cpu"), "weights", seed):
         return build()
 

@@ -1,4 +1,4 @@
-"""The training images on the device: batches with their noise, and those held out."""
+"""The training images on the device: batches with their noise, and held-out images."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,14 +28,14 @@ class Batch:
         return len(self.y)
 
     def part(self, rows: slice) -> "Batch":
-        """Some of its rows."""
+        """Return some of its rows."""
         return Batch(self.x[rows], self.y[rows], Noise(self.noise.keys[rows]))
 
 
 class TrainingData:
-    """A share of the training images, as uint8, and a share that no step is made on.
+    """The training images as uint8, and the held-out ones, which no step uses.
 
-    Which images are held out depends on their number alone, not on seed or defense.
+    Which images are held out depends only on the number of images, not on seed or defense.
 
     Raises:
         BenchError: too few images for the recipe.
@@ -56,7 +56,7 @@ class TrainingData:
         self._held = torch.arange(len(kept))[is_held]
 
     def batch(self, indices: Tensor, epoch: int) -> Batch:
-        """Augmented images of one step."""
+        """Return the augmented images of one step."""
         batch = self._batch(indices, epoch)
         if self._augment is None:
             return batch
@@ -64,13 +64,13 @@ class TrainingData:
         return replace(batch, x=self._augment(batch.x, noise))
 
     def images(self, indices: Tensor, epoch: int) -> Images:
-        """Images of one step as they are, for the networks of detectors."""
+        """Return the unaugmented images of one step, for the networks of detectors."""
         batch = self._batch(indices, "fixed")
         fresh = Noise.for_samples(self._ids[indices.to(self._ids.device)], self._seed, "fresh", epoch)
         return Images(batch.x, batch.y, batch.noise, fresh)
 
     def held_out(self) -> Batch | None:
-        """The held-out images as they are; None where there are none."""
+        """Return the held-out images, unaugmented; None if there are none."""
         return self._batch(self._held, "held out") if len(self._held) else None
 
     def _batch(self, indices: Tensor, epoch: int | str) -> Batch:
@@ -80,10 +80,10 @@ class TrainingData:
 
 
 def held_out_images(images: int, recipe: dict[str, Any]) -> int:
-    """How many of ``images`` a recipe holds out: none where its share is below two images.
+    """Return how many of ``images`` a recipe holds out: none if its share is below two images.
 
     Raises:
-        BenchError: fewer than two images are left to train on, or the best epoch cannot be told.
+        BenchError: fewer than two images are left to train on, or none to choose the best epoch by.
     """
     count = round(recipe["holdout"] * images)
     count = count if count >= 2 else 0

@@ -1,8 +1,8 @@
 """The one training loop: epochs, optimizer steps, guards, learning curve, and resuming to the bit.
 
-All randomness comes from (seed, epoch, sample) or, where a network draws its own, from (seed, epoch, step),
-so the state between two steps is just weights, optimizer buffers, averages and how far it is; it is kept
-beside the checkpoint while training lasts.
+All randomness comes from (seed, epoch, sample) or, where a network draws its own, from (seed, epoch, step).
+So the state between two steps is only weights, optimizer buffers, averages and the position; it is saved
+next to the checkpoint during training.
 """
 
 import json
@@ -30,16 +30,16 @@ Tensors = dict[str, Tensor]
 
 
 class TrainingError(RuntimeError):
-    """Training that cannot go on: the loss, a gradient or a statistic is no longer a number."""
+    """Training that cannot go on: the loss, a gradient or a statistic is not finite."""
 
 
 class Fitted(NamedTuple):
-    """What a training leaves."""
+    """The result of a training."""
 
     state: Tensors
     """The weights and buffers that are kept."""
     epoch: int
-    """The epoch they are from, counted from 1."""
+    """The epoch of these weights, counted from 1."""
     history: History
 
 
@@ -48,18 +48,18 @@ class Fit:
     """How to fit: everything but the loss.
 
     Args:
-        stream: names the training, seed included; with epoch and step it seeds the global generators, from
-            which networks with dropout draw.
+        stream: identifies the training, including its seed; with epoch and step it seeds the global
+            generators, from which networks with dropout draw.
         batches: (epoch) -> batches of sample indices, int64.
         learning_rate: (fraction of training done, in [0, 1)) -> learning rate; a parameter group of the
             optimizer with an "lr_scale" takes that share of it.
         clip_norm: largest gradient norm; 0 = no limit.
-        partial: where the state is kept while training lasts.
+        partial: file for the state during training.
         evaluate: module -> figures on held-out data, once per epoch.
         select: the figure whose best epoch is kept (a tie goes to the later one); empty: the last epoch.
-        ema: decay per step of the exponential average of weights and buffers, which is then what is
+        ema: decay per step of the exponential moving average of weights and buffers; the average is then
             evaluated and kept; 0 = none.
-        keeps: whether this process writes ``partial``; with several, one does.
+        keeps: whether this process writes ``partial``; only one process does.
     """
 
     epochs: int
@@ -83,14 +83,14 @@ class Fit:
         """Train ``module`` in place.
 
         Args:
-            loss: (epoch, sample indices) -> named terms; their sum is minimised; none = no step.
+            loss: (epoch, sample indices) -> named terms; their sum is minimised; no terms, no step.
 
         Returns:
-            What is kept, and per epoch: mean of each term over the batches that had it, largest gradient
+            The kept weights, and per epoch: mean of each term over the batches that had it, largest gradient
             norm, learning rate, figures of ``evaluate``, seconds and images per second of the steps.
 
         Raises:
-            TrainingError: a loss term, a gradient or a buffer is not finite; no step was made with it.
+            TrainingError: a loss term, a gradient or a buffer is not finite; no step was taken with it.
         """
         state = _State(module, optimizer, self._average(module))
         if self.partial.is_file():
@@ -173,7 +173,7 @@ def _diverged(state: "_State", values: dict[str, Tensor]) -> str:
 
 @dataclass
 class _State:
-    """All that training carries from one step to the next."""
+    """Everything that training carries from one step to the next."""
 
     module: nn.Module
     optimizer: Optimizer
@@ -189,12 +189,12 @@ class _State:
 
     @property
     def epoch(self) -> int:
-        """Finished epochs."""
+        """The number of finished epochs."""
         return len(self.history)
 
     @property
     def device(self) -> torch.device:
-        """Where it trains."""
+        """The device it trains on."""
         return next(self.module.parameters()).device
 
     @property
@@ -233,8 +233,8 @@ class _State:
             story: dict[str, Any] = json.loads(file.metadata()["story"])
         if missing := [name for name in _STORY if name not in story]:
             raise BenchError(
-                f"{path} is of an older version of bench (it lacks {', '.join(missing)}): delete it and run "
-                "the same command again"
+                f"{path} is from an older version of bench (it lacks {', '.join(missing)}): delete it and "
+                "run the same command again"
             )
         for name in _STORY:
             setattr(self, name, story[name])
@@ -263,17 +263,17 @@ def _under(prefix: str, tensors: Tensors) -> Tensors:
 
 
 def stepped(lr: float, milestones: tuple[float, ...], factor: float = 0.1) -> Callable[[float], float]:
-    """``lr``, multiplied by ``factor`` after each milestone (fractions of training)."""
+    """Return a schedule: ``lr``, multiplied by ``factor`` after each milestone (fractions of training)."""
     return lambda done: lr * factor ** sum(done >= milestone for milestone in milestones)
 
 
 def one_cycle(lr: float) -> Callable[[float], float]:
-    """Up to ``lr`` over the first 30 %, down to 0 at the end, both linear (Smith and Topin 2018)."""
+    """Return a schedule: linearly up to ``lr`` over the first 30 %, then down to 0 (Smith and Topin 2018)."""
     return lambda done: lr * min((done + 1e-3) / 0.3, (1 - done) / 0.7)
 
 
 def shuffled(indices: Tensor, batch_size: int, seed: int) -> list[Tensor]:
-    """Batches in the order of ``seed``; a last batch of one sample, which batch norm refuses, is dropped."""
+    """Return batches shuffled by ``seed``; drops a last batch of one sample, which batch norm rejects."""
     generator = torch.Generator().manual_seed(seed)
     order = indices[torch.randperm(len(indices), generator=generator)]
     return [batch for batch in order.split(batch_size) if len(batch) > 1]

@@ -1,4 +1,4 @@
-"""Training the networks that detectors share, by the one training loop."""
+"""Train the networks that detectors share, with the common training loop."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from robustness_bench.defenses.detectors.registry import build_part
 
 
 def _quarter(lr: float) -> Callable[[float], float]:
-    """``lr``, a quarter of it in the last third."""
+    """Return a schedule: ``lr``, and a quarter of it in the last third."""
     return stepped(lr, (2 / 3,), 0.25)
 
 
@@ -26,7 +26,7 @@ _SCHEDULES = {"one-cycle": one_cycle, "quarter": _quarter}
 
 
 def fit_part(task: Task, context: Context, advance: Advance) -> None:
-    """Train the network of a "part" task and keep its checkpoint, with what it reaches on held-out images."""
+    """Train the network of a "part" task, and keep its checkpoint and its figures on held-out images."""
     started, device = time.monotonic(), torch.device(context.device)
     recipe, part = task.spec["recipe"], build_part(task.spec["network"])
     data = TrainingData(task, device)
@@ -57,7 +57,7 @@ def fit_part(task: Task, context: Context, advance: Advance) -> None:
 
 
 def load_part(task: Task, context: Context) -> nn.Module:
-    """The trained network of a "part" task: frozen, evaluating, on the device."""
+    """Return the trained network of a "part" task: frozen, in evaluation mode, on the device."""
     network = _new(task, build_part(task.spec["network"]))
     network.load_state_dict(load_tensors(context.out / task.path), strict=True)
     return network.eval().requires_grad_(False).to(context.device)

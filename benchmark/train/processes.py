@@ -1,10 +1,10 @@
 """One training over several processes of one machine, each with a GPU (NCCL) or on the CPU (gloo).
 
-Every process computes the network on its share of a batch; the logits are gathered, so that each computes
-the same loss of the whole batch, whatever the loss compares. The gradient is then that of one process up to
-rounding: shares add up by DistributedDataParallel, batch norm takes its statistics over all shares. What a
-loss draws from the global generators is the same in all processes; what a network draws (dropout) is each
-process's own, so such a training depends on the number of processes.
+Every process runs the network on its share of a batch. The logits are gathered, so that each process
+computes the same loss of the whole batch, whatever the loss compares. Up to rounding, the gradient is then
+that of a single process: DistributedDataParallel adds the shares up, and batch norm takes its statistics
+over all shares. A loss draws the same numbers from the global generators in all processes; a network
+(dropout) draws different ones in each, so such a training depends on the number of processes.
 """
 
 import multiprocessing
@@ -26,7 +26,7 @@ from robustness_bench.benchmark.randomness import keyed
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train one model."""
+    """This process's rank among those that train one model."""
 
     rank: int = 0
     size: int = 1
@@ -37,28 +37,28 @@ class Ranks:
         return self.rank == 0
 
     def share(self, n: int) -> slice:
-        """This process's rows of a batch of ``n``; all of them where there are fewer rows than processes."""
+        """Return this process's rows of a batch of ``n``; all rows if there are fewer rows than processes."""
         if n < self.size:
             return slice(0, n)
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def gather(self, part: Tensor, n: int) -> Tensor:
-        """The rows of all processes, (n, ...); the gradient goes back to this process's own."""
+        """Return the rows of all processes, (n, ...); the gradient flows back to this process's own rows."""
         if self.size == 1 or len(part) == n:
             return part
         gathered: Tensor = _Gather.apply(part, n, self)
         return gathered
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as the loss sees it: whole batches in, whole batches out."""
+        """Return the model as the loss sees it: whole batches in, whole batches out."""
         return model if self.size == 1 else _Shared(model, self)
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all processes, for a loss that every process computes alike from all of them.
+    """Gathers the rows of all processes, for a loss that every process computes from all of them.
 
-    The gradient of a row is then known to its owner without communication. It is multiplied by the number of
-    processes because DistributedDataParallel takes the mean over them.
+    Every process then knows the gradient of its own rows without communication. It is multiplied by the
+    number of processes, because DistributedDataParallel takes the mean over them.
     """
 
     @staticmethod
@@ -78,7 +78,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes; so is its gradient."""
+    """The sum over all processes; its gradient is also summed."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class _Shared(nn.Module):
         self.ranks = ranks
         self._seed, self._calls = 0, 0
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # its successor is not in torch 2.11
+            warnings.simplefilter("ignore", FutureWarning)  # torch 2.11 does not have the successor
             self.network = DistributedDataParallel(model, broadcast_buffers=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class _Shared(nn.Module):
         return self.ranks.gather(part, len(x))
 
     def _stream(self, share: slice, n: int) -> tuple[object, ...]:
-        """Of one forward pass in a step that seeded the generators, and of this process's rows of ``n``."""
+        """Return the random stream of one forward pass in a seeded step, for this process's rows of ``n``."""
         seed = torch.initial_seed()
         self._calls = self._calls + 1 if seed == self._seed else 0
         self._seed = seed
@@ -127,7 +127,7 @@ class _Shared(nn.Module):
 
 
 class _SyncedBatchNorm(nn.BatchNorm2d):
-    """Batch norm over the shares of all processes; torch's own refuses the CPU."""
+    """Batch norm over the shares of all processes; torch's own does not support the CPU."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         if not self.training:
@@ -156,10 +156,10 @@ class _SyncedBatchNorm(nn.BatchNorm2d):
 
 @contextmanager
 def joined(size: int, device: str, follow: Callable[..., None], *arguments: Any) -> Iterator[Ranks]:
-    """Start ``size`` - 1 more processes that run ``follow(ranks, *arguments)``; this one leads them.
+    """Start ``size`` - 1 further processes that run ``follow(ranks, *arguments)``; this one leads.
 
     Args:
-        device: of this process; followers make theirs from their rank.
+        device: this process's device; followers derive theirs from their rank.
     """
     if size == 1:
         yield Ranks()

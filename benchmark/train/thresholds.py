@@ -1,4 +1,4 @@
-"""Thresholds of detectors, from natural images that neither they nor the classifier were trained on."""
+"""Thresholds of detectors, from natural images on which neither they nor the classifier were trained."""
 
 import time
 from dataclasses import dataclass
@@ -36,17 +36,17 @@ _NEAR = 0.9
 
 
 class CalibrationError(RuntimeError):
-    """Scores that give no threshold: the detector's cells fail with it, and no others."""
+    """The scores give no threshold: only this detector's cells fail."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What a "calibrate" task leaves.
+    """The result of a "calibrate" task.
 
     Attributes:
-        threshold: the score from which on an image is flagged.
-        scale: threshold minus the score that nine in ten natural images stay below: the unit of an excess.
-        remark: what speaks against the detector's networks; "" for nothing.
+        threshold: images with at least this score are flagged.
+        scale: threshold minus the 90th percentile of natural scores: the unit of an excess.
+        remark: why the detector's networks are inadequate; "" if they are not.
     """
 
     threshold: float
@@ -55,7 +55,7 @@ class Calibration:
 
 
 def calibrate(task: Task, context: Context, advance: Advance) -> None:
-    """Score held-out natural images, take the threshold, and look how good the networks are."""
+    """Score held-out natural images, set the threshold, and measure how good the networks are."""
     started = time.monotonic()
     spec = task.spec
     held = TrainingData(task, torch.device(context.device)).held_out()
@@ -77,7 +77,7 @@ def calibrate(task: Task, context: Context, advance: Advance) -> None:
     }
     limit = _threshold(task, found)
     for name, network in networks.parts.items():
-        defends = task.parents[PART + name].seed == task.seed  # an attacker's own is of another seed
+        defends = task.parents[PART + name].seed == task.seed  # an attacker's network has another seed
         if defends and isinstance(network, GeneratorNetwork):
             _show(task, context, networks, name, x[:_SHOWN], y[:_SHOWN])
     keep(
@@ -100,10 +100,10 @@ def _threshold(task: Task, scores: Tensor) -> float:
 
 
 def read_calibration(path: Path) -> Calibration:
-    """The threshold and scale that a "calibrate" task found.
+    """Read the threshold and scale that a "calibrate" task found.
 
     Raises:
-        StoreError: damaged.
+        StoreError: the file is damaged.
     """
     card = read_card(path)
     scale = card["threshold"] - card["near"]
@@ -111,7 +111,7 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def load_networks(task: Task, context: Context) -> Networks:
-    """The classifier and the parts among a task's parents."""
+    """Load the classifier and the parts among a task's parents."""
     parts = {
         role.removeprefix(PART): load_part(parent, context)
         for role, parent in task.parents.items()
@@ -122,7 +122,7 @@ def load_networks(task: Task, context: Context) -> Networks:
 
 @torch.no_grad()
 def _figures(networks: Networks, name: str, x: Tensor, y: Tensor, card: dict[str, Any]) -> dict[str, Any]:
-    """How good one part is: its error as trained, and of a generator what the classifier makes of it."""
+    """Measure one part: its reconstruction error and, for a generator, how the classifier classifies it."""
     figures = {"held_out_error": card["history"][-1]["held_out_error"]}
     network = networks.parts[name]
     if not isinstance(network, GeneratorNetwork):
@@ -152,7 +152,7 @@ def _remark(name: str, figures: dict[str, Any], gate: float) -> str:
 
 @torch.no_grad()
 def _show(task: Task, context: Context, networks: Networks, name: str, x: Tensor, y: Tensor) -> None:
-    """Keep a few images under every class condition, to be looked at."""
+    """Keep a few images for every class condition, for viewing."""
     view = View(x, networks)
     rebuilt = view.generated(name, y)
     path = examples_of(context.out / task.parents[PART + name].path)

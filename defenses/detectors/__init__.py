@@ -1,1 +1,1 @@
-"""Detectors of adversarial images: networks they look through, scores, thresholds, and their unions."""
+"""Detectors of adversarial images: their networks, scores, thresholds, and unions of detectors."""

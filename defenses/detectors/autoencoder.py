@@ -47,9 +47,9 @@ class AutoEncoder(Part):
 
     Args:
         filters: of every convolution but the last (3 by default, 256 in the robust variant of Lu et al.).
-        pooled: five convolutions with a 2×2 average pool after the first and its undoing before the
-            fourth (MNIST's detector I and reformer); else three.
-        noise: standard deviation of the Gaussian noise, added to a training image once and for all.
+        pooled: five convolutions with a 2×2 average pool after the first and upsampling before the
+            fourth (MNIST's detector I and reformer); otherwise three convolutions.
+        noise: standard deviation of the Gaussian noise, drawn once per training image.
         activity: weight of the sum of squared activations of all convolutions over a batch.
     """
 

@@ -17,20 +17,20 @@ class Detector(ABC):
     @property
     @abstractmethod
     def parts(self) -> tuple[str, ...]:
-        """Names of the learned networks it looks through."""
+        """Names of the learned networks that it uses."""
 
     @abstractmethod
     def score(self, view: View) -> Tensor:
-        """(N,) float64; higher is more suspicious. Finite wherever the networks' outputs are."""
+        """Return (N,) float64; higher is more suspicious. Finite wherever the networks' outputs are."""
 
     @property
     def rebuilt_by(self) -> tuple[str, ...]:
-        """Auto-encoders of which the score reads Z(AE(x))."""
+        """Auto-encoders whose Z(AE(x)) the score uses."""
         return ()
 
     @property
     def generated_by(self) -> tuple[str, ...]:
-        """Generators of which the score reads Z(G(E(x), j))."""
+        """Generators whose Z(G(E(x), j)) the score uses."""
         return ()
 
     def identity(self) -> dict[str, Any]:

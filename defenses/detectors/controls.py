@@ -1,4 +1,4 @@
-"""Scores with no mutual information in them: what an MI detector has to beat at the same budget."""
+"""Scores without mutual information: baselines for an MI detector at the same false-positive rate."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class ConditionalReconstruction(Detector):
 
 @dataclass(frozen=True, kw_only=True)
 class OutputEntropy(Detector):
-    """H(F(x)), in nats: mere uncertainty."""
+    """H(F(x)), in nats: the classifier's uncertainty alone."""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ class RandomScore(Detector):
         return ()
 
     def score(self, view: View) -> Tensor:
-        pixels = view.x.detach().float().flatten(1) + 0.0  # -0.0 is 0.0
+        pixels = view.x.detach().float().flatten(1) + 0.0  # -0.0 becomes 0.0, since their bits differ
         positions = torch.arange(pixels.shape[1], device=pixels.device)
         hashed = mix(mix(pixels.view(torch.int32).long()) + mix(positions + key_of("random score")))
         bits = (mix(hashed.sum(1)) >> 11) & (2**53 - 1)

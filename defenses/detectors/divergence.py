@@ -1,4 +1,4 @@
-"""MagNet's detector by the classifier: Meng and Chen 2017, https://arxiv.org/abs/1705.09064, 4.2.2."""
+"""MagNet's detector based on the classifier: Meng and Chen 2017, https://arxiv.org/abs/1705.09064, 4.2.2."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from robustness_bench.defenses.detectors.view import DetectorError, View
 
 
 def check_temperature(temperature: float) -> None:
-    """Raise DetectorError unless it is positive and finite."""
+    """Raise DetectorError unless ``temperature`` is positive and finite."""
     if not 0 < temperature < float("inf"):
         raise DetectorError(f"temperature must be positive and finite, got {temperature}")
 

@@ -1,7 +1,7 @@
-"""A class-conditional α-GAN: Rosca et al. 2017, https://arxiv.org/abs/1706.04987, that sees classes.
+"""A class-conditional α-GAN, after Rosca et al. 2017, https://arxiv.org/abs/1706.04987.
 
-An encoder E, a generator G that sees a code and a class, a discriminator D of (image, class) and one Q of
-(code, class). Hsu et al. 2018, https://arxiv.org/abs/1809.08986, read H(A|B) off the images G(E(x), j).
+An encoder E, a generator G of (code, class), a discriminator D of (image, class) and one Q of (code, class).
+Hsu et al. 2018, https://arxiv.org/abs/1809.08986, compute H(A|B) from the images G(E(x), j).
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from torch.nn import functional
 
 from robustness_bench.defenses.detectors.parts import Images, Part
 
-_SLOPE = 0.2  # of leaky ReLU, as the public ports have it
+_SLOPE = 0.2  # of leaky ReLU, as in public implementations
 _AT_ONCE = 500
 
 
 class GeneratorNetwork(nn.Module):
-    """E and G, and while it is trained D and Q."""
+    """E and G; D and Q only while it is trained."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ def _layers(widths: list[int], *, norm: bool = False, dropout: float = 0.0) -> n
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionalGenerator(Part):
-    """E and G fool D and Q while G(E(x), y) stays near x; D and Q tell what is real.
+    """E and G try to fool D and Q while G(E(x), y) stays near x; D and Q learn to recognise real inputs.
 
     Args:
         latent: length of a code.
@@ -75,13 +75,13 @@ class ConditionalGenerator(Part):
         critic_units: of Q's two hidden layers.
         dropout: in D.
         lam: λ, weight of the mean absolute error of G(E(x), y).
-        smoothing: what D is told of a real image, in place of 1.
+        smoothing: D's target for a real image, in place of 1.
         critic_lr: learning rate of D and Q as a share of the others'.
 
     Differs from the paper: the adversarial terms are the non-saturating ones, without the log-ratio's second
-    half, as in the public ports; D and Q see the class, and D and G also images G(E(x), y'') of a class y''
-    drawn uniformly, x's own in 1 of K cases: without these two G learns to ignore the class. All networks
-    step at once.
+    half, as in public implementations. D and Q see the class, and D and G also train on images G(E(x), y'')
+    of a class y'' drawn uniformly (x's own in 1 of K cases); without these two changes G learns to ignore
+    the class. All networks take their steps together.
     """
 
     betas: ClassVar[tuple[float, float]] = (0.5, 0.9)
@@ -132,7 +132,7 @@ class ConditionalGenerator(Part):
 
     @torch.no_grad()
     def figures(self, network: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
-        """Mean absolute error of G(E(x), y)."""
+        """Return the mean absolute error of G(E(x), y)."""
         assert isinstance(network, GeneratorNetwork)
         network.eval()
         parts = zip(x.split(_AT_ONCE), y.split(_AT_ONCE), strict=True)
@@ -142,7 +142,7 @@ class ConditionalGenerator(Part):
 
 
 def _classes(uniform: Tensor, classes: int) -> list[Tensor]:
-    """(N, 2) uniform on (0, 1) -> two draws of a class, (N,) int64 each."""
+    """Turn (N, 2) uniform numbers on (0, 1) into two draws of a class, (N,) int64 each."""
     drawn = (uniform * classes).long().clamp_max(classes - 1)
     return [drawn[:, 0], drawn[:, 1]]
 
@@ -150,7 +150,7 @@ def _classes(uniform: Tensor, classes: int) -> list[Tensor]:
 def _call(
     critic: nn.Module, network: GeneratorNetwork, seen: Tensor, classes: Tensor, *, frozen: bool = False
 ) -> Tensor:
-    """A critic's logits (N, 1); with ``frozen`` its weights get no gradient."""
+    """Return a critic's logits (N, 1); with ``frozen`` its weights get no gradient."""
     seen = torch.cat([seen.flatten(1), network.one_hot(classes)], 1)
     if not frozen:
         logits: Tensor = critic(seen)

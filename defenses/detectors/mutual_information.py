@@ -1,4 +1,4 @@
-"""The detector by mutual information: Hsu et al. 2018, https://arxiv.org/abs/1809.08986."""
+"""The mutual-information detector: Hsu et al. 2018, https://arxiv.org/abs/1809.08986."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -15,12 +15,12 @@ Reconstruct = Literal["autoencoder", "generator"]
 
 @dataclass(frozen=True, kw_only=True)
 class MutualInformation(Detector):
-    """How little the class of an image says about that of its reconstruction.
+    """How little an image's class says about the class of its reconstruction.
 
     Args:
         reading: see ``scores.READINGS``; the paper prints "literal".
-        generator: part that gives p(A | B): images of every class with the code of x.
-        autoencoder: part that reconstructs x; None where the generator does.
+        generator: part that gives p(A | B) by making an image of every class from the code of x.
+        autoencoder: part that reconstructs x; None if the generator does.
         reconstruct: "autoencoder", or "generator": G(E(x), argmax F(x)).
         delta: added to the joint entropy of "literal" and "cross_jaccard", in nats.
         temperature: of every softmax.
@@ -69,7 +69,7 @@ class MutualInformation(Detector):
         return READINGS[self.reading](on_x, on_rebuilt, on_generated, self.delta)
 
     def _rebuilt(self, view: View) -> Tensor:
-        """Logits of the reconstruction, (N, K)."""
+        """Return the logits of the reconstruction, (N, K)."""
         if self.autoencoder:
             return view.rebuilt_logits(self.autoencoder)
         predicted = view.logits.argmax(1)

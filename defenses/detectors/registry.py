@@ -34,12 +34,12 @@ class PartPreset:
     """A network that detectors share, and how it is trained.
 
     Attributes:
-        part: the class by its recorded name (``attacks.class_names``).
+        part: the recorded name of the class (``attacks.class_names``).
         parameters: its hyperparameters.
         recipe: epochs, batch size, learning rate and schedule.
-        gate: what makes it fit for use: the mean squared error of an auto-encoder on held-out images, at
-            most; of a generator the share of images made under a class that the classifier calls so, at
-            least.
+        gate: what it must reach to be used: for an auto-encoder the largest mean squared error on held-out
+            images; for a generator the smallest share of generated images that the classifier assigns to
+            the class they were generated for.
     """
 
     name: str
@@ -57,10 +57,10 @@ class PartPreset:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorPreset:
-    """A way to score images, and the share of natural images it may flag.
+    """One named detector: a way to score images, and the share of natural images it may flag.
 
     Attributes:
-        detector: the class by its recorded name (``attacks.class_names``).
+        detector: the recorded name of the class (``attacks.class_names``).
         images: held-out images that set the threshold; 0 = all.
         rates: data set -> share of them that is flagged.
     """
@@ -80,7 +80,7 @@ class DetectorPreset:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts it looks at."""
+        """The names of the parts it uses."""
         return tuple(self.parameters[role] for role in _ROLES if role in self.parameters)
 
 
@@ -266,13 +266,13 @@ def _check_union(
 
 
 def build_detector(identity: dict[str, Any]) -> "Detector":
-    """The detector that ``DetectorPreset.identity`` describes."""
+    """Return the detector that ``DetectorPreset.identity`` describes."""
     detector: Detector = _built(dict(identity), "detector")
     return detector
 
 
 def build_part(identity: dict[str, Any]) -> "Part":
-    """The part that ``PartPreset.identity`` describes."""
+    """Return the part that ``PartPreset.identity`` describes."""
     arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in identity.items()}
     part: Part = _built(arguments, "part")
     return part

@@ -1,8 +1,8 @@
 """What the detectors compute: pure functions, one float64 value per image, in nats.
 
 The notation of Hsu et al. 2018, https://arxiv.org/abs/1809.08986: a (N, K) is the classifier's output on
-the image, b (N, K) that on its reconstruction, C (N, K, K) that on the image generated under each class j,
-C[n, j, i] = p(A = i | B = j). All come as logarithms, which stay finite where a probability is 0.
+the image, b (N, K) on its reconstruction, C (N, K, K) on the image generated for each class j,
+C[n, j, i] = p(A = i | B = j). All are passed as logarithms, which stay finite where a probability is 0.
 """
 
 import math
@@ -15,11 +15,11 @@ from torch import Tensor
 Reading = Literal["literal", "vi", "cross", "cross_jaccard"]
 
 _LOG_FLOOR = math.log(1e-12)  # of p(A | B) in the cross readings
-_LEAST = 1e-150  # of a joint entropy: the ratio and its gradient stay finite in float64
+_LEAST = 1e-150  # of a joint entropy, so that the ratio and its gradient stay finite in float64
 
 
 def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """log softmax(z / T) over the last dimension, float64 whatever the logits are."""
+    """Return log softmax(z / T) over the last dimension, in float64 whatever the logits' type."""
     return (logits.double() / temperature).log_softmax(-1)
 
 
@@ -51,13 +51,13 @@ def cross_entropy(log_a: Tensor, log_b: Tensor, log_c: Tensor) -> Tensor:
 
 
 def literal(log_a: Tensor, log_b: Tensor, log_c: Tensor, delta: float) -> Tensor:
-    """The Jaccard distance 1 - I(A;B) / H(A,B): (N,), at most 2, with no least value.
+    """The Jaccard distance 1 - I(A;B) / H(A,B): (N,), at most 2, not bounded below.
 
     With delta, (H(A,B) - I) / (H(A,B) + delta). The paper does not say how p(a, b) couples the three
-    computations: b alone weights C here, so I can be negative, and d above 1 or below 0.
+    computations. Here only b weights C, so I can be negative, and d can be above 1 or below 0.
 
-    Where all outputs are certain and I and H(A,B) are 0, d is 0: the limit of delta -> 0, two constants
-    being one and the same information. Every joint entropy below 1e-150 counts as 1e-150.
+    Where all outputs are certain, I and H(A,B) are 0 and d is 0, the limit of delta -> 0: two constants
+    carry the same information. A joint entropy below 1e-150 counts as 1e-150.
     """
     return _jaccard(entropy(log_a), entropy(log_b), conditional_entropy(log_b, log_c), delta)
 
@@ -68,7 +68,7 @@ def vi(log_a: Tensor, log_b: Tensor, log_c: Tensor, delta: float) -> Tensor:
 
 
 def cross(log_a: Tensor, log_b: Tensor, log_c: Tensor, delta: float) -> Tensor:
-    """H(A|B) with a, the output on the image itself, inside: (N,), at least 0."""
+    """H(A|B) with a, the output on the image itself, outside the logarithm: (N,), at least 0."""
     return cross_entropy(log_a, log_b, log_c)
 
 
@@ -83,7 +83,7 @@ READINGS: dict[Reading, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
     "cross": cross,
     "cross_jaccard": cross_jaccard,
 }
-"""How p(a, b) may be read; ``vi`` and ``cross`` have no joint entropy below and so no use of delta."""
+"""The readings of p(a, b); ``vi`` and ``cross`` have no denominator, so they do not use delta."""
 
 
 def _variation(h_a: Tensor, h_b: Tensor, h_ab: Tensor) -> Tensor:

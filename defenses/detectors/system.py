@@ -1,4 +1,4 @@
-"""A classifier guarded by a union of detectors, and by a reformer before it."""
+"""A classifier guarded by a union of detectors, with a reformer in front of it."""
 
 import math
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from robustness_bench.attacks.guarded import Guarded
 from robustness_bench.defenses.detectors.base import Detector
 from robustness_bench.defenses.detectors.view import DetectorError, Networks, View
 
-_QUIET = -1e6  # no excess is below: "literal" falls to -1e150, which float32 gradients cannot carry
+_QUIET = -1e6  # lower bound of the excess: "literal" falls to -1e150, which overflows in float32 gradients
 
 
 class Judged(NamedTuple):
-    """What a system says of each of N images."""
+    """A system's verdict on each of N images."""
 
     scores: dict[str, Tensor]
     """Detector -> (N,) float64."""
@@ -28,25 +28,25 @@ class Judged(NamedTuple):
 
     @property
     def flagged(self) -> Tensor:
-        """By any detector: (N,) bool."""
+        """Whether any detector flags each image: (N,) bool."""
         none = torch.zeros(len(self.logits), dtype=torch.bool, device=self.logits.device)
         return torch.stack([none, *self.flags.values()]).any(0)
 
 
 class System(Guarded):
-    """Flags an image where any detector's score reaches its threshold, else classifies it reformed.
+    """Flags an image if any detector's score reaches its threshold; otherwise reforms and classifies it.
 
-    ``excess`` right after ``surfaces``, or after ``forward`` without gradients, of the very same tensor
-    shares its passes: take one gradient of both together.
+    ``excess`` called right after ``surfaces``, or after ``forward`` without gradients, on the same tensor
+    object reuses their passes: compute one gradient of both together.
 
     Args:
-        networks: are put into evaluation mode.
-        thresholds, scales: one for each detector, finite; scales above 0, and needed by ``excess`` alone.
-        reformer: the auto-encoder through which images go before they are classified.
+        networks: put into evaluation mode.
+        thresholds, scales: one for each detector, finite; scales above 0, and needed only by ``excess``.
+        reformer: the auto-encoder that images pass through before they are classified.
 
     Raises:
-        DetectorError: the above does not hold, or a part is not there; on use, scores or logits that are
-            not finite.
+        DetectorError: the above does not hold, or a part is missing; in use, scores or logits are not
+            finite.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class System(Guarded):
 
     @torch.no_grad()
     def judge(self, x: Tensor) -> Judged:
-        """Every network runs once on every image that it is needed for."""
+        """Judge images (N, C, H, W); every network runs once on each image that needs it."""
         view = View(x, self.networks)
         scores = score_all(self.detectors, view)
         flags = {name: score >= self.thresholds[name] for name, score in scores.items()}
@@ -100,7 +100,7 @@ class System(Guarded):
         ]
 
     def excess(self, x: Tensor) -> Tensor:
-        """(score - threshold) / scale, (N, D) float64, flagged exactly where >= 0; never below -1e6."""
+        """Return (score - threshold) / scale, (N, D) float64: flagged exactly where >= 0, at least -1e6."""
         if self.scales is None:
             raise DetectorError("this system has no scales; build it with one for each detector")
         scores = score_all(self.detectors, self._take(x))
@@ -120,7 +120,7 @@ class System(Guarded):
         self._kept = (view, _state(view.x))
 
     def _take(self, x: Tensor) -> View:
-        """The view that was kept, once and if it is of this very tensor as it is; else a new one."""
+        """Return the kept view, at most once and only if this same tensor is unchanged; else a new view."""
         kept, self._kept = self._kept, None
         if kept is not None and kept[0].x is x and kept[1] == _state(x):
             return kept[0]
@@ -128,7 +128,7 @@ class System(Guarded):
 
 
 def score_all(detectors: Mapping[str, Detector], view: View) -> dict[str, Tensor]:
-    """Every detector's scores (N,) float64 of one view.
+    """Compute every detector's scores (N,) float64 on one view.
 
     Raises:
         DetectorError: a score is NaN, which would compare false, or infinite.
@@ -156,6 +156,6 @@ def _check_numbers(
 
 
 def _state(x: Tensor) -> tuple[int, bool, bool]:
-    """What a view of ``x`` depends on besides which tensor it is; inference mode counts no changes."""
+    """Return what a view of ``x`` depends on besides the tensor object; inference mode counts no changes."""
     version = -1 if x.is_inference() else x._version
     return version, x.requires_grad, torch.is_grad_enabled()

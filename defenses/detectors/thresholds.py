@@ -1,4 +1,4 @@
-"""From scores of held-out natural images to the score from which on an image is flagged."""
+"""Thresholds from the scores of held-out natural images."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def threshold(scores: "Tensor | NDArray[np.float64] | Sequence[float]", rate: float) -> float:
-    """The int(n · rate)-th largest of n scores: flagging what reaches it flags that share of them.
+    """Return the int(n · rate)-th largest of n scores; that share of the images reaches it.
 
     The rule of MagNet: Meng and Chen 2017, https://arxiv.org/abs/1705.09064, in the authors' code.
 
     Raises:
-        DetectorError: no scores or a score that is not finite; a rate that is no share or flags no image;
-            more images at or above the threshold than the rate allows, as where a score saturates.
+        DetectorError: no scores, or a score that is not finite; a rate outside (0, 1) or one that flags no
+            image; more images at or above the threshold than the rate allows, as when a score saturates.
     """
     values = torch.as_tensor(scores, dtype=torch.float64).flatten()
     n = len(values)
@@ -35,6 +35,6 @@ def threshold(scores: "Tensor | NDArray[np.float64] | Sequence[float]", rate: fl
     if (reached := int((values >= found).sum())) > allowed:
         raise DetectorError(
             f"{reached} of {n} natural images reach the score {found:.6g} and {allowed} may: it saturates or "
-            f"repeats there; take another rate, or a detector with another temperature or delta"
+            f"repeats there; use another rate, or a detector with another temperature or delta"
         )
     return found

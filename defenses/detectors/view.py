@@ -1,4 +1,4 @@
-"""A batch and all that the networks make of it, each computed once and only when asked for."""
+"""A batch and the networks' outputs for it, each computed once and only on request."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 
 class DetectorError(ValueError):
-    """Scores or settings that can give no detector: one line with the value and the remedy."""
+    """Invalid scores or settings of a detector: one line with the value and the remedy."""
 
 
 class Generator(Protocol):
-    """What a detector asks of a part that generates images of a class."""
+    """What a detector needs from a part that generates images of a class."""
 
     def encode(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, Z)."""
@@ -38,10 +38,10 @@ class Networks:
     parts: Mapping[str, nn.Module]
 
     def part(self, name: str) -> nn.Module:
-        """One of ``parts``.
+        """Return one of ``parts``.
 
         Raises:
-            DetectorError: it is not there.
+            DetectorError: there is no such part.
         """
         if name not in self.parts:
             known = ", ".join(sorted(self.parts)) or "none"
@@ -50,7 +50,7 @@ class Networks:
 
 
 class View:
-    """Images x (N, C, H, W) in [0, 1] through the networks; gradients flow unless the caller stops them."""
+    """Networks' outputs for images x (N, C, H, W) in [0, 1]; gradients flow unless the caller stops them."""
 
     def __init__(self, x: Tensor, networks: Networks) -> None:
         self.x = x
@@ -116,7 +116,7 @@ class View:
         return self._classified(self.conditional(part).flatten(0, 1)).reshape(n, k, k)
 
     def _like_x(self, part: str, images: Tensor) -> Tensor:
-        if images.shape != self.x.shape:  # else it would broadcast into a score
+        if images.shape != self.x.shape:  # otherwise it would broadcast into a wrong score
             made, given = tuple(images.shape), tuple(self.x.shape)
-            raise DetectorError(f"part {part!r} makes images {made} of {given}; train it on this data set")
+            raise DetectorError(f"part {part!r} makes images {made} from {given}; train it on this data set")
         return images

@@ -27,17 +27,17 @@ def lower_bound(
     divisor: float = 1.0,
     scores_at_once: int = _SCORES_AT_ONCE,
 ) -> Tensor:
-    """The bound from u[i, j, l] = ⟨overall_i, local_jl⟩ / divisor, without all scores in memory at once.
+    """Compute the bound from u[i, j, l] = ⟨overall_i, local_jl⟩ / divisor, in chunks to save memory.
 
     Args:
         overall: (N, U), of the outputs; N at least 2.
         local: (N, L, U), of the inputs.
-        scores_at_once: rows i are taken in chunks of at most so many scores, and of one row, which is
-            N·L scores, at least. With several chunks the backward pass computes each one's scores again.
+        scores_at_once: rows i are processed in chunks of at most this many scores, but at least one row
+            (N·L scores). With several chunks the backward pass recomputes the scores of each.
 
     Returns:
-        (N,), float64 if an argument is, else float32: also under autocast, and for half precision
-        arguments, the scores are computed and reduced in no less than float32.
+        (N,), float64 if an argument is, else float32. Scores are computed and reduced in at least
+            float32, also under autocast and for half-precision arguments.
     """
     if bound not in _BOUNDS:
         raise ValueError(f"unknown bound {bound!r}: one of {', '.join(_BOUNDS)}")
@@ -58,8 +58,8 @@ def donsker_varadhan(scores: Tensor, first: int = 0) -> Tensor:
         scores: (R, N, L), u[i, j, l] of the rows i = first … first + R - 1; N at least 2.
 
     Returns:
-        (R,): mean over l of u[i, i, l] - (logsumexp over j ≠ i of u[i, j, l] - log(N - 1)). It has no
-        largest value, and the fewer samples, the more it can exceed the mutual information.
+        (R,): mean over l of u[i, i, l] - (logsumexp over j ≠ i of u[i, j, l] - log(N - 1)). It is
+            unbounded, and the fewer the samples, the more it can exceed the mutual information.
 
     Differs from the paper: a marginal for every i and l, as in the code of Zhou et al. 2022, instead of
     one for the batch.
@@ -81,7 +81,7 @@ def jensen_shannon(scores: Tensor, first: int = 0) -> Tensor:
     Returns:
         (R,): mean over l of (log 2 - softplus(-u[i, i, l])) minus mean over j ≠ i and l of
         (softplus(-u[i, j, l]) + u[i, j, l] - log 2). It estimates 2·JSD, at most 2 log 2: 0 for
-        independence and growing with dependence, but no number of nats of mutual information.
+        independence and growing with dependence, but not mutual information in nats.
     """
     own, same = _own(scores, first)
     _, n, locations = scores.shape
@@ -112,7 +112,7 @@ _BOUNDS: dict[Bound, Callable[[Tensor, int], Tensor]] = {
 
 
 def _chunk(reduce: Callable[[Tensor, int], Tensor], overall: Tensor, local: Tensor, first: int) -> Tensor:
-    """Rows ``first`` … of a bound: overall (R, U), local (N, L, U) -> (R,)."""
+    """Compute a bound's rows from ``first`` on: overall (R, U), local (N, L, U) -> (R,)."""
     n, locations, units = local.shape
     with torch.autocast(overall.device.type, enabled=False):
         scores = overall @ local.reshape(n * locations, units).T
@@ -120,7 +120,7 @@ def _chunk(reduce: Callable[[Tensor, int], Tensor], overall: Tensor, local: Tens
 
 
 def _own(scores: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    """u[i, i, l] as (R, L), and where j = i as a mask (R, N, 1)."""
+    """Return u[i, i, l] as (R, L), and the mask of j = i as (R, N, 1)."""
     rows, n, _ = scores.shape
     if n < 2:
         raise ValueError(f"the bound needs at least 2 samples, got {n}")

@@ -17,9 +17,9 @@ from robustness_bench.defenses.mutual_information.bounds import Bound, lower_bou
 Objective = Literal["eq-5", "eq-4", "author", "standard"]
 Scores = Literal["cosine", "dot"]
 Apply = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
-"""(network, its input) -> its output: how a network is applied, for example a batch at a time."""
+"""(network, its input) -> its output; for example one batch at a time."""
 
-_SHORTEST = 1e-6  # a vector below this length is not stretched to 1: its direction is rounding
+_SHORTEST = 1e-6  # a shorter vector is not scaled to length 1: its direction is rounding noise
 
 _FOOLED_APART = 5.0
 _SURVIVED = 0.5
@@ -39,7 +39,7 @@ def build_estimators(
     objective: Objective,
     floor: bool,
 ) -> "MIEstimators | StandardMI":
-    """Freshly initialised estimators for an objective; draws from torch's global generator."""
+    """Return freshly initialised estimators for an objective; draws from torch's global generator."""
     if objective == "standard":
         return StandardMI(channels, classes, units, scores, bound, temperature=temperature)
     return MIEstimators(
@@ -48,14 +48,14 @@ def build_estimators(
 
 
 def directly(network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """The plain `Apply`: everything at once."""
+    """Apply the network to all inputs at once: the plain `Apply`."""
     return network(inputs)
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Vectors (..., U) at length 1, in at least float32; one shorter than 1e-6 stays below length 1."""
+    """Scale vectors (..., U) to length 1, in at least float32; one shorter than 1e-6 stays below 1."""
     vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-    largest = vectors.detach().abs().amax(-1, keepdim=True)  # whose square may be above any float
+    largest = vectors.detach().abs().amax(-1, keepdim=True)  # divided out, since its square may overflow
     return functional.normalize(vectors / largest.clamp(min=1), dim=-1, eps=_SHORTEST)
 
 
@@ -90,15 +90,15 @@ class Estimator(nn.Module):
     Args:
         channels, classes: of the images and of the logits.
         units: width U of the space in which both are compared; 2048 in the paper.
-        scores: "cosine" is the cosine of the two vectors over ``temperature``, whatever the weights are:
-            within ±1 / temperature, and so a Donsker–Varadhan estimate within ±2 / temperature.
-            "dot" is the papers' inner product of what LayerNorm, with gain and bias, gives: unbounded.
+        scores: "cosine" is the cosine of the two vectors over ``temperature``: within ±1 / temperature
+            whatever the weights are, so a Donsker–Varadhan estimate is within ±2 / temperature.
+            "dot" is the papers' inner product of LayerNorm's outputs, with gain and bias: unbounded.
         bound: which lower bound of the scores is the estimate; "jsd" is not in nats.
         temperature: τ of "cosine"; "dot" has none.
 
-    Differs from the paper: "cosine" is the default. A difference of Donsker–Varadhan terms, which
-    equation 5 maximises, grows with the scale of the scores: with "dot" it reaches thousands of nats, on
-    images that were not trained on the estimates fall to minus hundreds, and L_mi drowns L_adv.
+    Differs from the paper: "cosine" is the default. Equation 5 maximises a difference of Donsker–Varadhan
+    terms, which grows with the scale of the scores: with "dot" it reaches thousands of nats, the estimates
+    on images not trained on fall to minus hundreds, and L_mi drowns L_adv.
     """
 
     def __init__(
@@ -127,13 +127,13 @@ class Estimator(nn.Module):
         self.overall = _Projection(classes, units)
 
     def forward(self, inputs: Tensor, *logits: Tensor, apply: Apply = directly) -> tuple[Tensor, ...]:
-        """The estimate for each of several outputs against the same inputs.
+        """Return the estimate for each of several outputs against the same inputs.
 
         Args:
             inputs: (N, C, H, W), images or noise; N at least 2.
             logits: each (N, K).
-            apply: how the networks are applied. In evaluation mode they see each sample alone, so this
-                changes no value.
+            apply: how the networks are applied. In evaluation mode they treat each sample separately, so
+                this changes no value.
 
         Returns:
             One (N,) per element of ``logits``; the samples of the batch are the marginal.
@@ -145,11 +145,11 @@ class Estimator(nn.Module):
         )
 
     def of_input(self, inputs: Tensor) -> Tensor:
-        """The vectors of inputs (N, C, H, W) at every location, (N, L, U)."""
+        """Return the vectors of inputs (N, C, H, W) at every location, (N, L, U)."""
         return self._compared(self.local(inputs))
 
     def of_output(self, logits: Tensor) -> Tensor:
-        """The vectors of outputs (N, K), (N, U)."""
+        """Return the vectors of outputs: (N, K) -> (N, U)."""
         return self._compared(self.overall(logits[:, :, None, None])[:, 0])
 
     def _compared(self, vectors: Tensor) -> Tensor:
@@ -160,23 +160,23 @@ class MIEstimators(nn.Module):
     """E_n for the natural pattern (fed with x) and E_a for the adversarial one (fed with n = x̃ - x).
 
     Args:
-        channels, classes, units, scores, bound, temperature: as of `Estimator`.
+        channels, classes, units, scores, bound, temperature: as in `Estimator`.
         objective: the training loss.
             "eq-4" maximises E_n(x; h(x)) and E_a(n; h(x̃)) over the whole batch.
             "eq-5" maximises E_n(x; h(x)) - E_n(x; h(x̃)) and E_a(n; h(x̃)) - E_a(n; h(x)) over the
             samples of equation 6.
             "author" is the loss of the authors' code, see `_natural_term` and `_adversarial_term`.
-        floor: of "eq-5": a subtracted mean below 0 counts as 0. False: as the paper prints it.
+        floor: for "eq-5": a subtracted mean below 0 counts as 0. False: as printed in the paper.
 
-    The marginal is the whole batch throughout, as in the authors' code: of a few selected samples it
-    would be too small to say much.
+    The marginal is always the whole batch, as in the authors' code; a few selected samples would be too
+    small a marginal to say much.
 
-    Differs from the paper: ``floor``. No mutual information is below 0, so that a lower bound below 0 says
-    no more than 0 does. Without a floor most of what equation 5 gains lies there: the subtracted estimate
-    falls as far as the scores allow and takes the other, which shares its weights, along.
+    Differs from the paper: ``floor``. Mutual information is never below 0, so a lower bound below 0 says no
+    more than 0 does. Without a floor, most of equation 5's gain comes from there: the subtracted estimate
+    falls as far as the scores allow and pulls down the other estimate, which shares its weights.
 
-    Differs from the authors' code: there the softmax before the predicted class runs over the batch, and
-    the bound keeps j = i in the marginal with a score of 0.
+    Differs from the authors' code: their softmax before the predicted class runs over the batch, and their
+    bound keeps j = i in the marginal with a score of 0.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class MIEstimators(nn.Module):
         self.adversarial = Estimator(channels, classes, units, scores, bound, temperature=temperature)
 
     def terms(self, x: Tensor, x_adv: Tensor, y: Tensor, h: Tensor, h_adv: Tensor) -> dict[str, Tensor]:
-        """The training loss as scalar terms "natural" and "adversarial", to be minimised.
+        """Return the training loss as scalar terms "natural" and "adversarial", to be minimised.
 
         Args:
             x, x_adv: (N, C, H, W).
@@ -206,7 +206,7 @@ class MIEstimators(nn.Module):
             h, h_adv: the frozen model's outputs for x and x_adv, (N, K).
 
         Returns:
-            No terms at all where the objective uses fewer than two samples.
+            An empty dict if the objective uses fewer than two samples.
         """
         if len(x) < 2 or (self.objective == "eq-5" and int(select(h, h_adv, y).sum()) < 2):
             return {}
@@ -217,10 +217,10 @@ class MIEstimators(nn.Module):
         return self.loss(self.measure(x, x_adv, h, h_adv), y, h, h_adv)
 
     def loss(self, estimates: dict[str, Tensor], y: Tensor, h: Tensor, h_adv: Tensor) -> dict[str, Tensor]:
-        """The terms of `terms` from estimates that `measure` gave.
+        """Return the terms of `terms`, computed from the estimates of `measure`.
 
-        Where equation 6 selects fewer than two samples, "eq-5" is taken over all of them, so that there is
-        always a figure to compare epochs by.
+        Where equation 6 selects fewer than two samples, "eq-5" is taken over all samples, so that there is
+        always a value to compare epochs by.
         """
         natural, adversarial_adv = estimates["natural_of_x"], estimates["adversarial_of_x_adv"]
         if self.objective == "eq-4":
@@ -244,10 +244,10 @@ class MIEstimators(nn.Module):
     def measure(
         self, x: Tensor, x_adv: Tensor, h: Tensor, h_adv: Tensor, apply: Apply = directly
     ) -> dict[str, Tensor]:
-        """Estimates per sample, each (N,): every sample of the batch counts and is the others' marginal.
+        """Return estimates per sample, each (N,), over all samples, with the whole batch as marginal.
 
         Args:
-            apply: as of `Estimator.forward`.
+            apply: as in `Estimator.forward`.
 
         Returns:
             natural_of_x: E_n(x; h(x)); natural_of_x_adv: E_n(x; h(x̃));
@@ -264,7 +264,7 @@ class MIEstimators(nn.Module):
 
 
 class StandardMI(nn.Module):
-    """One estimator Ê of the information between an image and the output for it, as WMIM needs it."""
+    """One estimator Ê of the mutual information between an image and its output, for WMIM."""
 
     def __init__(
         self,
@@ -280,23 +280,23 @@ class StandardMI(nn.Module):
         self.standard = Estimator(channels, classes, units, scores, bound, temperature=temperature)
 
     def terms(self, x: Tensor, x_adv: Tensor, y: Tensor, h: Tensor, h_adv: Tensor) -> dict[str, Tensor]:
-        """As of `MIEstimators`: "standard" maximises Ê(x̃; h(x̃)) over the whole batch."""
+        """As in `MIEstimators`: "standard" maximises Ê(x̃; h(x̃)) over the whole batch."""
         if len(x) < 2:
             return {}
         (estimate,) = self.standard(x_adv, h_adv)
         return self.loss({"standard_of_x_adv": estimate}, y, h, h_adv)
 
     def loss(self, estimates: dict[str, Tensor], y: Tensor, h: Tensor, h_adv: Tensor) -> dict[str, Tensor]:
-        """The terms of `terms` from estimates that `measure` gave."""
+        """Return the terms of `terms`, computed from the estimates of `measure`."""
         return {"standard": -estimates["standard_of_x_adv"].mean()}
 
     def measure(
         self, x: Tensor, x_adv: Tensor, h: Tensor, h_adv: Tensor, apply: Apply = directly
     ) -> dict[str, Tensor]:
-        """Estimates per sample, each (N,), the whole batch being the marginal.
+        """Return estimates per sample, each (N,), with the whole batch as marginal.
 
         Args:
-            apply: as of `Estimator.forward`.
+            apply: as in `Estimator.forward`.
 
         Returns:
             standard_of_x: Ê(x; h(x)); standard_of_x_adv: Ê(x̃; h(x̃)); standard_across: Ê(x; h(x̃)).
@@ -307,21 +307,22 @@ class StandardMI(nn.Module):
 
 
 def select(logits: Tensor, adversarial_logits: Tensor, y: Tensor) -> Tensor:
-    """Equation 6 as a mask (N,): right on the natural image, wrong on the adversarial one."""
+    """Return equation 6 as a mask (N,): right on the natural image, wrong on the adversarial one."""
     return (logits.argmax(1) == y) & (adversarial_logits.argmax(1) != y)
 
 
 def _natural_term(natural: Tensor, natural_adv: Tensor, fooled: Tensor, survived: Tensor) -> Tensor:
-    """The authors' loss of E_n: a large E_n(x; h(x)), to which E_n(x; h(x̃)) is orthogonal over the fooled
-    samples and proportional over the survived ones.
+    """The authors' loss of E_n: makes E_n(x; h(x)) large, with E_n(x; h(x̃)) orthogonal to it over the fooled
+    samples and proportional to it over the surviving ones.
 
     Args:
         natural, natural_adv: E_n(x; h(x)) and E_n(x; h(x̃)), (N,).
-        fooled, survived: right on the natural image and wrong, or right, on the adversarial one, (N,).
+        fooled, survived: right on the natural image, and wrong (fooled) or right (survived) on the
+            adversarial one, (N,).
 
     Returns:
-        A scalar. Sums over either subset are divided by the size of both; an empty one adds 0. Without a
-        sample that is right on the natural image: -mean of ``natural`` over the batch.
+        A scalar. Sums over either subset are divided by the size of both together; an empty subset adds
+            0. If no sample is right on the natural image: -mean of ``natural`` over the batch.
     """
     right = (fooled | survived).sum()
     if right == 0:
@@ -336,8 +337,8 @@ def _natural_term(natural: Tensor, natural_adv: Tensor, fooled: Tensor, survived
 def _adversarial_term(
     adversarial: Tensor, adversarial_adv: Tensor, fooled: Tensor, survived: Tensor
 ) -> Tensor:
-    """The authors' loss of E_a: as `_natural_term`, but E_a(n; h(x̃)) is large over the fooled samples and
-    small over the survived ones, and each mean is over its own subset.
+    """The authors' loss of E_a: as `_natural_term`, but it makes E_a(n; h(x̃)) large over the fooled samples
+    and small over the surviving ones, and each mean is over its own subset.
 
     Args:
         adversarial, adversarial_adv: E_a(n; h(x)) and E_a(n; h(x̃)), (N,).
@@ -352,12 +353,12 @@ def _adversarial_term(
 
 
 def _off(similarity: float, a: Tensor, b: Tensor, chosen: Tensor) -> Tensor:
-    """|similarity - cos(a, b)| over the chosen samples: 0 for none of them; the cosine of zeros is 0."""
+    """Return |similarity - cos(a, b)| over the chosen samples, 0 if none; the cosine of zeros is 0."""
     if not chosen.any():
         return a.new_zeros(())
     return torch.abs(similarity - functional.cosine_similarity(a[chosen], b[chosen], dim=0))
 
 
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:
-    """The mean over the chosen samples, 0 for none of them."""
+    """Return the mean over the chosen samples, 0 if there are none."""
     return values[chosen].sum() / chosen.sum().clamp(min=1)

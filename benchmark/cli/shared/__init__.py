@@ -1,1 +1,1 @@
-"""What several verbs share: options, remedies, running in front of the user."""
+"""What several verbs share: options, remedies, execution with progress."""

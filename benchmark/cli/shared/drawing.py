@@ -1,4 +1,4 @@
-"""A figure that is ready to be drawn, and the writing of its files."""
+"""A figure that is ready to draw, and how its files are written."""
 
 import textwrap
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ class Drawable(NamedTuple):
     """What all figures have in common.
 
     Attributes:
-        name: of its files.
+        name: file name without extension.
         table: its numbers, for the terminal.
         draw: (format, columns of a page) -> the bytes of a file.
     """
@@ -26,7 +26,7 @@ class Drawable(NamedTuple):
 
 
 def write(figure: Drawable, folder: Path, formats: Sequence[str], columns: int) -> None:
-    """The files, atomically; and on the terminal the numbers and the files."""
+    """Write the files atomically, and print the numbers and the files' paths."""
     from robustness_bench.benchmark.files import write_atomic
     from robustness_bench.benchmark.report.rendering.formats import to_text
 

@@ -1,4 +1,4 @@
-"""Doing what a verb has planned, in front of the user."""
+"""Execution of a verb's planned work, with progress for the user."""
 
 import sys
 from collections.abc import Callable
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from robustness_bench.benchmark.run.work import Work
 
 
-def work_off(work: "Work", request: Request, publish: "Callable[..., list[Table]]", left: str) -> None:
-    """Run what is open with progress, print what ``publish`` makes of all results, and name failures.
+def execute(work: "Work", request: Request, publish: "Callable[..., list[Table]]", left: str) -> None:
+    """Run the open tasks with progress, print what ``publish`` makes of all results, and list failures.
 
     Args:
-        left: what the user finds in the folder of results.
+        left: what the run leaves in the folder of results, in words.
 
     Raises:
         typer.Exit: 130 after Ctrl-C, 1 if a task failed.

@@ -1,4 +1,4 @@
-"""The data set that results are of."""
+"""Find the data set of stored results."""
 
 from collections.abc import Mapping
 from contextlib import suppress

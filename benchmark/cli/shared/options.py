@@ -1,4 +1,4 @@
-"""The options `bench run`, `plan`, `estimate-mi` and `figure` share, and the protocol they spell."""
+"""The options `bench run`, `plan`, `estimate-mi` and `figure` share, and the protocol they give."""
 
 import functools
 import inspect
@@ -24,14 +24,14 @@ WHAT, ATTACKS, TRAINING, WEIGHTS, WHERE, HOW = PANELS = (
     "Attacks",
     "Training",
     "Weights in place of training",
-    "Files, and what of them is kept",
+    "Files, and what is kept",
     "How it runs",
 )
 Result = TypeVar("Result")
 
 
 class PanelCommand(TyperCommand):
-    """A command whose help lists options under the headings of ``PANELS``, the verb's own last."""
+    """A command whose help groups options under the headings of ``PANELS``, the verb's own last."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str]]] = {panel: [] for panel in ("Arguments", *PANELS, "Options")}
@@ -48,7 +48,7 @@ class PanelCommand(TyperCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What was asked for; each field is an option of every verb that takes a request."""
+    """The user's options; each field is an option of every verb that takes a request."""
 
     defense: Annotated[
         Names,
@@ -62,10 +62,10 @@ class Request:
         Names, typer.Option("--dataset", help="Data set (bench list datasets).", rich_help_panel=WHAT)
     ] = None
     norm: Annotated[
-        Names, typer.Option("--norm", help="linf or l2; both unless given.", rich_help_panel=WHAT)
+        Names, typer.Option("--norm", help="linf or l2; default: both.", rich_help_panel=WHAT)
     ] = None
     threat: Annotated[
-        Names, typer.Option("--threat", help="white or black; both unless given.", rich_help_panel=WHAT)
+        Names, typer.Option("--threat", help="white or black; default: both.", rich_help_panel=WHAT)
     ] = None
     seeds: Annotated[
         int | None, typer.Option("--seeds", help="Training seeds 0 … N-1.", rich_help_panel=WHAT)
@@ -90,14 +90,14 @@ class Request:
     ] = None
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="TOML protocol; the flags here override it.", rich_help_panel=WHAT),
+        typer.Option("--config", help="TOML protocol; options override it.", rich_help_panel=WHAT),
     ] = None
     attacks: Annotated[
         Names,
         typer.Option(
             "--attacks",
             "--attack",
-            help="Attacks, each under the norms it knows (bench list attacks).",
+            help="Attacks, each under the norms it supports (bench list attacks).",
             rich_help_panel=ATTACKS,
         ),
     ] = None
@@ -113,7 +113,7 @@ class Request:
         Names,
         typer.Option(
             "--curve",
-            help="Attacks that also run at other ε, for robustness curves.",
+            help="Attacks to run also at other ε, for robustness curves.",
             rich_help_panel=ATTACKS,
         ),
     ] = None
@@ -135,7 +135,7 @@ class Request:
     ] = None
     epochs: Annotated[
         int | None,
-        typer.Option("--epochs", help="Of every training, MI estimators included.", rich_help_panel=TRAINING),
+        typer.Option("--epochs", help="Of every training, also of MI estimators.", rich_help_panel=TRAINING),
     ] = None
     train_limit: Annotated[
         int | None, typer.Option("--train-limit", help="Training images; 0 = all.", rich_help_panel=TRAINING)
@@ -148,7 +148,7 @@ class Request:
         int,
         typer.Option(
             "--processes",
-            help="Processes, each with a GPU, that train one model together.",
+            help="Processes, one per GPU, that train one model together.",
             rich_help_panel=TRAINING,
         ),
     ] = 1
@@ -156,7 +156,7 @@ class Request:
         str | None,
         typer.Option(
             "--weights",
-            help="In place of training: a weights file, or robustbench:NAME.",
+            help="Use these weights instead of training: a file, or robustbench:NAME.",
             rich_help_panel=WEIGHTS,
         ),
     ] = None
@@ -164,8 +164,8 @@ class Request:
         str | None,
         typer.Option(
             "--weights-input",
-            help="Pixels the weights' network sees: plain, normalised, imagenet, half, shifted, bytes, "
-            "per-image; then +bgr, +pool, +stride-2, +stride-2-pool. Training images tell unless given.",
+            help="Input of the weights' network: plain, normalised, imagenet, half, shifted, bytes, "
+            "per-image; then +bgr, +pool, +stride-2, +stride-2-pool. Default: found on training images.",
             rich_help_panel=WEIGHTS,
         ),
     ] = None
@@ -176,14 +176,14 @@ class Request:
     weights_entry: Annotated[
         str | None,
         typer.Option(
-            "--weights-entry", help="Which of several sets of weights in the file.", rich_help_panel=WEIGHTS
+            "--weights-entry", help="Which set of weights, if the file has several.", rich_help_panel=WEIGHTS
         ),
     ] = None
     weights_accept_low: Annotated[
         bool,
         typer.Option(
             "--weights-accept-low",
-            help="Take the weights whatever their accuracy in training.",
+            help="Accept the weights whatever their accuracy on training images.",
             rich_help_panel=WEIGHTS,
         ),
     ] = False
@@ -198,7 +198,7 @@ class Request:
     trust_code: Annotated[
         bool,
         typer.Option(
-            "--trust-code", help="Run --network's code, in a confined process.", rich_help_panel=WEIGHTS
+            "--trust-code", help="Run the code of --network, in a confined process.", rich_help_panel=WEIGHTS
         ),
     ] = False
     model_dir: Annotated[
@@ -222,13 +222,13 @@ class Request:
         ),
     ] = None
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch a data set that is missing.", rich_help_panel=WHERE)
+        bool, typer.Option("--download", help="Download a missing data set.", rich_help_panel=WHERE)
     ] = False
     gallery: Annotated[
         int,
         typer.Option(
             "--gallery",
-            help="Images of every cell (first seed) to keep for the leaderboard's pages.",
+            help="Images of every cell (first seed) to keep for the leaderboard.",
             rich_help_panel=WHERE,
         ),
     ] = 8
@@ -241,7 +241,7 @@ class Request:
         ),
     ] = False
     batch_size: Annotated[
-        str, typer.Option("--batch-size", help="Images at once in evaluation, or auto.", rich_help_panel=HOW)
+        str, typer.Option("--batch-size", help="Batch size in evaluation, or auto.", rich_help_panel=HOW)
     ] = "auto"
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.", rich_help_panel=HOW)] = "auto"
     workers: Annotated[
@@ -254,13 +254,13 @@ class Request:
         bool,
         typer.Option(
             "--no-diagnosis",
-            help="Look for no signs of hidden gradients: shown as not diagnosed, not ranked.",
+            help="Skip the checks for hidden gradients: rows are shown as not diagnosed, and not ranked.",
             rich_help_panel=HOW,
         ),
     ] = False
 
     def protocol(self) -> "Protocol":
-        """The protocol it spells, checked; plugins are loaded first."""
+        """Return the requested protocol, checked; plugins are loaded first."""
         from robustness_bench.benchmark.plan.protocol import load_protocol
         from robustness_bench.defenses.plugins import load_plugin
 
@@ -270,23 +270,23 @@ class Request:
         return protocol
 
     def _check_detectors(self, protocol: "Protocol") -> None:
-        """Refuse options that nothing of this protocol would heed."""
+        """Reject options that this protocol does not use."""
         if self.kappa and not protocol.detectors:
-            raise BenchError("--kappa is of attacks on detectors: name one (bench list detectors)")
+            raise BenchError("--kappa is for attacks on detectors: name one (bench list detectors)")
         given = {
             "--threat": self.threat,
             "--attacks": self.attacks,
             "--set": self.attack_set,
             "--curve": self.curve,
         }
-        if unheeded := [flag for flag, value in given.items() if value and not protocol.defenses]:
+        if unused := [flag for flag, value in given.items() if value and not protocol.defenses]:
             raise BenchError(
-                f"{', '.join(unheeded)} is of defenses; {', '.join(protocol.detectors)} faces every attack "
+                f"{', '.join(unused)} is for defenses; {', '.join(protocol.detectors)} faces every attack "
                 "of [detection] in the --config file at every --kappa"
             )
 
     def prepare(self, make: "Callable[..., list[Task]] | None" = None) -> "Work":
-        """The work it asks for, held against the store."""
+        """Return the requested work, minus what the store already has."""
         from robustness_bench.benchmark.plan.detectors import make_whole_plan
         from robustness_bench.benchmark.run.work import prepare
 
@@ -297,7 +297,7 @@ class Request:
         )
 
     def context(self, device: str) -> "Context":
-        """Where it is done."""
+        """Return where and how the work is run."""
         from robustness_bench.benchmark.context import Context
 
         return Context(
@@ -324,7 +324,7 @@ class Request:
             raise BenchError(f"--processes must be at least 1, got {self.processes}")
 
     def _overrides(self, plugins: list[str]) -> dict[str, Any]:
-        """The options that were given, as a protocol's keys."""
+        """Return the given options as a protocol's keys."""
         from robustness_bench.attacks.registry import NORMS
         from robustness_bench.benchmark.plan.protocol import attacks_by_norm
 
@@ -376,10 +376,10 @@ class Request:
 
 
 def takes_request(verb: Callable[..., Result]) -> Callable[..., Result]:
-    """Spell the first parameter of a verb, a ``Request``, as the options typer reads from a signature."""
+    """Replace a verb's first parameter, a ``Request``, by its fields, so that typer sees them as options."""
 
     @functools.wraps(verb)
-    def spelled(**values: Any) -> Result:
+    def verb_with_options(**values: Any) -> Result:
         request = Request(**{each.name: values.pop(each.name) for each in fields(Request)})
         return verb(request, **values)
 
@@ -392,14 +392,14 @@ def takes_request(verb: Callable[..., Result]) -> Callable[..., Result]:
     ]
     own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
     arguments = [*shared, *own]
-    spelled.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
-    spelled.__annotations__ = {parameter.name: parameter.annotation for parameter in arguments}
-    del spelled.__wrapped__
-    return spelled
+    verb_with_options.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
+    verb_with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in arguments}
+    del verb_with_options.__wrapped__
+    return verb_with_options
 
 
 def _batch_size(text: str) -> int:
-    """0 for auto."""
+    """Return the batch size, 0 for auto."""
     if text == "auto":
         return 0
     if not text.isdigit() or int(text) < 1:
@@ -421,12 +421,12 @@ def _budget(eps: float | None) -> float | None:
 
 
 def split(values: list[str]) -> list[str]:
-    """Names that were repeated, or separated by commas, one by one."""
+    """Split names that were repeated or separated by commas."""
     return [name.strip() for value in values for name in value.split(",") if name.strip()]
 
 
 def show_plan(work: "Work", request: Request) -> None:
-    """Print every open task with the least and the most time it may take, and all of them together."""
+    """Print every open task and the total, with the least and the most time they may take."""
     from robustness_bench.benchmark.plan.cost import measure, predicted_seconds, predicted_total
     from robustness_bench.benchmark.report.rendering.wording import count
     from robustness_bench.benchmark.run.local import local_contexts
@@ -445,5 +445,5 @@ def show_plan(work: "Work", request: Request) -> None:
     total = between(predicted_total(seconds, work.todo, len(contexts)))
     print(
         f"{len(work.todo)} tasks, {total} with {count(len(contexts), 'worker')} on {device} (from a timed "
-        "batch; the less withstands an attack, the less time it takes: from no image to all of them)"
+        "batch; the fewer images withstand an attack, the less time it takes: from none to all of them)"
     )

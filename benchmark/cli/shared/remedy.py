@@ -1,4 +1,4 @@
-"""The command line that fills what a table or a figure lacks."""
+"""The command line that produces what a table or a figure lacks."""
 
 import shlex
 from collections.abc import Collection, Mapping
@@ -8,12 +8,12 @@ from typing import Any
 from robustness_bench.benchmark.cli.shared.options import Request
 
 
-def spelled(request: Request, verb: str, options: Mapping[str, str], without: Collection[str]) -> str:
-    """``bench VERB`` with these options, then all others that were given.
+def command_line(request: Request, verb: str, options: Mapping[str, str], without: Collection[str]) -> str:
+    """Return ``bench VERB`` with these options, then all others that were given.
 
     Args:
         options: flag -> value.
-        without: the request's fields that the options stand for.
+        without: the request's fields that the options replace.
     """
     words = ["bench", verb, *(word for option in options.items() for word in option)]
     for each in fields(Request):
@@ -24,7 +24,7 @@ def spelled(request: Request, verb: str, options: Mapping[str, str], without: Co
 
 
 def flag(annotation: Any) -> str:
-    """The option's name on the command line; typer keeps the first name of an annotation as its default."""
+    """Return the option's name on the command line; typer keeps an annotation's first name as its default."""
     option = annotation.__metadata__[0]
     names: list[str] = [option.default, *option.param_decls]
     return names[0]

@@ -1,4 +1,4 @@
-"""`bench submit`: what others send in, from the template to a checked folder."""
+"""`bench submit`: submissions, from the template to a checked folder."""
 
 import json
 from pathlib import Path
@@ -12,29 +12,27 @@ if TYPE_CHECKING:
     from robustness_bench.benchmark.submit.checks.submission import Check
 
 app = typer.Typer(
-    help="Send in a defense or an attack: write a template, check it, run it.", no_args_is_help=True
+    help="Submit a defense or an attack: write a template, check it, run it.", no_args_is_help=True
 )
 _WIDTH = 17
 
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist, or is empty.")],
-    own: Annotated[
-        bool, typer.Option("--own", help="For an architecture of your own: also a model.py.")
-    ] = False,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    own: Annotated[bool, typer.Option("--own", help="Your own architecture: also write a model.py.")] = False,
     attack: Annotated[
-        bool, typer.Option("--attack", help="For an attack: a manifest and an attack.py that works.")
+        bool, typer.Option("--attack", help="An attack: write a manifest and a working attack.py.")
     ] = False,
 ) -> None:
-    """Write the template of a submission; `bench submit check DIR` says what is to be filled in."""
+    """Write the template of a submission; `bench submit check DIR` says what to fill in."""
     from robustness_bench.benchmark.submit.intake.template import write_template
 
     if own and attack:
         raise BenchError("--own is for a defense, --attack for an attack: give one of them")
     for path in write_template(folder, own=own, attack=attack):
         print(f"wrote {path}")
-    code = "replace the steps of attack.py by yours" if attack else "put the weights beside it"
+    code = "replace the steps of attack.py with yours" if attack else "put the weights next to it"
     print(f"fill it in, {code}, then: bench submit check {folder}")
 
 
@@ -43,7 +41,7 @@ def check(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder, .zip, .tar or .tar.gz.")],
     trust_code: Annotated[
         bool,
-        typer.Option("--trust-code", help="Run the submission's model.py or attack.py, confined. Read it."),
+        typer.Option("--trust-code", help="Run the submission's code, confined. Read it first."),
     ] = False,
     data_dir: Annotated[
         Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
@@ -51,7 +49,7 @@ def check(
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
-    """Check a submission, a line for each check; what is wrong comes with its remedy.
+    """Check a submission: a line for each check, with a remedy for each problem.
 
     Exit status 0 if every check is ok, 1 if one is not, 2 if the submission cannot be read.
     """
@@ -82,10 +80,10 @@ def _summary(found: "list[Check]", complete: bool) -> str:
         return "all checks passed"
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     if counts["FAILED"]:
-        return f"{told}: mend what FAILED and check again"
+        return f"{told}: fix what FAILED and check again"
     if counts["skipped"]:
-        return f"{told}: not checked in full"
-    return f"{told}: it can be sent in, and will be shown with these flags"
+        return f"{told}: not fully checked"
+    return f"{told}: it can be submitted, and will be shown with these flags"
 
 
 @app.command("import-external")
@@ -93,14 +91,12 @@ def import_external(
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE...", help="model_info JSON files of RobustBench.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the results they are added to.")] = Path(
-        "results"
-    ),
+    out: Annotated[Path, typer.Option("--out", help="Folder of results to add to.")] = Path("results"),
     norm: Annotated[
-        str, typer.Option("--norm", help="linf or l2; else as the file's folder is called (Linf, L2).")
+        str, typer.Option("--norm", help="linf or l2; default: the name of the file's folder (Linf, L2).")
     ] = "",
 ) -> None:
-    """Add rows that others published: external, unverified, never ranked with what was measured here."""
+    """Add rows that others published: external, unverified, never ranked with rows measured here."""
     from robustness_bench.benchmark.submit.board.external import write_external
     from robustness_bench.benchmark.submit.board.model_info import read_model_info
 
@@ -114,5 +110,5 @@ def import_external(
         else:
             print(f"wrote    {written}")
     if refused:
-        print(f"{refused} of {len(files)} files refused")
+        print(f"{refused} of {len(files)} files rejected")
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`bench submit attack`: adversarial images against a model of the store, verified before they count."""
+"""`bench submit attack`: adversarial images against a stored model, verified before they count."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,24 +13,24 @@ def attack(
         Path, typer.Argument(metavar="FILE", help="A .safetensors file with sample (K,) and x_adv (K,C,H,W).")
     ],
     against: Annotated[
-        Path, typer.Option("--against", help="A record of the model: its threat model counts.")
+        Path, typer.Option("--against", help="A record of the model; its threat model applies.")
     ],
-    name: Annotated[str, typer.Option("--name", help="What the attack is called.")],
-    authors: Annotated[list[str], typer.Option("--author", help="Who made it; repeated for several.")],
+    name: Annotated[str, typer.Option("--name", help="Name of the attack.")],
+    authors: Annotated[list[str], typer.Option("--author", help="Author; repeat for several.")],
     link: Annotated[str, typer.Option("--link", help="Paper or code.")] = "",
     data_dir: Annotated[
         Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
     ] = Path("data"),
     fit: Fit = "",
     trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Run the model's own code, confined, if it came with some.")
+        bool, typer.Option("--trust-code", help="Run the model's own code, confined, if it has any.")
     ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Verify adversarial images that you found against a model; those that hold lower its worst case.
+    """Verify adversarial images that you found against a model; those that pass lower its worst case.
 
     Every image is evaluated: it must fool the model where the natural one does not, inside ε and the pixel
-    box. The store keeps those that hold with your name. Status 1 if none does.
+    box. The store keeps those that pass, with your name. Status 1 if none does.
     """
     from robustness_bench.benchmark.context import Context
     from robustness_bench.benchmark.errors import BenchError

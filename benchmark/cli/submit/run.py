@@ -1,4 +1,4 @@
-"""`bench submit run`: measure a defense by the full protocol it claims, or run an attack on those listed."""
+"""`bench submit run`: run a defense through the full protocol it claims, or an attack on listed defenses."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,15 +20,15 @@ def run(
     ] = False,
     trust_code: Annotated[
         bool,
-        typer.Option("--trust-code", help="Run the submission's model.py or attack.py, confined. Read it."),
+        typer.Option("--trust-code", help="Run the submission's code, confined. Read it first."),
     ] = False,
     defense: Annotated[
         list[str] | None,
-        typer.Option("--defense", help="An attack: only against these, repeated or comma-separated."),
+        typer.Option("--defense", help="For an attack: only against these, repeated or comma-separated."),
     ] = None,
     keep_examples: Annotated[
         bool,
-        typer.Option("--keep-examples", help="A defense: keep every image that fools it, for bench verify."),
+        typer.Option("--keep-examples", help="For a defense: keep images that fool it, for bench verify."),
     ] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = Path("results"),
     data_dir: Annotated[
@@ -38,17 +38,17 @@ def run(
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[
         int,
-        typer.Option("--workers", help="A defense: tasks at once; 0 = one per GPU, or per core up to 4."),
+        typer.Option("--workers", help="For a defense: tasks at once; 0 = one per GPU, or per core up to 4."),
     ] = 0,
 ) -> None:
-    """Check a submission, then run it. A check that fails ends it before; killed, the same command goes on.
+    """Check a submission, then run it unless a check fails. If killed, the same command resumes.
 
-    A defense is attacked: white box, the strict set, the threat model it claims. Afterwards its claims stand
-    beside what was measured; it is verified once every attack of the full protocol has run. An attack runs
-    against every model of the store that has white-box results and weights there, and lowers their worst
-    cases by what it finds. It, and models that came as code, run only confined.
+    A defense is attacked in the white box by the strict set, under the threat model it claims. Its claims are
+    then shown next to the measurements; it is verified once every attack of the full protocol has run. An
+    attack runs against every model in the store that has white-box results and weights, and lowers their
+    worst cases by what it finds. Attacks, and models that came as code, run only confined.
     """
-    from robustness_bench.benchmark.cli.shared.execution import work_off
+    from robustness_bench.benchmark.cli.shared.execution import execute
     from robustness_bench.benchmark.cli.shared.options import Request
     from robustness_bench.benchmark.cli.submit.run_attack import run_attack
     from robustness_bench.benchmark.run.work import prepare
@@ -67,7 +67,7 @@ def run(
         workers=workers,
         trust_code=trust_code,
         keep_examples=keep_examples,
-        weights_accept_low=True,  # its claims are what it is held against
+        weights_accept_low=True,  # its accuracy is compared with its claims instead
     )
     with unpacked(path) as folder:
         if is_attack(folder):
@@ -81,13 +81,13 @@ def run(
         work = prepare(protocol_of(entry, folder, quick=quick), out, data_dir)
         add_entry(out, entry)
         try:
-            work_off(work, request, publish, "the submission's records")
+            execute(work, request, publish, "the submission's records")
         finally:
             _show(entry, out)
 
 
 def _refuse(of: str, given: dict[str, bool]) -> None:
-    """Raise BenchError for an option that the other kind of submission has."""
+    """Raise BenchError for an option of the other kind of submission."""
     for option, is_given in given.items():
         if is_given:
             raise BenchError(f"{option} is for {of}, which this submission is not: leave it out")
@@ -112,7 +112,7 @@ def _check(folder: Path, request: "Request") -> None:
 
 
 def _show(entry: "Entry", out: Path) -> None:
-    """The claims beside what was measured, and what stands between it and a verified place."""
+    """Print the claims next to the measurements, and what is missing for verification."""
     from robustness_bench.benchmark.store.cells import read_records
     from robustness_bench.benchmark.submit.board.standing import standing
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def run_attack(folder: Path, request: "Request", defenses: list[str], *, quick: bool) -> None:
-    """Run the checked attack in ``folder``, then print what it did to each worst case.
+    """Run the checked attack in ``folder``, then print its effect on each worst case.
 
     Raises:
         typer.Exit: 130 after Ctrl-C, 1 if a cell failed.
@@ -39,7 +39,7 @@ def run_attack(folder: Path, request: "Request", defenses: list[str], *, quick: 
         print(f"skipped  {line}")
     if not campaign.wanted:
         raise BenchError(
-            f"nothing to attack: each model of {request.out} lacks something, see above; mend one"
+            f"nothing to attack: each model of {request.out} lacks something, see above; fix one"
         )
     with locked(request.out), at_hand(sha256, Code(code, attack.allowance)):
         failures = _run(campaign, request)

@@ -1,4 +1,4 @@
-"""The words around the detectors' tables: of how many images, seeds and κ, and what they do not claim."""
+"""Captions of the detectors' tables: numbers of images, seeds and κ, and what is not claimed."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +10,7 @@ _INTERVAL = "the 95 % Wilson interval of the mean over images, widened by the st
 
 
 def worst_caption(label: str, lines: Sequence[DetectionLine]) -> str:
-    """Of the table of the worst κ."""
+    """Return the caption of the table of the worst κ."""
     kappas = sorted({line.confidence for line in lines if line.setting == OBLIVIOUS})
     ran = f" ({', '.join(map(confidence, kappas))})" if kappas else ""
     return (
@@ -25,7 +25,7 @@ def worst_caption(label: str, lines: Sequence[DetectionLine]) -> str:
 
 
 def every_caption(label: str, lines: Sequence[DetectionLine]) -> str:
-    """Of the table of every κ."""
+    """Return the caption of the table of every κ."""
     own = [line for line in lines if line.setting == OBLIVIOUS]
     intervals = [interval for line in own if (interval := line.interval())]
     widest = max(((high - low) / 2 for low, high in intervals), default=0.0)
@@ -36,7 +36,7 @@ def every_caption(label: str, lines: Sequence[DetectionLine]) -> str:
 
 
 def _withstood(label: str, lines: Sequence[DetectionLine]) -> str:
-    """The measure, and of how many images and seeds."""
+    """Return the measure, and the numbers of images and seeds."""
     kinds = {
         "under oblivious attacks": [line for line in lines if line.setting == OBLIVIOUS],
         "under adaptive ones": [line for line in lines if line.setting not in (OBLIVIOUS, NATURAL)],
@@ -56,7 +56,7 @@ def _images(lines: Iterable[DetectionLine]) -> str:
 
 
 def span(numbers: Iterable[int]) -> str:
-    """How many, from the fewest to the most."""
+    """Return the range of some numbers, from the smallest to the largest."""
     found = sorted(numbers)
     if not found:
         return "no"
@@ -64,7 +64,7 @@ def span(numbers: Iterable[int]) -> str:
 
 
 def seeds(lines: Iterable[DetectionLine]) -> str:
-    """How many training seeds the lines have."""
+    """Return how many training seeds the lines have."""
     counts = sorted({len(line.per_seed) for line in lines})
     most = count(counts[-1] if counts else 0, "training seed")
     return most if len(counts) < 2 else f"{counts[0]} to {most}"

@@ -1,4 +1,4 @@
-"""What must hold between systems: a union of detectors withstands no less than a part of it."""
+"""Consistency checks between systems: a union of detectors withstands no less than any part of it."""
 
 from collections.abc import Iterable
 from itertools import permutations
@@ -9,13 +9,13 @@ from robustness_bench.benchmark.errors import StoreError
 from robustness_bench.benchmark.report.detectors.lines import NATURAL, OBLIVIOUS, DetectionLine
 from robustness_bench.benchmark.store.detections import Detection
 
-_SHOWN = ("sample", "label", "prediction", "l1", "l2", "linf")  # equal: the same images were judged
+_SHOWN = ("sample", "label", "prediction", "l1", "l2", "linf")  # equal in both: the same images were judged
 
 
 def check_unions(records: Iterable[Detection]) -> None:
-    """Raise StoreError where a system flags less than one of some of its detectors, at equal thresholds.
+    """Raise StoreError where a system flags less than one with some of its detectors, at equal thresholds.
 
-    It compares systems that judged the same images: natural ones, and those of oblivious attacks.
+    Compares systems that judged the same images: natural ones, and those of oblivious attacks.
     """
     cells: dict[tuple[object, ...], list[Detection]] = {}
     for record in records:
@@ -52,7 +52,7 @@ def _named(record: Detection) -> str:
 
 
 def check_settings(lines: Iterable[DetectionLine]) -> None:
-    """Raise StoreError where a table would have two lines for one cell."""
+    """Raise StoreError if a table would have two lines for one cell."""
     seen: dict[tuple[object, ...], DetectionLine] = {}
     for line in lines:
         other = seen.setdefault(line.key, line)

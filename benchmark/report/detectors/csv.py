@@ -1,4 +1,4 @@
-"""detections.csv and detectors.csv: a line per cell over its seeds (seed "all"), then one per seed."""
+"""detections.csv and detectors.csv: per cell a line over all seeds (seed "all"), then one per seed."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from robustness_bench.benchmark.statistics import Interval, MeanStd, widened
 
 _CELL = ("dataset", "system", "setting", "attack", "confidence", "beta")
 COLUMNS = (*_CELL, "seed", "seeds", "n", *FIGURES, "std", "low", "high", "status", "family")
-"""``std``, ``low`` and ``high`` are of ``both``."""
+"""``std``, ``low`` and ``high`` belong to ``both``."""
 _AT = tuple(f"tpr@{100 * rate:g}" for rate in RATES)
 DETECTOR_COLUMNS = (
     *("dataset", "system", "detector", "setting", "attack", "confidence", "beta", "seed", "seeds"),
@@ -22,12 +22,12 @@ DETECTOR_COLUMNS = (
 
 
 def detections_csv(lines: Iterable[DetectionLine]) -> str:
-    """Shares in percent; the same lines give the same bytes."""
+    """Return CSV text; shares in percent; the same lines give the same bytes."""
     return _csv(COLUMNS, (row for line in lines for row in _rows(line)))
 
 
 def detectors_csv(lines: Iterable[DetectorLine]) -> str:
-    """Shares in percent, AUROC from 0 to 1; the detector "union" is all of a system's together."""
+    """Return CSV text; shares in percent, AUROC from 0 to 1; "union" is all of a system's detectors."""
     return _csv(DETECTOR_COLUMNS, (row for line in lines for row in _detector_rows(line)))
 
 
@@ -103,5 +103,5 @@ def _interval(interval: Interval | None) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """Empty for None."""
+    """Return the number as text, empty for None."""
     return "" if value is None else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""What MagNet's detectors and its reformer withstand each, beside the curves of Lu et al. 2018."""
+"""What MagNet's detectors and its reformer each withstand, next to the curves of Lu et al. 2018."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,15 +17,15 @@ _THEIRS = ("none", "det", "ref", "both")
 
 
 def published_name(attack: str) -> str:
-    """What the detectors' papers call one of our attacks."""
+    """Return the name of one of our attacks in the detectors' papers."""
     return _PRINTED.get(attack, attack)
 
 
 def decomposition(there: Found, dataset: str) -> Table | None:
-    """A block per attack, a row per κ that was run; None without results of MagNet.
+    """Return a table with a block per attack and a row per κ that ran; None without results of MagNet.
 
     Args:
-        dataset: whose published curves stand beside ours, where there are any.
+        dataset: whose published curves are shown next to ours, if there are any.
     """
     lines = there.at(_SYSTEM, OBLIVIOUS)
     if not lines:

@@ -15,16 +15,16 @@ NATURAL, OBLIVIOUS, WHITE, GREY = SETTINGS = ("natural", "oblivious", "white", "
 
 
 class Outcome(NamedTuple):
-    """One seed of one cell. Shares in percent; None where no image is left to take them of.
+    """One seed of one cell. Shares in percent; None if no image counts.
 
     Attributes:
-        n: the images that count: under attack those whose natural version the bare classifier gets right.
-        successful: those of them on which the attack beats the bare classifier.
-        none, det_only, ref_only, both: withstood by the parts of the system that are switched on. On natural
-            images the accuracy with these parts; there a flag is an error.
-        detected: flagged by any detector, of the n and of the successful ones.
+        n: the images that count: under attack, those whose natural version the bare classifier gets right.
+        successful: those of the n images on which the attack beats the bare classifier.
+        none, det_only, ref_only, both: share withstood with these parts of the system switched on. On
+            natural images, the accuracy with these parts; there a flag is an error.
+        detected: share flagged by any detector, of the n images and of the successful ones.
         l1, l2: means over the successful ones.
-        forwards, forwards_max: passes per image of the attack.
+        forwards, forwards_max: the attack's passes per image.
     """
 
     n: int
@@ -47,15 +47,15 @@ FIGURES = Outcome._fields[2:]
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionLine:
-    """What the seeds of one cell say together.
+    """The results of one cell over its seeds.
 
     Attributes:
-        beta: weight of the L1 norm in the attack, where it has one.
-        parameters: the attack's.
+        beta: weight of the L1 norm in the attack, if it has one.
+        parameters: the attack's parameters.
         per_seed: seed -> outcome, None for a seed that failed.
-        remarks: what must be said of the system's detectors.
+        remarks: remarks on the system's detectors.
         error: last line of the first failed seed's traceback.
-        family: names everything but the seed that decided the result.
+        family: identifies everything but the seed that decided the result.
     """
 
     dataset: str
@@ -77,11 +77,11 @@ class DetectionLine:
 
     @property
     def n(self) -> int:
-        """The images that count, the fewest of any seed."""
+        """The number of images that count, the smallest of any seed."""
         return min((outcome.n for outcome in self.per_seed.values() if outcome), default=0)
 
     def figure(self, name: str) -> MeanStd | None:
-        """Over the seeds; None if any of them failed, or none has the figure."""
+        """Return mean and spread over the seeds; None if any of them failed, or none has the number."""
         if self.error:
             return None
         found = [getattr(outcome, name) for outcome in self.per_seed.values()]
@@ -89,23 +89,23 @@ class DetectionLine:
         return mean_std(values) if values else None
 
     def interval(self, name: str = "both") -> Interval | None:
-        """Of a share of the n images, in percent: see ``widened``."""
+        """Return the interval of a share of the n images, in percent: see ``widened``."""
         figure = self.figure(name)
         return widened(figure, self.n) if figure and self.n else None
 
 
 def percent(mask: Mask, of: Mask) -> float | None:
-    """Share of true values where ``of`` is true; None where it never is."""
+    """Return the share of true values where ``of`` is true; None if it never is."""
     return 100.0 * float(mask[of].mean()) if of.any() else None
 
 
 def detection_lines(records: Iterable[Detection]) -> list[DetectionLine]:
-    """One line per family; data sets by name, then systems and attacks in the order of the registries."""
+    """Return one line per family; data sets by name, then systems and attacks in the registries' order."""
     return sorted((_line(members) for members in by_family(records)), key=order)
 
 
 def by_family(records: Iterable[Detection]) -> list[list[Detection]]:
-    """The records that differ in their seed alone, in its order."""
+    """Group the records that differ only in their seed, in its order."""
     families: dict[str, list[Detection]] = {}
     for record in sorted(records, key=lambda record: (record.seed, record.id)):
         families.setdefault(record.family, []).append(record)
@@ -128,7 +128,7 @@ def _line(records: list[Detection]) -> DetectionLine:
 
 
 def remarks(records: Sequence[Detection]) -> dict[str, str]:
-    """Detector -> what its seeds say of it, and how many where not all do."""
+    """Return detector -> the remarks of its seeds, with their number if not all have the remark."""
     names = dict.fromkeys(name for record in records for name, text in record.remarks.items() if text)
     said = {}
     for name in names:
@@ -139,17 +139,17 @@ def remarks(records: Sequence[Detection]) -> dict[str, str]:
 
 
 def last_line(traceback: str) -> str:
-    """What a traceback comes to."""
+    """Return the last line of a traceback."""
     return (traceback.strip().splitlines() or ["no reason was kept"])[-1]
 
 
 def successful(record: Detection) -> Mask:
-    """Selected images on which the attack beats the bare classifier; none on natural images."""
+    """Return the selected images on which the attack beats the bare classifier; none on natural images."""
     return np.zeros_like(record.fooled) if record.spec["setting"] == NATURAL else record.fooled
 
 
 def outcome(record: Detection) -> Outcome:
-    """The figures of one seed that did not fail."""
+    """Compute the numbers of one seed that did not fail."""
     natural = record.spec["setting"] == NATURAL
     over = np.ones(len(record.rows["label"]), bool) if natural else record.selected
     kept = record.right & ~record.flagged if natural else record.defended(reformer=False)
@@ -176,7 +176,7 @@ def _mean(values: NDArray[Any], over: Mask) -> float | None:
 
 
 def order(line: DetectionLine) -> tuple[object, ...]:
-    """The order of the tables."""
+    """Return a sort key for the order of the tables."""
     return (
         line.dataset,
         position(line.system, system_names()),

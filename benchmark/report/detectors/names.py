@@ -1,4 +1,4 @@
-"""What systems, detectors and attacks are called in the tables."""
+"""Names and order of systems, detectors and attacks in the tables."""
 
 from collections.abc import Sequence
 
@@ -9,41 +9,41 @@ _FIRST = ("none", "cw", "ead-l1", "ead-en")  # as in the published tables
 
 
 def system_names() -> list[str]:
-    """In the order of the tables' rows."""
+    """Return the systems' names in the order of the tables' rows."""
     presets = system_presets()
     return sorted(presets, key=lambda name: GROUPS.index(presets[name].group))
 
 
 def system_label(name: str) -> str:
-    """Its name where it has no preset."""
+    """Return the preset's label, or the name if there is no preset."""
     presets = system_presets()
     return presets[name].label if name in presets else name
 
 
 def system_group(name: str) -> str:
-    """What the table rules off."""
+    """Return the group of rows that a rule separates in the table."""
     presets = system_presets()
     return presets[name].group if name in presets else ""
 
 
 def detector_names() -> list[str]:
-    """In the order of the registry."""
+    """Return the detectors' names in the registry's order."""
     return list(detector_presets())
 
 
 def known_attacks() -> list[str]:
-    """In the order of the tables."""
+    """Return the attacks' names in the order of the tables."""
     return [*_FIRST, *(name for name in attack_names() if name not in _FIRST)]
 
 
 def attack_label(name: str) -> str:
-    """Its name where it has no preset."""
+    """Return the preset's label, or the name if there is no preset."""
     presets = attack_presets("strict")
     return presets[name].label if name in presets else name
 
 
 def position(name: str, names: Sequence[str]) -> tuple[int, str]:
-    """To sort by: known names in their order, then the others."""
+    """Return a sort key: known names in their order, then the others."""
     return (names.index(name) if name in names else len(names), name)
 
 

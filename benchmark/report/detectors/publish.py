@@ -1,4 +1,4 @@
-"""Write what a store's detection records come to: two CSV files and the tables of each data set."""
+"""Write the results of a store's detection records: two CSV files and the tables of each data set."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,8 +25,8 @@ def publish_detections(
     """Write detections.csv and detectors.csv of all records, and the tables of those ``shown``.
 
     Args:
-        labels: data set -> what it is called in the records; the tables' order.
-        shown: of the records those of one setting; all unless given.
+        labels: data set -> its name in the records, in the order of the tables.
+        shown: the records of one setting; all by default.
 
     Returns:
         The tables; those to be shown on a terminal have the measure "accuracy". None without records.
@@ -51,7 +51,7 @@ def publish_detections(
 def detection_tables(
     records: Sequence[Detection], validation: Validation, labels: Mapping[str, str]
 ) -> list[Table]:
-    """Per data set that has records: the worst κ, every κ, what each part withstands."""
+    """Return for each data set with records: the worst κ, every κ, what each part withstands."""
     lines, detectors = detection_lines(records), detector_lines(records, validation)
     tables: list[Table | None] = []
     for dataset, label in labels.items():

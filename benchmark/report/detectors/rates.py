@@ -1,4 +1,4 @@
-"""How well each detector tells adversarial images from natural ones, from the records of its seeds."""
+"""How well each detector separates adversarial from natural images, from the records of its seeds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,22 +23,22 @@ from robustness_bench.benchmark.report.detectors.roc import RATES, Scores, at_ra
 from robustness_bench.benchmark.statistics import Interval, MeanStd, mean_std, widened
 from robustness_bench.benchmark.store.detections import Detection, Mask
 
-UNION = "union"  # stands in a detector's place for all of the system's detectors
+UNION = "union"  # in place of a detector's name: all of the system's detectors
 Validation = Mapping[str, Scores]
-"""Calibration's id -> the scores of held-out natural images that its threshold comes from."""
+"""Calibration id -> the scores of held-out natural images that set its threshold."""
 
 
 class Reading(NamedTuple):
-    """One detector of one seed. Shares in percent; None where there is nothing to take them of.
+    """One detector of one seed. Shares in percent; None if no image counts.
 
     Attributes:
-        threshold: the score from which on it flags; None of the union.
-        nominal: share of the held-out images that it flags; of the union the sum of its detectors',
-            which it cannot exceed.
-        natural: natural test images; ``fpr`` is the share of them that is flagged.
-        successful: images that fool the bare classifier; ``tpr`` is the share of them that is flagged.
+        threshold: it flags scores from this value on; None for the union.
+        nominal: share of the held-out images that it flags; for the union the sum over its detectors,
+            an upper bound.
+        natural: number of natural test images; ``fpr`` is the flagged share of them.
+        successful: number of images that fool the bare classifier; ``tpr`` is the flagged share of them.
         auroc: 0 to 1, of the successful ones against the natural test images.
-        tprs: share flagged of the successful ones at the thresholds that flag ``RATES`` of the held-out
+        tprs: flagged share of the successful ones at the thresholds that flag ``RATES`` of the held-out
             images; None where these are too few, or tied.
     """
 
@@ -54,7 +54,7 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorLine:
-    """One detector of one cell; ``remark`` is what must be said of it."""
+    """One detector of one cell; ``remark`` is a remark on it."""
 
     detector: str
     cell: DetectionLine
@@ -63,16 +63,16 @@ class DetectorLine:
 
     @property
     def natural(self) -> int:
-        """Natural test images, the fewest of any seed."""
+        """The number of natural test images, the smallest of any seed."""
         return min((reading.natural for reading in self.per_seed.values() if reading), default=0)
 
     @property
     def successful(self) -> int:
-        """Successful images, of all seeds together."""
+        """The number of successful images, of all seeds together."""
         return sum(reading.successful for reading in self.per_seed.values() if reading)
 
     def figure(self, name: str, index: int | None = None) -> MeanStd | None:
-        """Over the seeds that have it; None if any seed failed. ``index`` is of ``tprs``."""
+        """Return mean and spread over seeds that have it; None if a seed failed. ``index``: of ``tprs``."""
         if None in self.per_seed.values():
             return None
         found = [getattr(reading, name) for reading in self.per_seed.values()]
@@ -81,18 +81,18 @@ class DetectorLine:
         return mean_std(values) if values else None
 
     def false_positives(self) -> Interval | None:
-        """Interval of ``fpr``."""
+        """Return the interval of ``fpr``."""
         figure = self.figure("fpr")
         return widened(figure, self.natural) if figure and self.natural else None
 
 
 def detector_lines(records: Sequence[Detection], validation: Validation) -> list[DetectorLine]:
-    """A line per cell and detector, and one for their union.
+    """Return a line per cell and detector, and one for their union.
 
-    False positives and AUROC are taken on the natural cell of the very same system.
+    False positives and AUROC use the natural cell of the same system.
 
     Raises:
-        StoreError: a score that is not a number.
+        StoreError: a score is NaN.
     """
     natural = _natural(records)
     members = {each[0].family: each for each in by_family(records)}
@@ -104,13 +104,13 @@ def detector_lines(records: Sequence[Detection], validation: Validation) -> list
 
 
 def _calibrated(record: Detection) -> tuple[object, ...]:
-    """All that decides a system's answers to natural images."""
+    """Return everything that decides a system's answers to natural images."""
     parents = ((role, parent) for role, parent in record.spec["parents"].items() if role != "crafted")
     return record.spec["dataset"], record.spec["system"], record.seed, *sorted(parents)
 
 
 def _natural(records: Iterable[Detection]) -> dict[tuple[object, ...], Detection]:
-    """The natural cell of each such system; that of the most images where there are several."""
+    """Return the natural cell of each such system; if there are several, the one with the most images."""
     found = [each for each in records if each.status == "ok" and each.spec["setting"] == NATURAL]
     return {
         _calibrated(each): each for each in sorted(found, key=lambda each: (len(each.rows["label"]), each.id))
@@ -169,7 +169,7 @@ def _reading(record: Detection, name: str, natural: Detection | None, validation
 
 
 def _sum(shares: Sequence[float | None]) -> float | None:
-    """None if any of them is not known."""
+    """Return the sum, None if any of them is unknown."""
     known = [share for share in shares if share is not None]
     return sum(known) if len(known) == len(shares) else None
 

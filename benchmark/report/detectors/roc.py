@@ -1,15 +1,15 @@
-"""Scores against scores: AUROC, and rates at thresholds that held-out natural images set."""
+"""AUROC, and rates at thresholds set on held-out natural images."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 RATES = (0.001, 0.005, 0.01, 0.05)
 Scores = NDArray[np.float64]
-_ROUNDING = 1e-9  # 0.29 of 100 images are 29, not 28
+_ROUNDING = 1e-9  # so that 0.29 of 100 images is 29, not 28
 
 
 def auroc(natural: Scores, adversarial: Scores) -> float:
-    """The chance that an adversarial image scores higher than a natural one, ties counted half; exact.
+    """Return the chance that an adversarial image scores higher than a natural one, ties counted half; exact.
 
     Mann and Whitney 1947; both sides need a score.
     """
@@ -20,9 +20,9 @@ def auroc(natural: Scores, adversarial: Scores) -> float:
 
 
 def threshold_at(held_out: Scores, rate: float) -> float | None:
-    """The score from which on that share of held-out images is flagged: MagNet's rule.
+    """Return the score from which on this share of held-out images is flagged: MagNet's rule.
 
-    None where it is less than one image, or where ties would flag more.
+    None if the share is less than one image, or if ties would flag more.
     """
     count = int(held_out.size * rate + _ROUNDING)
     if not count:
@@ -32,7 +32,7 @@ def threshold_at(held_out: Scores, rate: float) -> float | None:
 
 
 def at_rates(adversarial: Scores, held_out: Scores | None) -> tuple[float | None, ...]:
-    """Percent of the scores that are flagged at the thresholds that flag ``RATES`` of the held-out images."""
+    """Return the percent of scores flagged at the thresholds that flag ``RATES`` of the held-out images."""
     if held_out is None or not adversarial.size:
         return (None,) * len(RATES)
     thresholds = [threshold_at(held_out, rate) for rate in RATES]

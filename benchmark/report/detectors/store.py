@@ -1,4 +1,4 @@
-"""What a store holds for the detectors' tables."""
+"""Read a store's results for the detectors' tables."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ from robustness_bench.defenses.detectors.registry import system_presets
 
 
 def detections(out: Path) -> list[Detection]:
-    """Every cell of a store, in a fixed order."""
+    """Return every cell of a store, in a fixed order."""
     return [read_detection(path) for path in find_detections(out)]
 
 
 def validation_scores(out: Path) -> dict[str, Scores]:
-    """Of every calibration of a store: its id -> the scores of held-out natural images.
+    """Return calibration id -> scores of held-out natural images, for every calibration of a store.
 
     Raises:
         StoreError: a damaged file.
@@ -39,7 +39,7 @@ def validation_scores(out: Path) -> dict[str, Scores]:
 def fitting(
     protocol: Protocol, settings: Settings, data: Mapping[str, Located], records: Sequence[Detection]
 ) -> list[Detection]:
-    """The cells that any run of detectors with these settings would count as its own."""
+    """Return the cells that a run of detectors with these settings would include."""
     oblivious = [record.spec for record in records if record.spec["setting"] == OBLIVIOUS]
     detection = dataclasses.replace(
         settings.detection,

@@ -28,7 +28,7 @@ class Found:
     """The lines of one data set.
 
     Attributes:
-        unions: of the union of each system's detectors.
+        unions: lines of the union of each system's detectors.
     """
 
     label: str
@@ -37,17 +37,17 @@ class Found:
 
     @property
     def systems(self) -> list[str]:
-        """In the order of the rows."""
+        """The systems in the order of the rows."""
         return sorted({line.system for line in self.lines}, key=lambda name: position(name, system_names()))
 
     @property
     def attacks(self) -> list[str]:
-        """Of the oblivious attacks, in the order of the columns."""
+        """The oblivious attacks in the order of the columns."""
         met = {line.attack for line in self.lines if line.setting == OBLIVIOUS}
         return sorted(met, key=lambda name: position(name, known_attacks()))
 
     def at(self, system: str, setting: str = "", attack: str = "") -> list[DetectionLine]:
-        """The lines of a system, of every setting and attack unless one is named, by κ."""
+        """Return a system's lines by κ, of every setting and attack by default."""
         return [
             line
             for line in self.lines
@@ -55,13 +55,13 @@ class Found:
         ]
 
     def kappas(self, attack: str = "") -> list[float]:
-        """Those an oblivious attack was run with on any system."""
+        """Return the κ that an oblivious attack ran with on any system."""
         met = (line for line in self.lines if line.setting == OBLIVIOUS and attack in ("", line.attack))
         return sorted({line.confidence for line in met})
 
 
 def found(label: str, lines: Iterable[DetectionLine], detectors: Iterable[DetectorLine]) -> Found:
-    """What there is of the data set that is called ``label``."""
+    """Return the lines of the data set with this label."""
     return Found(
         label=label,
         lines=[line for line in lines if line.dataset == label],
@@ -70,7 +70,7 @@ def found(label: str, lines: Iterable[DetectionLine], detectors: Iterable[Detect
 
 
 def worst_table(there: Found) -> Table:
-    """A row per system: natural images, each oblivious attack at its worst κ, adaptive attacks."""
+    """Return a row per system: natural images, each oblivious attack at its worst κ, adaptive attacks."""
     notes = Notes()
     rows = [_alone(there, notes), *(_row(there, system, notes) for system in there.systems)]
     return Table(
@@ -94,7 +94,7 @@ def worst_table(there: Found) -> Table:
 
 
 def _alone(there: Found, notes: Notes) -> Row:
-    """The classifier without any system; every system's cells hold its answers."""
+    """Return the row of the classifier without a system; every system's cells hold its answers."""
     first = there.systems[0]
     worst = [_worst(there, first, attack, notes, "none") for attack in there.attacks]
     natural = _share(there.at(first, NATURAL), "none", notes)
@@ -122,12 +122,12 @@ def _row(there: Found, system: str, notes: Notes) -> Row:
 
 
 def _remarks(there: Found, system: str) -> list[str]:
-    """Of all lines of a system, each once."""
+    """Return the remarks of all lines of a system, each once."""
     return list(dict.fromkeys(text for line in there.at(system) for text in line.remarks))
 
 
 def _share(lines: Sequence[DetectionLine], name: str, notes: Notes) -> Cell:
-    """Of one line, with its interval."""
+    """Return the share of one line, with its interval."""
     if not lines:
         return MISSING
     (line,) = lines
@@ -136,7 +136,7 @@ def _share(lines: Sequence[DetectionLine], name: str, notes: Notes) -> Cell:
 
 
 def _false_positives(there: Found, system: str) -> Iterator[Cell]:
-    """Measured on test images, and nominal."""
+    """Yield the measured rate on test images, and the nominal rate."""
     at = [each for each in there.unions if (each.cell.system, each.cell.setting) == (system, NATURAL)]
     fpr, nominal = (at[0].figure(name) for name in ("fpr", "nominal")) if at else (None, None)
     interval = at[0].false_positives() if at else None
@@ -155,20 +155,20 @@ def _worst(there: Found, system: str, attack: str, notes: Notes, name: str) -> C
 
 
 def worst_of(lines: Sequence[DetectionLine], name: str = "both") -> DetectionLine | None:
-    """The line that withstands least, the first of equals; None without figures."""
+    """Return the line that withstands least, the first of equals; None if no line has a number."""
     figures = [(figure.mean, line) for line in lines if (figure := line.figure(name))]
     return min(figures, key=lambda each: each[0])[1] if figures else None
 
 
 def _gaps(lines: Sequence[DetectionLine], kappas: Sequence[float], name: str) -> str:
-    """What the worst κ was not looked for among."""
+    """Say which κ could not be considered for the worst one."""
     have = [line.confidence for line in lines if line.figure(name)]
     lack = [confidence(kappa) for kappa in kappas if kappa not in have]
     return f"without κ {', '.join(lack)}, which failed or did not run" if lack else ""
 
 
 def _success(lines: Sequence[DetectionLine], notes: Notes, claim: str) -> Cell:
-    """Share of images on which the adaptive attack is neither flagged nor put right, at its best."""
+    """Return the best adaptive attack's share of images neither flagged nor corrected by the reformer."""
     line = worst_of(lines)
     figure, interval = (line.figure("both"), line.interval()) if line else (None, None)
     if line is None or figure is None or interval is None:
@@ -178,7 +178,7 @@ def _success(lines: Sequence[DetectionLine], notes: Notes, claim: str) -> Cell:
 
 
 def every_table(there: Found) -> Table:
-    """A block per oblivious attack, a row per system, a column per κ."""
+    """Return a table with a block per oblivious attack, a row per system, a column per κ."""
     notes = Notes()
     kappas = there.kappas()
     return Table(

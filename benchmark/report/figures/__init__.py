@@ -1,1 +1,1 @@
-"""What the figures show, as values."""
+"""The contents of the figures, as values."""

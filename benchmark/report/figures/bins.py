@@ -1,7 +1,7 @@
 """Bins for scores of any range: plain, logarithmic, or logarithmic on both sides of 0.
 
-Scores of different detectors differ by orders of magnitude and have long tails; bins are equally wide on
-the scale that fits. What lies beyond the range shown is counted in the bins at its ends.
+Scores of different detectors differ by orders of magnitude and have long tails; bins have equal width on
+the scale that fits. Scores beyond the shown range are counted in the bins at its ends.
 """
 
 import math
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from robustness_bench.benchmark.report.detectors.roc import Scores
 
 BINS = 36
-_TAIL = 0.005  # of either side may lie beyond the range
+_TAIL = 0.005  # share of the scores that may lie beyond each end of the range
 _DECADE = 10.0
-_HEAVY = 4.5  # ranges of so many interquartile ranges have long tails; of a normal distribution it is 3.8
+_HEAVY = 4.5  # in interquartile ranges: a wider range has long tails; a normal distribution has 3.8
 _ROOM = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Where a score is drawn.
+    """Maps scores to positions on an axis.
 
     Attributes:
-        width: of the part around 0 that is nearly plain, of the kind "asinh".
+        width: for "asinh", the width of the nearly linear part around 0.
     """
 
     kind: Literal["linear", "log", "asinh"]
@@ -35,27 +35,27 @@ class Scale:
     width: float = 1.0
 
     def place(self, score: float) -> float:
-        """Its place from 0 at ``low`` to 1 at ``high``, and no farther."""
+        """Return the position of a score, from 0 at ``low`` to 1 at ``high``, clipped to that range."""
         low, high = self._bent(self.low), self._bent(self.high)
         return (self._bent(min(max(score, self.low), self.high)) - low) / (high - low)
 
     def score(self, place: float) -> float:
-        """What is drawn there: the inverse of ``place``."""
+        """Return the score at a position: the inverse of ``place``."""
         low, high = self._bent(self.low), self._bent(self.high)
         return self._straight(low + (high - low) * place)
 
     def edges(self, bins: int = BINS) -> tuple[float, ...]:
-        """The scores that part the bins."""
+        """Return the scores that separate the bins."""
         return (self.low, *(self.score(index / bins) for index in range(1, bins)), self.high)
 
     def shares(self, scores: Scores, bins: int = BINS) -> tuple[float, ...]:
-        """Share of the scores in each bin; they add up to 1."""
+        """Return the share of the scores in each bin; they add up to 1."""
         inner = np.array(self.edges(bins)[1:-1])
         counts = np.bincount(np.searchsorted(inner, scores, "right"), minlength=bins)
         return tuple(float(count) / max(len(scores), 1) for count in counts)
 
     def ticks(self, apart: float = 0.27) -> tuple[float, ...]:
-        """Round scores, in rising order, at least so far apart."""
+        """Return round scores in rising order, at least ``apart`` from each other."""
         kept: list[float] = []
         for tick in self._round():
             inside = self.low <= tick <= self.high
@@ -74,7 +74,7 @@ class Scale:
         return math.sinh(place) * self.width if self.kind == "asinh" else place
 
     def _round(self) -> list[float]:
-        """Candidates, the roundest first."""
+        """Return candidates for ticks, the roundest first."""
         if self.kind == "linear":
             step = 10.0 ** math.floor(math.log10((self.high - self.low) / 2))
             spans = [step * factor for factor in (5, 2, 1)]
@@ -91,7 +91,7 @@ class Scale:
 
 
 def scale_of(natural: Scores, adversarial: Scores, thresholds: Sequence[float]) -> Scale:
-    """The scale that shows both, and the thresholds inside."""
+    """Return the scale that shows both kinds of scores, with the thresholds inside."""
     sides = [side[np.isfinite(side)] for side in (natural, adversarial)]
     ends = [np.quantile(side, (_TAIL, 1 - _TAIL)) for side in sides if len(side)]
     marks = [mark for mark in thresholds if math.isfinite(mark)]
@@ -109,12 +109,12 @@ def scale_of(natural: Scores, adversarial: Scores, thresholds: Sequence[float]) 
 
 
 def _widened(scale: Scale) -> Scale:
-    """With room for a threshold at its end."""
+    """Return the scale with room for a threshold at its end."""
     return replace(scale, high=scale.score(1 + _ROOM))
 
 
 def _middle(scores: NDArray[np.float64]) -> float:
-    """The interquartile range, or the smallest size of a score where half of them are equal."""
+    """Return the interquartile range or, if half of the scores are equal, the smallest magnitude."""
     quarters = np.quantile(scores, (0.25, 0.75))
     sizes = np.abs(scores[scores != 0])
     return float(quarters[1] - quarters[0]) or float(min(sizes, default=1.0))

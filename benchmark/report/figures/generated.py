@@ -1,4 +1,4 @@
-"""What a conditional generator makes of test images, as values; ``drawing.grids`` draws them."""
+"""Images of a conditional generator from test images, as values; ``drawing.grids`` draws them."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ COLUMNS = ("figure", "dataset", "generator", "image", "label", "condition", "pre
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedFigure:
-    """Everything a drawing needs, and nothing it has to decide.
+    """Everything a drawing needs; it decides nothing itself.
 
     Attributes:
         generator: the name of its checkpoint.
@@ -31,17 +31,17 @@ class GeneratedFigure:
 
     @property
     def name(self) -> str:
-        """What its files are called."""
+        """The name of its files, without extension."""
         return f"generated-{self.dataset}-{self.generator}"
 
     @property
     def title(self) -> str:
-        """Over the images."""
+        """The title above the images."""
         return f"Generator on {self.dataset}"
 
     @property
     def agreeing(self) -> float:
-        """Share of all images made under a class, drawn or not, that the classifier gives that class."""
+        """Share of all images generated for a class, drawn or not, that the classifier assigns to it."""
         predicted = self.examples.predicted
         return float((predicted == np.arange(predicted.shape[1])).mean())
 
@@ -55,7 +55,7 @@ class GeneratedFigure:
 
 
 def generated_figure(dataset: str, generator: str, examples: ConditionalExamples) -> GeneratedFigure:
-    """The first image of each of a few classes; all classes as conditions, or else those of the images."""
+    """Return the first image of some classes, with all classes or those of the images as conditions."""
     labels = examples.label.tolist()
     first = {label: labels.index(label) for label in sorted(set(labels))}
     rows = tuple(first.values())[:ROWS]
@@ -71,7 +71,7 @@ def generated_figure(dataset: str, generator: str, examples: ConditionalExamples
 
 
 def caption(figure: GeneratedFigure) -> str:
-    """Everything one must know to read the images."""
+    """Return the caption: everything needed to read the images."""
     n, classes = figure.examples.predicted.shape
     return (
         f"Natural images x of {figure.dataset}, x̂ as they are rebuilt, and G(E(x), j): what the generator "
@@ -82,7 +82,7 @@ def caption(figure: GeneratedFigure) -> str:
 
 
 def to_csv(figure: GeneratedFigure) -> str:
-    """A line per image and class, drawn or not, as CSV text with a header."""
+    """Return CSV text with a header and a line per image and class, drawn or not."""
     examples = figure.examples
     return as_csv(
         COLUMNS,
@@ -98,7 +98,7 @@ def to_csv(figure: GeneratedFigure) -> str:
 
 
 def to_table(figure: GeneratedFigure) -> Table:
-    """What the classifier sees in the images that are drawn: a row per image, a column per class."""
+    """Return the classifier's predictions for the drawn images: a row per image, a column per class."""
     predicted = figure.examples.predicted
     return Table(
         name=figure.name,

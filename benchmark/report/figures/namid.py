@@ -1,6 +1,6 @@
-"""What Figures 2, 4, 5 and 7 of Zhou et al. 2022 (arXiv:2207.12203) show, from the results of a store.
+"""Contents of Figures 2, 4, 5 and 7 of Zhou et al. 2022 (arXiv:2207.12203), from the results of a store.
 
-Data alone: every number that is drawn, what is missing, and the words around it. ``drawing.namid`` draws it.
+Only data: every number to draw, what is missing, and the words around it. ``drawing.namid`` draws it.
 """
 
 import csv
@@ -25,7 +25,7 @@ from robustness_bench.defenses.registry import defense_presets
 Number = Literal["2", "4", "5", "7"]
 NUMBERS: tuple[Number, ...] = ("2", "4", "5", "7")
 ESTIMATED = ("2", "4")
-"""Those made of estimates of mutual information; the others are made of accuracies."""
+"""The figures of mutual-information estimates; the others show accuracies."""
 COLUMNS = (
     "figure",
     "dataset",
@@ -75,17 +75,17 @@ _ESTIMATORS = {"namid-eq-4": "MIM", "namid": "Our"}
 
 
 class NothingToDrawError(BenchError):
-    """The store holds no number of a figure."""
+    """The store has no number for a figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One figure that was asked for.
+    """One requested figure.
 
     Attributes:
-        label: what the data set is called.
-        seeds: how many were asked for; those of the store beyond them count too.
-        defense, attacks: in place of the figure's own, where given.
+        label: the data set's label.
+        seeds: how many were requested; further seeds in the store are used too.
+        defense, attacks: replace the figure's own, if given.
     """
 
     number: Number
@@ -98,13 +98,13 @@ class Question:
 
     @property
     def budget(self) -> str:
-        """ε as it is written."""
+        """ε as text."""
         return budget(self.settings.eps[self.norm])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """What has to run before a figure is whole: all of these under each other."""
+    """What must run to complete a figure: every combination of these."""
 
     verb: Literal["run", "estimate-mi"]
     dataset: str
@@ -121,7 +121,7 @@ Remedy = Callable[[Gap], str]
 
 @dataclass(frozen=True, kw_only=True)
 class Spot:
-    """A place in a figure, and what is measured there."""
+    """A place in a figure, and what it shows."""
 
     panel: str = ""
     group: str
@@ -133,7 +133,7 @@ class Spot:
 
     @property
     def cell(self) -> str:
-        """How a message names it."""
+        """Its name in messages."""
         presets, attacks = defense_presets(), attack_labels()
         name = f"{presets[self.defense].label} × {attacks[self.attack]}"
         return f"{name} ({self.objective})" if self.objective else name
@@ -141,15 +141,15 @@ class Spot:
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """A number as it is drawn, or why it is not there.
+    """A number to draw, or why it is missing.
 
     Attributes:
-        figure: mean ± sample standard deviation over seeds; None where it is missing or failed.
+        figure: mean ± sample standard deviation over seeds; None if it is missing or failed.
         per_seed: seed -> number, None for a seed that failed.
-        offset: what was subtracted, in nats; None for accuracies.
-        status: a missing value never ran.
-        error: of a failed value.
-        lacking: the seeds it has to be run for.
+        offset: the value subtracted, in nats; None for accuracies.
+        status: "missing" if it never ran.
+        error: the error of a failed value.
+        lacking: the seeds that still have to run.
     """
 
     spot: Spot
@@ -168,10 +168,10 @@ class Figure:
 
     Attributes:
         shape: a radar has one axis per group and one closed curve per series.
-        unit: label of the axis of values.
+        unit: label of the value axis.
         values: panel by panel, group by group, series by series.
-        shaded: the two series with the area between them.
-        notes: what is not there, and the command that fills it last.
+        shaded: the two series with shading between them.
+        notes: what is missing, ending with the command that produces it.
         remedy: that command, "" if nothing is missing.
     """
 
@@ -197,7 +197,7 @@ class Figure:
 
     @property
     def drawn(self) -> "Figure":
-        """The same without the groups and series that never ran; what failed keeps its place."""
+        """Return the figure without groups and series that never ran; failed ones keep their place."""
         ran = [value for value in self.values if value.status != "missing"]
         there = {(value.spot.panel, value.spot.group) for value in ran}
         series = {value.spot.series for value in ran}
@@ -206,40 +206,40 @@ class Figure:
 
     @property
     def panels(self) -> list[str]:
-        """Their titles in order."""
+        """The panels' titles in order."""
         return list(dict.fromkeys(value.spot.panel for value in self.values))
 
     @property
     def series(self) -> list[str]:
-        """What the legend lists, in order."""
+        """The entries of the legend, in order."""
         return list(dict.fromkeys(value.spot.series for value in self.values))
 
     def groups(self, panel: str) -> list[str]:
-        """The groups of one panel in order."""
+        """Return the groups of one panel in order."""
         return list(dict.fromkeys(v.spot.group for v in self.values if v.spot.panel == panel))
 
     def at(self, panel: str, group: str, series: str) -> Value | None:
-        """The value of one place."""
+        """Return the value at one place."""
         wanted = (panel, group, series)
         found = [v for v in self.values if (v.spot.panel, v.spot.group, v.spot.series) == wanted]
         return found[0] if found else None
 
 
 def attack_labels() -> dict[str, str]:
-    """Attack -> what it is called, of every parameter set."""
+    """Return attack -> label, over all parameter sets."""
     return {name: preset.label for each in SETS for name, preset in attack_presets(each).items()}
 
 
 def accuracy_figure(question: Question, records: Sequence[Record], remedy: Remedy) -> Figure:
-    """Figure 5 or 7: white-box accuracies of a few defenses under a few attacks, in percent.
+    """Return Figure 5 or 7: white-box accuracies of some defenses under some attacks, in percent.
 
     Args:
         records: those that fit the question's settings (``publish.fitting``); other threat models,
-            norms, budgets and defenses among them are passed over.
+            norms, budgets and defenses among them are ignored.
 
     Raises:
         NothingToDrawError: there is no number; the message has the command.
-        BenchError: an attack that counts at any distance, or has nothing to do with the question.
+        BenchError: an attack that counts at any distance, or is not available for the question.
     """
     eps = question.settings.eps[question.norm]
     near = [
@@ -255,19 +255,19 @@ def accuracy_figure(question: Question, records: Sequence[Record], remedy: Remed
 
 
 def mi_figure(question: Question, records: Sequence[MIRecord], remedy: Remedy) -> Figure:
-    """Figure 2 or 4: estimates of mutual information in nats, offset so that the worst case is 0.
+    """Return Figure 2 or 4: estimates of mutual information in nats, offset so that the worst case is 0.
 
     The paper offsets "the estimated MI" and then averages over samples (section 4.2, appendix B). So the
-    worst case is the smallest estimate of any one image: of all three curves, attacks and seeds of Figure 2
-    together, else the shaded area would mean nothing; of each half of Figure 4.
+    worst case is the smallest estimate of any single image. In Figure 2 it is taken over all three curves,
+    attacks and seeds together, because otherwise the shaded area would mean nothing; in Figure 4 per half.
 
     Args:
         records: those that fit the question's settings (``lines.information.fitting``); other norms,
-            defenses and objectives among them are passed over.
+            defenses and objectives among them are ignored.
 
     Raises:
         NothingToDrawError: there is no number; the message has the command.
-        BenchError: an attack that has nothing to do with the question.
+        BenchError: an attack that is not available for the question.
     """
     near = [record for record in records if record.spec["norm"] == question.norm and record.estimates]
     if question.number == "2":
@@ -281,7 +281,7 @@ def mi_figure(question: Question, records: Sequence[MIRecord], remedy: Remedy) -
 
 
 def _attacks(question: Question) -> tuple[list[str], list[str]]:
-    """The figure's attacks that exist under this norm and parameter set, and a note on each other."""
+    """Return the figure's attacks that exist under this norm and set, and a note on each other one."""
     presets = attack_presets(question.settings.attack_set)
     labels, kept, notes = attack_labels(), [], []
     for name in question.attacks or _ATTACKS[question.number]:
@@ -297,7 +297,7 @@ def _attacks(question: Question) -> tuple[list[str], list[str]]:
 
 
 def _check_bounded(question: Question, attacks: Sequence[str]) -> None:
-    """Refuse attacks whose figure in the tables is not an accuracy at ε."""
+    """Reject attacks whose number in the tables is not an accuracy at ε."""
     presets = attack_presets(question.settings.attack_set)
     for name in attacks:
         if question.settings.attack_set == "paper" and presets[name].kind == "minimum-norm":
@@ -308,7 +308,7 @@ def _check_bounded(question: Question, attacks: Sequence[str]) -> None:
 
 
 def _one_attack(question: Question, records: Sequence[MIRecord]) -> str:
-    """Figure 4's: the one named, else PGD-40, else the first that has estimates."""
+    """Return Figure 4's attack: the one named, else PGD-40, else the first with estimates."""
     if len(question.attacks) > 1:
         raise BenchError(f"figure 4 shows one attack, got --attacks {','.join(question.attacks)}")
     if question.attacks:
@@ -323,7 +323,7 @@ def _one_attack(question: Question, records: Sequence[MIRecord]) -> str:
 
 
 def _bars(question: Question, attacks: Sequence[str]) -> list[Spot]:
-    """Figures 5 and 7: a group per attack, a bar per defense."""
+    """Return the spots of Figures 5 and 7: a group per attack, a bar per defense."""
     labels = attack_labels()
     defenses = _ABLATION if question.number == "5" else _ESTIMATORS
     return [
@@ -334,7 +334,7 @@ def _bars(question: Question, attacks: Sequence[str]) -> list[Spot]:
 
 
 def _radar(question: Question, attacks: Sequence[str]) -> list[Spot]:
-    """Figure 2: an axis per attack, a curve per estimate of one estimator."""
+    """Return the spots of Figure 2: an axis per attack, a curve per estimate of one estimator."""
     labels, defense = attack_labels(), question.defense or "undefended"
     return [
         Spot(
@@ -351,7 +351,7 @@ def _radar(question: Question, attacks: Sequence[str]) -> list[Spot]:
 
 
 def _halves(question: Question, attacks: Sequence[str]) -> list[Spot]:
-    """Figure 4: a half per kind of MI, a group per objective, bars for natural and attacked samples."""
+    """Return the spots of Figure 4: a half per MI kind, a group per objective, bars per kind of sample."""
     return [
         Spot(
             panel=panel,
@@ -382,7 +382,7 @@ def _accuracy(spot: Spot, line: Line | None) -> Value:
 
 
 def _estimates(spots: Sequence[Spot], records: Sequence[MIRecord]) -> list[Value]:
-    """The values of all spots, offset panel by panel."""
+    """Return the values of all spots, offset per panel."""
     lines = {(line.defense, line.attack, line.objective, line.estimate): line for line in mi_lines(records)}
     values = []
     worst = dict.fromkeys((spot.panel for spot in spots), math.inf)
@@ -406,7 +406,7 @@ def _estimates(spots: Sequence[Spot], records: Sequence[MIRecord]) -> list[Value
 
 
 def _offset(value: Value, worst: float) -> Value:
-    """The value above the worst case; one that is not there stays."""
+    """Return the value above the worst case; a missing value stays unchanged."""
     if value.figure is None:
         return replace(value, per_seed=dict.fromkeys(value.per_seed))
     per_seed = {seed: v - worst for seed, v in value.per_seed.items() if v is not None}
@@ -414,7 +414,7 @@ def _offset(value: Value, worst: float) -> Value:
 
 
 def _finished(question: Question, values: Sequence[Value], notes: Sequence[str], remedy: Remedy) -> Figure:
-    """Say what is missing, then the words."""
+    """Return the finished figure, with notes on what is missing."""
     seeds = max([question.seeds, *(1 + seed for value in values for seed in value.per_seed)])
     values = [_lacking(value, seeds) for value in values]
     gap = _gap(question, values, seeds)
@@ -446,7 +446,7 @@ def _finished(question: Question, values: Sequence[Value], notes: Sequence[str],
 
 
 def _lacking(value: Value, seeds: int) -> Value:
-    """The value with the seeds it lacks: those never run, and those that failed."""
+    """Return the value with the seeds it lacks: those that never ran, and those that failed."""
     absent = tuple(seed for seed in range(seeds) if value.per_seed.get(seed) is None)
     return replace(value, lacking=absent)
 
@@ -467,7 +467,7 @@ def _gap(question: Question, values: Sequence[Value], seeds: int) -> Gap | None:
 
 
 def _note(value: Value) -> str:
-    """What a value lacks, in words; "" for a whole one."""
+    """Return what a value lacks, in words; "" for a complete one."""
     failed = [seed for seed in value.lacking if seed in value.per_seed]
     never = [seed for seed in value.lacking if seed not in value.per_seed]
     parts = []
@@ -538,7 +538,7 @@ def _says_4(question: Question, values: Sequence[Value]) -> str:
 
 
 def _worst(panel: str, values: Sequence[Value]) -> str:
-    """The offset of one panel in words."""
+    """Return the offset of one panel in words."""
     offsets = {value.offset for value in values if value.spot.panel == panel and value.offset is not None}
     amount = f"{offsets.pop():.3f}" if offsets else "not there"
     return f"{panel}: {amount}" if panel else f"Offset so that the smallest estimate ({amount})"
@@ -569,7 +569,7 @@ _SAYS: dict[Number, Callable[[Question, Sequence[Value]], str]] = {
 
 
 def to_csv(figure: Figure) -> str:
-    """A line per number drawn, and per number that is missing, as CSV text with a header."""
+    """Return CSV text with a header and a line per number, drawn or missing."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -595,7 +595,7 @@ def _row(figure: Figure, value: Value) -> list[object]:
 
 
 def to_table(figure: Figure) -> Table:
-    """The numbers as a table: a row per series, a column per group."""
+    """Return the numbers as a table: a row per series, a column per group."""
     columns = [(panel, group) for panel in figure.panels for group in figure.groups(panel)]
     decimals = 3 if figure.number in ESTIMATED else 1
     return Table(

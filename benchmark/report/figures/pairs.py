@@ -1,4 +1,4 @@
-"""Natural against adversarial scores, detector by detector, from the cells of one data set."""
+"""Pairs of natural and adversarial scores per detector, from the cells of one data set."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,10 +31,10 @@ _BOX = {"grey": "grey box", "white": "white box"}
 
 
 class Panel(NamedTuple):
-    """Which adversarial images are meant.
+    """The adversarial images that a panel shows.
 
     Attributes:
-        system: whose; "" where the attack does not know of it, so that all systems see the same images.
+        system: the attacked system; "" for an oblivious attack, whose images are the same for all systems.
     """
 
     setting: str
@@ -55,11 +55,11 @@ class Pair:
     """The scores of one detector, one seed.
 
     Attributes:
-        alias: the first detector that computes the same score, maybe itself.
-        natural: (n,) of all natural images.
-        adversarial: (m,) of the images that beat the bare classifier.
-        fpr, tpr: the shares of both that it flags; tpr is NaN without adversarial images.
-        remark: what must be said of it, "" if nothing.
+        alias: the first detector that computes the same score, possibly itself.
+        natural: (n,), scores of all natural images.
+        adversarial: (m,), scores of the images that beat the bare classifier.
+        fpr, tpr: the share of each that it flags; tpr is NaN without adversarial images.
+        remark: a remark on it, or "".
     """
 
     panel: Panel
@@ -76,21 +76,21 @@ class Pair:
 
 
 def detector_label(name: str) -> str:
-    """Its name where it has no preset."""
+    """Return the preset's label, or the name if there is no preset."""
     presets = detector_presets()
     return presets[name].label if name in presets else name
 
 
 def pair_up(detections: Sequence[Detection], kappas: Sequence[float] = ()) -> tuple[list[Pair], list[str]]:
-    """Every detector on every panel, once even if several systems have it, and what could not be used.
+    """Return each detector on each panel, once even if several systems have it, and notes on the rest.
 
     Args:
         detections: cells of one data set.
-        kappas: these alone; all unless given.
+        kappas: only these; default: all.
 
     Raises:
-        BenchError: two cells say different things about the same; no cell has one of ``kappas``.
-        StoreError: a score that is not a number.
+        BenchError: two cells contradict each other; no cell has one of ``kappas``.
+        StoreError: a score is NaN.
     """
     notes = [_failure(cell) for cell in sorted(detections, key=_order) if cell.status == "error"]
     cells = sorted((cell for cell in detections if cell.status == "ok"), key=_order)
@@ -113,7 +113,7 @@ def pair_up(detections: Sequence[Detection], kappas: Sequence[float] = ()) -> tu
 
 
 def panels_of(pairs: Iterable[Pair]) -> list[Panel]:
-    """In order: oblivious attacks first, attacks as in the tables, systems as in theirs."""
+    """Return the panels in order: oblivious attacks first; attacks and systems as in the tables."""
     return sorted({pair.panel for pair in pairs}, key=_panel_order)
 
 
@@ -152,7 +152,7 @@ def _panel(cell: Detection) -> Panel:
 
 
 def _natural(cells: Sequence[Detection]) -> dict[tuple[object, ...], Detection]:
-    """The natural cell of each calibrated system; that of the most images where there are several."""
+    """Return each calibrated system's natural cell; if there are several, that with the most images."""
     found = [cell for cell in cells if cell.spec["setting"] == NATURAL]
     return {_calibrated(cell): cell for cell in sorted(found, key=lambda c: (len(c.rows["label"]), c.id))}
 
@@ -162,7 +162,7 @@ def _calibrated(cell: Detection) -> tuple[object, ...]:
 
 
 def _aliases(cells: Sequence[Detection]) -> dict[str, str]:
-    """Detector -> the first of those that differ from it in their threshold alone."""
+    """Return detector -> the first of those that differ from it only in the threshold."""
     identities = {
         name: canonical_json(cell.spec["detectors"][name]) for cell in cells for name in cell.detectors
     }
@@ -181,7 +181,7 @@ def _at(cells: list[Detection], kappas: Sequence[float]) -> list[Detection]:
 
 
 def _check_distinct(detections: Sequence[Detection]) -> None:
-    """Refuse two runs of the same cell under different settings."""
+    """Reject two runs of the same cell under different settings."""
     seen: dict[object, Detection] = {}
     for cell in detections:
         key = (_panel(cell), cell.spec["system"], cell.spec["confidence"], cell.seed)

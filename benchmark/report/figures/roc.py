@@ -12,7 +12,7 @@ from robustness_bench.benchmark.statistics import MeanStd, mean_std
 from robustness_bench.benchmark.store.detections import Detection
 
 WORST_AT = 0.005
-"""The false positive rate at which the worst κ of a detector is judged: what the MI detectors may spend."""
+"""The false-positive rate at which a detector's worst κ is judged: the MI detectors' nominal rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +20,12 @@ class Curve:
     """One detector on one panel at one κ: mean over seeds, shares in [0, 1].
 
     Attributes:
-        alias: the detector whose curve it is: one with the same score and maybe another threshold.
-        natural_images: of one seed.
-        adversarial_images: of all seeds together.
-        points: TPR at each of ``FPRS``; none without adversarial images.
-        tprs: at each of ``RATES``.
-        fpr, tpr: at its own threshold.
+        alias: the detector whose curve it is: one with the same score and possibly another threshold.
+        natural_images: number of images in one seed.
+        adversarial_images: number of images in all seeds together.
+        points: TPR at each of ``FPRS``; empty without adversarial images.
+        tprs: TPR at each of ``RATES``.
+        fpr, tpr: rates at its own threshold.
         drawn: whether it is at the worst κ.
     """
 
@@ -50,9 +50,9 @@ class RocFigure:
     """Everything a drawing needs, and nothing it has to decide.
 
     Attributes:
-        kappas: those asked for; none: all. Of several the worst one of each detector is drawn.
-        curves: of every κ, in the order of the detectors; ``drawn`` says which are drawn.
-        notes: what is not there or needs saying.
+        kappas: the requested ones; empty means all. Each detector is drawn at its worst κ among them.
+        curves: for every κ, in the order of the detectors; ``drawn`` says which are drawn.
+        notes: what is missing, and remarks.
     """
 
     dataset: str
@@ -67,39 +67,39 @@ class RocFigure:
 
     @property
     def title(self) -> str:
-        """Over the legend."""
+        """The title above the legend."""
         return f"Detectors on {self.dataset}, {which(self.kappas)}"
 
     @property
     def panels(self) -> list[Panel]:
-        """Those with a curve, in order."""
+        """The panels with a curve, in order."""
         return list(dict.fromkeys(curve.panel for curve in self.curves if curve.drawn))
 
     @property
     def detectors(self) -> list[str]:
-        """What the legend lists, in order."""
+        """The entries of the legend, in order."""
         return list(dict.fromkeys(curve.alias for curve in self.curves if curve.drawn))
 
     def label(self, detector: str) -> str:
-        """In the legend; with a dagger where the notes remark on it."""
+        """Return the legend's label, with a dagger if the notes have a remark on it."""
         remarked = any(curve.remark for curve in self.curves if curve.alias == detector)
         return f"{detector_label(detector)} †" if remarked else detector_label(detector)
 
 
 def suffix(kappas: Sequence[float]) -> str:
-    """Of a file's name."""
+    """Return the suffix of a file name."""
     return "-".join(["", "kappa", *(f"{kappa:g}" for kappa in kappas)]) if kappas else ""
 
 
 def which(kappas: Sequence[float]) -> str:
-    """The κ of a figure in few words."""
+    """Return the κ of a figure in few words."""
     if len(kappas) == 1:
         return f"κ = {kappas[0]:g}"
     return f"worst κ of {', '.join(f'{kappa:g}' for kappa in kappas)}" if kappas else "worst κ"
 
 
 def roc_figure(dataset: str, detections: Sequence[Detection], kappas: Sequence[float] = ()) -> RocFigure:
-    """Each detector's curve per attack, at the κ that it does worst at.
+    """Return each detector's curve per attack, at its worst κ.
 
     Args:
         detections: cells of ``dataset``.
@@ -126,7 +126,7 @@ def roc_figure(dataset: str, detections: Sequence[Detection], kappas: Sequence[f
 
 
 def _grouped(pairs: Sequence[Pair], panel: Panel) -> list[list[Pair]]:
-    """The seeds of each detector and κ of a panel."""
+    """Group a panel's pairs by detector and κ, one group per set of seeds."""
     groups: dict[tuple[str, float], list[Pair]] = {}
     for pair in pairs:
         if pair.panel == panel:
@@ -161,7 +161,7 @@ def _curve(seeds: list[Pair]) -> Curve:
 
 
 def _marked(curves: list[Curve]) -> list[Curve]:
-    """Mark those to draw: per panel and score the κ of the lowest TPR, then of the lowest AUROC."""
+    """Mark the curves to draw: per panel and score the κ with the lowest TPR, then the lowest AUROC."""
     worst: dict[tuple[Panel, str], tuple[float, float, float]] = {}
     for curve in curves:
         if curve.auroc is not None:

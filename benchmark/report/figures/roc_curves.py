@@ -1,4 +1,4 @@
-"""ROC curves: adversarial images that are flagged against natural ones that are, at any threshold."""
+"""ROC curves: flagged share of adversarial images against that of natural ones, over all thresholds."""
 
 import math
 
@@ -7,13 +7,13 @@ import numpy as np
 from robustness_bench.benchmark.report.detectors.roc import Scores
 
 FPRS = tuple(10 ** (step / 40 - 3) for step in range(121))
-"""Where curves are drawn: from 0.1 % to 100 %."""
+"""The FPR values at which curves are drawn: from 0.1 % to 100 %."""
 
 
 def tpr_at(natural: Scores, adversarial: Scores, fpr: float) -> float:
-    """The largest share of adversarial images that a threshold flags with at most this share of natural.
+    """Return the largest share of adversarial images that a threshold flags at no more than this FPR.
 
-    A point of the ROC's steps, without interpolation: a threshold flags all images of equal score or none.
+    This is a point on the ROC's steps, not interpolated: a threshold flags all images of equal score or none.
     """
     allowed = math.floor(fpr * len(natural) + 1e-9)
     if allowed >= len(natural):
@@ -23,5 +23,5 @@ def tpr_at(natural: Scores, adversarial: Scores, fpr: float) -> float:
 
 
 def roc(natural: Scores, adversarial: Scores) -> tuple[float, ...]:
-    """TPR at each of ``FPRS``."""
+    """Return the TPR at each of ``FPRS``."""
     return tuple(tpr_at(natural, adversarial, fpr) for fpr in FPRS)

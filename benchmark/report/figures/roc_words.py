@@ -1,4 +1,4 @@
-"""What stands around a figure of ROC curves: its caption, its CSV, its numbers as a table."""
+"""The text of a figure of ROC curves: its caption, its CSV, its numbers as a table."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ COLUMNS = (
 
 
 def caption(figure: RocFigure) -> str:
-    """Everything one must know to read the curves."""
+    """Return the caption: everything needed to read the curves."""
     drawn = [curve for curve in figure.curves if curve.drawn]
     images = drawn[0].natural_images
     where = chosen(figure.kappas)
@@ -37,7 +37,7 @@ def caption(figure: RocFigure) -> str:
 
 
 def chosen(kappas: Sequence[float]) -> str:
-    """Which κ is drawn, in words."""
+    """Return which κ is drawn, in words."""
     if len(kappas) == 1:
         return which(kappas)
     of = f", of {', '.join(f'{kappa:g}' for kappa in kappas)}," if kappas else ""
@@ -45,13 +45,13 @@ def chosen(kappas: Sequence[float]) -> str:
 
 
 def claim(panels: Iterable[Panel]) -> list[str]:
-    """What oblivious attacks alone do not show."""
+    """Return what oblivious attacks alone do not show."""
     oblivious = all(panel.setting == OBLIVIOUS for panel in panels)
     return ["The attacks do not know of the detectors: no claim of security."] if oblivious else []
 
 
 def seeds_in_words(counts: Sequence[int]) -> str:
-    """How many trainings a mean is over."""
+    """Return how many trainings a mean is over, in words."""
     low, high = min(counts), max(counts)
     if high == 1:
         return "One training seed."
@@ -60,9 +60,9 @@ def seeds_in_words(counts: Sequence[int]) -> str:
 
 
 def to_csv(figure: RocFigure) -> str:
-    """A line per panel, detector and κ as CSV text with a header; shares in [0, 1].
+    """Return CSV text with a header and a line per panel, detector and κ; shares in [0, 1].
 
-    ``curve`` has FPR:TPR wherever TPR changes, of the curves that are drawn.
+    For drawn curves, ``curve`` has FPR:TPR wherever TPR changes.
     """
     return as_csv(COLUMNS, [_row(figure, curve) for curve in figure.curves])
 
@@ -101,7 +101,7 @@ def _mean_std(figure: MeanStd | None) -> tuple[str, str]:
 
 
 def _points(curve: Curve) -> str:
-    """Where the steps are."""
+    """Return the points where the curve steps."""
     steps = [(FPRS[0], curve.points[0])]
     for fpr, tpr in zip(FPRS, curve.points, strict=True):
         if tpr != steps[-1][1]:
@@ -110,7 +110,7 @@ def _points(curve: Curve) -> str:
 
 
 def to_table(figure: RocFigure) -> Table:
-    """What is drawn in numbers: a row per detector, a block of columns per panel."""
+    """Return the drawn curves' numbers: a row per detector, a block of columns per panel."""
     drawn = {(curve.panel, curve.detector): curve for curve in figure.curves if curve.drawn}
     heads = ("κ", "AUROC", *(f"TPR at {100 * fpr:g} %" for fpr in RATES), "FPR in use", "TPR in use")
     return Table(

@@ -1,4 +1,4 @@
-"""Histograms of the detectors' scores under one attack as values; ``drawing.histograms`` draws them."""
+"""Histograms of the detectors' scores under one attack, as values; ``drawing.histograms`` draws them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Histogram:
 
     Attributes:
         natural, adversarial: share of the images in each bin of ``scale``.
-        lines: its threshold, and those of detectors with the same score.
+        lines: its threshold, and the thresholds of detectors with the same score.
     """
 
     detector: str
@@ -49,13 +49,13 @@ class Histogram:
 
     @property
     def label(self) -> str:
-        """Its heading; with a dagger where the notes remark on it."""
+        """Its heading, with a dagger if the notes have a remark on it."""
         return f"{detector_label(self.detector)}{' †' if self.remark else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoresFigure:
-    """Everything a drawing needs, and nothing it has to decide."""
+    """Everything a drawing needs; it decides nothing itself."""
 
     dataset: str
     panel: Panel
@@ -65,21 +65,21 @@ class ScoresFigure:
 
     @property
     def name(self) -> str:
-        """What its files are called."""
+        """The name of its files, without extension."""
         setting, attack, system = self.panel
         where = f"{attack}-{setting}-{system}" if system else attack
         return f"scores-{self.dataset}-{where}{suffix(self.kappas)}"
 
     @property
     def title(self) -> str:
-        """Over the legend."""
+        """The title above the legend."""
         return f"Scores on {self.dataset}, {self.panel.label}, {which(self.kappas)}"
 
 
 def scores_figures(
     dataset: str, detections: Sequence[Detection], kappas: Sequence[float] = ()
 ) -> list[ScoresFigure]:
-    """One per attack, of the first seed, at the κ at which ``roc_figure`` draws each detector.
+    """Return a figure per attack, for the first seed, with each detector at the κ that ``roc_figure`` draws.
 
     Raises:
         NothingToDrawError, BenchError: as ``roc_figure``.
@@ -99,7 +99,7 @@ def scores_figures(
 
 
 def _distinct(figure: RocFigure, panel: Panel) -> list[Curve]:
-    """The first detector of each score."""
+    """Return the first detector of each score."""
     first: dict[str, Curve] = {}
     for curve in figure.curves:
         if curve.drawn and curve.panel == panel:
@@ -129,7 +129,7 @@ def _histogram(curve: Curve, pairs: Sequence[Pair]) -> Histogram:
 
 
 def caption(figure: ScoresFigure) -> str:
-    """Everything one must know to read the histograms."""
+    """Return the caption: everything needed to read the histograms."""
     seeds = sorted({histogram.seed for histogram in figure.histograms})
     where = chosen(figure.kappas)
     return " ".join(
@@ -146,7 +146,7 @@ def caption(figure: ScoresFigure) -> str:
 
 
 def to_csv(figure: ScoresFigure) -> str:
-    """A line per detector and bin as CSV text with a header; shares in [0, 1]."""
+    """Return CSV text with a header and a line per detector and bin; shares in [0, 1]."""
     return as_csv(COLUMNS, [row for each in figure.histograms for row in _rows(figure, each)])
 
 
@@ -166,7 +166,7 @@ def _rows(figure: ScoresFigure, each: Histogram) -> list[list[object]]:
 
 
 def to_table(figure: ScoresFigure) -> Table:
-    """What each threshold flags."""
+    """Return what each threshold flags."""
     heads = ("κ", "threshold", "FPR", "TPR")
     return Table(
         name=figure.name,

@@ -1,4 +1,4 @@
-"""Seeds whose training went another way than that of their siblings, by what their models withstand."""
+"""Seeds whose training collapsed, recognised by robust accuracies far from those of the other seeds."""
 
 import math
 import statistics
@@ -10,11 +10,11 @@ from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, bu
 from robustness_bench.benchmark.statistics import mcnemar_exact
 from robustness_bench.benchmark.store.cells import Record
 
-_GAP = 10.0  # points below the siblings
-_GAP_OF_TWO = 20.0  # below a single sibling
+_GAP = 10.0  # points below the other seeds
+_GAP_OF_TWO = 20.0  # points below a single other seed
 _DEVIATIONS = 4.0
 _NORMAL = 1.4826  # from a median absolute deviation to a normal standard deviation
-_HIGH, _SHARE = 10.0, 0.25  # PGD from here on; AA below this share of it
+_HIGH, _SHARE = 10.0, 0.25  # accuracy under PGD at least this; accuracy under AA below this share of it
 _CHANCE = 0.05
 
 
@@ -22,7 +22,7 @@ class _Found(NamedTuple):
     family: str
     seed: int
     points: float
-    """How far it stands out; the furthest is told."""
+    """How far it stands out; only the largest is reported."""
     why: str
 
 
@@ -30,14 +30,14 @@ def collapsed_seeds(records: Sequence[Record]) -> dict[str, dict[int, str]]:
     """Model family -> seed -> why its training seems to have failed; only seeds that stand out.
 
     Below its siblings: an accuracy more than 10 points and 4 deviations under the median of the other
-    seeds. The deviation is their median absolute one (× 1.4826), so that neither the seed itself nor a
-    second odd one widens it. Of three seeds two are left, which lie together by chance often enough:
-    it counts for no less than the ordinary deviation, the median over the other defenses under the same
-    attack, and no less than the binomial standard error of that many images. Of two seeds nobody knows
-    which is the odd one: the lower is named where they are 20 points (and 4 such deviations) apart.
+    seeds. The deviation is their median absolute deviation (× 1.4826), so that neither the seed itself nor
+    a second outlier widens it. With three seeds, the two others are often close by chance. So the deviation
+    is at least the ordinary one, which is the median over the other defenses under the same attack, and at
+    least the binomial standard error for that many images. With two seeds, nobody knows which is the
+    outlier: the lower is named if they are 20 points (and 4 such deviations) apart.
 
-    PGD alone: at least 10 % withstand a PGD of the white box, AutoAttack leaves less than a quarter of
-    that, and McNemar's test (5 %) does not call it chance.
+    PGD alone: at least 10 % withstand a white-box PGD, AutoAttack leaves less than a quarter of that, and
+    McNemar's test (5 %) shows that this is not chance.
     """
     usable = [record for record in records if record.status == "ok"]
     low, alone = _furthest(_below_siblings(usable)), _furthest(_pgd_alone(usable))
@@ -76,7 +76,7 @@ def _below_siblings(records: Iterable[Record]) -> Iterator[_Found]:
 
 
 def _column(record: Record) -> str:
-    """What two cells share that differ in the model alone."""
+    """Return what two cells share that differ only in the model."""
     return str({key: value for key, value in record.spec.items() if key not in ("defense", "parents")})
 
 
@@ -112,7 +112,7 @@ def _place(record: Record) -> str:
 
 
 def _pgd_alone(records: Iterable[Record]) -> Iterator[_Found]:
-    """Of each model and budget the PGD that most withstand, beside the AutoAttack that fewest do."""
+    """Compare, per model and budget, the weakest PGD with the strongest AutoAttack."""
     models: dict[str, tuple[list[Record], list[Record]]] = {}
     for record in records:
         attack = f"{record.spec['attack']}-"

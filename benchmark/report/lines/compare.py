@@ -28,7 +28,7 @@ Seeds = Mapping[int, Outcomes]
 
 
 class McNemar(NamedTuple):
-    """Of two models with the same seed: images that only the one withstands, and the exact p."""
+    """For two models with the same seed: images that only one withstands, and the exact p."""
 
     only_first: int
     only_second: int
@@ -37,7 +37,7 @@ class McNemar(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Where:
-    """Where two defenses meet; ``dataset`` is the data's label."""
+    """The setting in which two defenses are compared; ``dataset`` is the data's label."""
 
     dataset: str
     norm: str
@@ -47,7 +47,7 @@ class Where:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Of one defense in percent, with Wilson's interval around the mean; and how it was trained."""
+    """One defense's accuracy in percent, with the Wilson interval of the mean, and how it was trained."""
 
     defense: str
     per_seed: dict[int, float]
@@ -58,14 +58,14 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One attack's answer.
+    """The comparison under one attack.
 
     Attributes:
-        union: of a worst case: the attacks that it is made of.
+        union: for a worst case, the attacks it is made of.
         difference: first minus second in points, with its bootstrap interval.
-        matched: the same seeds on both sides, drawn together.
-        wide: the same difference with the interval that holds for all comparisons shown at once.
-        tests: per seed that both sides have.
+        matched: both sides have the same seeds, which are resampled together.
+        wide: the same difference with an interval that holds for all shown comparisons at once.
+        tests: one per seed that both sides have.
     """
 
     where: Where
@@ -81,7 +81,7 @@ class Comparison:
 
     @property
     def claim(self) -> str:
-        """One sentence, without its full stop; it says so where the two were not trained for as long."""
+        """One sentence without its full stop; it says so if the two were trained for different epochs."""
         verdict = {1: "is better than", -1: "is worse than", 0: "is not shown to be better or worse than"}
         return (
             f"{self.first.defense} {verdict[side(self.difference)]} {self.second.defense}: difference "
@@ -91,21 +91,21 @@ class Comparison:
 
     @property
     def unlike(self) -> bool:
-        """Whether the two are known to have been trained for other numbers of epochs."""
+        """Whether the two are known to have been trained for different numbers of epochs."""
         return differ(self.first.trained, self.second.trained)
 
     @property
     def trained(self) -> str:
-        """The epochs that each side trained."""
+        """The epochs that each side trained, in words."""
         return sentence((each.defense, each.trained) for each in (self.first, self.second))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """What a store holds of one defense under one threat model: attack -> seed -> record.
+    """A store's cells of one defense under one threat model: attack -> seed -> record.
 
     Attributes:
-        epochs: checkpoint id -> how it was trained, as far as known.
+        epochs: checkpoint id -> how it was trained, if known.
     """
 
     defense: str
@@ -113,12 +113,12 @@ class Cells:
     epochs: Mapping[str, Epochs]
 
     def trained(self, attacks: Sequence[str], seeds: Iterable[int]) -> Trained:
-        """How the models with these seeds were trained that faced the attacks."""
+        """Return how the models with these seeds that faced the attacks were trained."""
         faced = self.records[attacks[0]]
         return {seed: self.epochs.get(faced[seed].spec["parents"].get("model", "")) for seed in seeds}
 
     def outcomes(self, attacks: Sequence[str]) -> Seeds:
-        """Which images withstand every one of these attacks, for the seeds that faced them all."""
+        """Return which images withstand all of these attacks, for the seeds that faced them all."""
         faced = [self.records.get(attack, {}) for attack in attacks]
         seeds = sorted(set(faced[0]).intersection(*faced[1:]))
         return {seed: robust_to_all(cells[seed] for cells in faced) for seed in seeds}
@@ -133,18 +133,18 @@ class Pair:
     second: Cells
 
     def common(self) -> list[str]:
-        """The attacks that both have faced, and the worst case over those that ε bounds."""
+        """Return the attacks that both have faced, and the worst case over those that ε bounds."""
         order = [*attack_names(), WORST_CASE]
         return [name for name in order if not self.lacking(name, ())]
 
     def made_of(self, attack: str) -> tuple[str, ...]:
-        """Itself; of the worst case, the bounded attacks that both have faced."""
+        """Return the attack itself; for the worst case, the bounded attacks that both have faced."""
         if attack != WORST_CASE:
             return (attack,)
         return tuple(name for name in attack_names() if self._bounded(name)) or (attack,)
 
     def lacking(self, attack: str, seeds: Iterable[int]) -> list[str]:
-        """The defenses that lack it: with one of these seeds or, where none is named, with every seed."""
+        """Return the defenses that lack it for one of these seeds or, if none is named, for every seed."""
         wanted, attacks = set(seeds), self.made_of(attack)
         sides = [(each.defense, each.outcomes(attacks).keys()) for each in (self.first, self.second)]
         return [defense for defense, there in sides if not there or not wanted <= there]
@@ -165,7 +165,7 @@ def pair_of(
     seeds: Iterable[int],
     epochs: Mapping[str, Epochs],
 ) -> Pair:
-    """The cells that did not fail, from records of one setting; of these seeds alone, if any is named.
+    """Return both defenses' successful cells from records of one setting; only these seeds, if any is named.
 
     Args:
         epochs: checkpoint id -> how it was trained (``trainings``).
@@ -193,10 +193,10 @@ def _cells(defense: str, records: Iterable[Record], epochs: Mapping[str, Epochs]
 
 
 def compare(pair: Pair, attack: str, *, among: int = 1) -> Comparison:
-    """Both defenses under ``attack``, which neither lacks.
+    """Compare both defenses under ``attack``, which neither lacks.
 
     Args:
-        among: how many comparisons are shown together.
+        among: number of comparisons that are shown together.
     """
     attacks = pair.made_of(attack)
     _check_images([record for each in (pair.first, pair.second) for record in _taken(each, attacks)])
@@ -257,16 +257,16 @@ def _in_points(difference: Difference) -> Difference:
 
 
 def side(difference: Difference) -> int:
-    """1 where the first is shown to be better, -1 where it is shown to be worse, else 0."""
+    """Return 1 if the first is shown to be better, -1 if it is shown to be worse, else 0."""
     return int(difference.low > 0) - int(difference.high < 0)
 
 
 def points(value: float) -> str:
-    """With a real minus; to the tenth, or as far as it takes to tell it from zero."""
+    """Format with a real minus sign; to the tenth, or with as many digits as needed to differ from zero."""
     text = f"{value:.1f}" if abs(value) >= 0.05 or value == 0 else f"{value:.2g}"
     return text.replace("-", "−")
 
 
 def span(of: Difference | Interval) -> str:
-    """An interval as it is written."""
+    """Format an interval."""
     return f"[{points(of.low)}, {points(of.high)}]"

@@ -1,6 +1,6 @@
-"""What each cell cost: passes and seconds, one line of ``costs.csv`` per record.
+"""The cost of each cell: passes and seconds, one line of ``costs.csv`` per record.
 
-Apart from ``results.csv`` because seconds differ from run to run.
+Separate from ``results.csv``, because seconds differ from run to run.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ COLUMNS = (
 
 
 def costs(records: Sequence[Record]) -> str:
-    """CSV text; passes are per image, seconds those of the whole cell."""
+    """Return CSV text; passes are per image, seconds per cell."""
     import pandas as pd
 
     rows = []

@@ -24,13 +24,13 @@ Curve = dict[float, dict[int, float | None]]
 
 
 def curves(records: Sequence[Record], budgets: dict[str, Sequence[float]]) -> str:
-    """CSV text of every curve that has more than one point beside natural accuracy, which is ε = 0.
+    """Return CSV text of every curve with more than one point besides natural accuracy, which is ε = 0.
 
-    A budget attack has a point for each ε it ran at, a minimum-norm attack one for each of ``budgets``
-    from its one run.
+    A budget attack has a point for each ε it ran at; a minimum-norm attack has one for each of
+    ``budgets``, from a single run.
 
     Args:
-        budgets: norm -> every ε at which minimum-norm attacks are read.
+        budgets: norm -> every ε at which minimum-norm attacks are evaluated.
     """
     import pandas as pd
 
@@ -68,7 +68,7 @@ def _accuracy(record: Record, eps: float) -> float | None:
 
 
 def _point(eps: float, seeds: dict[int, float | None]) -> list[str]:
-    """ε, mean, standard deviation and number of seeds as text."""
+    """Return ε, mean, standard deviation and number of seeds as text."""
     values = [value for value in seeds.values() if value is not None]
     if len(values) < len(seeds):
         return [f"{eps:.6g}", "ERROR", "", str(len(seeds))]

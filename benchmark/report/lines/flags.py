@@ -1,4 +1,4 @@
-"""The flags of a line of results: those of its records' models, and one that only records together show."""
+"""The flags of a line of results: those of its models, and one that needs several records together."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from robustness_bench.benchmark.store.flags import FLAGS, black_beats_white
 
 
 def flags_by_family(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
-    """family -> the flags of any of its seeds, in the order of ``FLAGS``.
+    """Return family -> the flags of any of its seeds, in the order of ``FLAGS``.
 
-    A black-box cell whose images fool more than those that the same attack makes with the gradients of
-    the model itself adds ``black-beats-white`` to what the model's own diagnosis says.
+    Adds ``black-beats-white`` to the model's own flags if a black-box cell's images fool the model more
+    often than the same attack with the model's own gradients.
     """
     white = {_attack_on_model(r): r for r in records if r.status == "ok" and r.spec["threat"] == "white"}
     raised: dict[str, set[str]] = {}
@@ -27,9 +27,9 @@ def flags_by_family(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
 
 
 def looked_at(records: Sequence[Record]) -> str:
-    """What was not looked for in the models of a line's records, in the words of ``store.diagnoses``.
+    """Return what was not checked for the models of a line's records, in the words of ``store.diagnoses``.
 
-    Seeds are named where it does not hold of all.
+    Seeds are named if it does not apply to all.
     """
     said = []
     for words in (NOT_DIAGNOSED, SIGNS_ONLY, EARLIER):

@@ -54,9 +54,9 @@ class MILine:
     Attributes:
         all: mean ± sample standard deviation over seeds of the mean over images.
         per_seed: seed -> mean over images.
-        selected: the same over the images of equation 6 (right when natural, wrong when attacked) of
-            all seeds together; None where there are none.
-        images: per seed; ``selected_images``: of all seeds.
+        selected: the mean over the images of equation 6 (right when natural, wrong when attacked) of
+            all seeds together; None if there are none.
+        images: number per seed; ``selected_images``: number over all seeds.
     """
 
     dataset: str
@@ -75,7 +75,7 @@ class MILine:
 
 
 def mi_lines(records: Iterable[MIRecord]) -> list[MILine]:
-    """Group records by family; the order is that of the registries."""
+    """Return a line per family and estimate, in the order of the registries."""
     families: dict[str, list[MIRecord]] = {}
     for record in records:
         families.setdefault(record.family, []).append(record)
@@ -120,7 +120,7 @@ def _order(line: MILine) -> tuple[object, ...]:
 
 
 def to_csv(lines: Iterable[MILine]) -> str:
-    """The lines as CSV text with a header."""
+    """Return the lines as CSV text with a header."""
     import pandas as pd
 
     rows = [
@@ -143,7 +143,7 @@ def to_csv(lines: Iterable[MILine]) -> str:
 
 
 def publish_mi(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Table]:
-    """Write mi.csv of all estimates of a store; tables of those that fit ``protocol``."""
+    """Write mi.csv with all estimates of a store, and tables of those that fit ``protocol``."""
     records = [read_mi_record(path) for path in find_mi_records(out)]
     write_atomic(out / "mi.csv", to_csv(mi_lines(records)).encode())
     tables = []
@@ -156,7 +156,7 @@ def publish_mi(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[
 
 
 def fitting(settings: Settings, data: dict[str, Located], records: Sequence[MIRecord]) -> list[MIRecord]:
-    """The estimates that any request with these settings would count as its own."""
+    """Return the estimates that a request with these settings would include."""
     presets = attack_presets(settings.attack_set)
     met = {(record.spec["norm"], record.spec["attack"]) for record in records}
     attacks = {norm: tuple(name for name in presets if (norm, name) in met) for norm in NORMS}

@@ -11,17 +11,17 @@ COLUMNS = ("dataset", "training", "seed", "epoch", "kept", *_SHARED, "held_out",
 
 
 def find_trainings(out: Path) -> list[Path]:
-    """Checkpoints of everything that was trained, in a fixed order; their tensors may be gone."""
+    """Return the checkpoints of all trainings, in a fixed order; their tensors may have been deleted."""
     cards = out.glob("checkpoints/*/*.json")
     return sorted(card.with_suffix(".safetensors") for card in cards)
 
 
 def learning(checkpoints: Iterable[Path]) -> str:
-    """CSV text.
+    """Return CSV text.
 
     held_out: accuracies in percent (natural, pgd: under the training's own attack) or estimates of mutual
-    information in nats, on images no step was made on; terms: of the loss, means over the epoch's steps.
-    kept: whether the checkpoint is of this epoch.
+    information in nats, on held-out images; terms: loss terms, means over the epoch's steps.
+    kept: whether the checkpoint is from this epoch.
     """
     import pandas as pd
 

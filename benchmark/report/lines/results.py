@@ -38,20 +38,20 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """What the seeds of one cell say together; accuracies in percent.
+    """The results of one cell over its seeds; accuracies in percent.
 
     Attributes:
         bounded: accuracy counting only images within ε; None if any seed failed.
         unbounded: accuracy at any distance, for minimum-norm attacks.
         sets: the parameter sets in which the attack has these parameters.
-        median_distance: of the images that fooled a correctly classified sample, mean over seeds.
-        forwards, backwards: passes per image, the mean over images and seeds; without those that crafted
+        median_distance: over images that fool, of samples classified correctly before; mean over seeds.
+        forwards, backwards: passes per image, mean over images and seeds, without those for crafting
             black-box images.
         flags: signs of hidden gradients that any seed's model shows.
         per_seed: seed -> accuracy, None for a seed that failed.
         error: last line of the first failed seed's traceback, or what a worst case lacks.
-        setting: names everything but the seed that decided the result.
-        unlooked: what was not looked for in the models (``report.flags.looked_at``).
+        setting: identifies everything but the seed that decided the result.
+        unlooked: what was not checked for the models (``report.lines.flags.looked_at``).
     """
 
     dataset: str
@@ -74,13 +74,13 @@ class Line:
     setting: str
     unlooked: str = ""
     reading: str = ""
-    """How weights of others were run, and why so (``readings.Chosen.note``)."""
+    """How given weights were run, and why (``readings.Chosen.note``)."""
     missing: bool = False
-    """No figure because a cell was never run, not because one failed."""
+    """True if there is no number because a cell never ran, not because one failed."""
 
 
 def summarize(records: Sequence[Record]) -> list[Line]:
-    """Group records by family; the order is that of the registries, then by setting."""
+    """Return a line per family, in the order of the registries, then by setting."""
     families: dict[str, list[Record]] = {}
     for record in records:
         families.setdefault(record.family, []).append(record)
@@ -89,7 +89,7 @@ def summarize(records: Sequence[Record]) -> list[Line]:
 
 
 def ordered(lines: Iterable[Line]) -> list[Line]:
-    """Lines in the order of the tables, then by setting."""
+    """Return the lines in the order of the tables, then by setting."""
     return sorted(lines, key=_order)
 
 
@@ -127,7 +127,7 @@ def _line(records: list[Record], flags: tuple[str, ...]) -> Line:
 
 
 def sets_of(spec: dict[str, Any]) -> tuple[str, ...]:
-    """The parameter sets whose attack of this name has just the parameters of a cell."""
+    """Return the parameter sets whose attack of this name has exactly a cell's parameters."""
     fitting = []
     for name in SETS:
         preset = attack_presets(name).get(spec["attack"])
@@ -139,7 +139,7 @@ def sets_of(spec: dict[str, Any]) -> tuple[str, ...]:
 
 
 def percent(mask: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> float:
-    """Share of true values in percent."""
+    """Return the share of true values in percent."""
     return 100.0 * float(mask.mean())
 
 
@@ -176,7 +176,7 @@ def _position(name: str, names: list[str]) -> tuple[int, str]:
 
 
 def to_csv(lines: Iterable[Line]) -> str:
-    """The lines as CSV text with a header; the same records give the same bytes."""
+    """Return the lines as CSV text with a header; the same records give the same bytes."""
     import pandas as pd
 
     rows = []
@@ -211,7 +211,7 @@ def to_csv(lines: Iterable[Line]) -> str:
 
 
 def _absent(line: Line) -> str:
-    """What stands for a figure that is not there."""
+    """Return what replaces a missing number."""
     return "missing" if line.missing else "ERROR"
 
 

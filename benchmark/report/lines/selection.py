@@ -1,4 +1,4 @@
-"""Which records of a store belong to given settings, whichever run made them."""
+"""Select the records of a store that belong to given settings, whichever run made them."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from robustness_bench.defenses.registry import defense_presets
 
 
 def fitting(settings: Settings, data: dict[str, Located], by_id: dict[str, Record]) -> list[Record]:
-    """The records that any run with these settings would count as its own."""
+    """Return the records that a run with these settings would include."""
     met = {(r.spec["norm"], r.spec["attack"], r.spec["eps"]) for r in by_id.values()}
     nominal = {norm: tuple(a for n, a, _ in met if n == norm) for norm in NORMS}
     other = {norm: tuple(a for n, a, eps in met if n == norm and eps != settings.eps[norm]) for norm in NORMS}

@@ -1,4 +1,4 @@
-"""How many epochs a model was trained on natural and on adversarial images, by its card."""
+"""How many epochs a model was trained on natural and on adversarial images, from its card."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ UNKNOWN = "unknown"
 
 
 class Epochs(NamedTuple):
-    """Of one training; the mutual-information estimators that it may need are trained apart."""
+    """Epochs of one training, without those of mutual-information estimators."""
 
     natural: int
     adversarial: int
@@ -23,14 +23,14 @@ class Epochs(NamedTuple):
 
 
 Trained = Mapping[int, Epochs | None]
-"""Seed -> its training; None where no card tells of it."""
+"""Seed -> its training; None if no card says."""
 
 
 def epochs_of(card: Mapping[str, Any]) -> Epochs | None:
-    """From the settings and the learning curve of a card; None without a curve, as for given weights.
+    """Count the epochs from a card's settings and learning curve; None without a curve, as for given weights.
 
-    A training without a norm has natural images alone; of any other an epoch is natural if its loss was a
-    warm-up's.
+    A training without a norm has only natural images; in any other, an epoch is natural if its loss was
+    that of the warm-up.
     """
     history = card.get("history")
     if not history:
@@ -42,7 +42,7 @@ def epochs_of(card: Mapping[str, Any]) -> Epochs | None:
 
 
 def trainings(out: Path) -> dict[str, Epochs]:
-    """Checkpoint id -> its epochs, for every card of a store that tells them.
+    """Return checkpoint id -> its epochs, for every card of a store that has them.
 
     Raises:
         StoreError: a card is damaged.
@@ -52,7 +52,7 @@ def trainings(out: Path) -> dict[str, Epochs]:
 
 
 def said(trained: Trained) -> str:
-    """2 natural and 10 adversarial epochs; with its seeds, where they differ; unknown without cards."""
+    """Return, e.g., "2 natural and 10 adversarial epochs", by seed if they differ; unknown without cards."""
     by_text: dict[str, list[int]] = {}
     for seed, epochs in sorted(trained.items()):
         by_text.setdefault(UNKNOWN if epochs is None else str(epochs), []).append(seed)
@@ -62,18 +62,18 @@ def said(trained: Trained) -> str:
 
 
 def differ(first: Trained, second: Trained) -> bool:
-    """Whether both sides are known and were not all trained for the same epochs."""
+    """Return whether both sides are known and were not all trained for the same epochs."""
     known = [set(side.values()) - {None} for side in (first, second)]
     return bool(known[0] and known[1]) and len(known[0] | known[1]) > 1
 
 
 def column(trained: Trained, kind: int) -> str:
-    """For a table of figures: SEED:EPOCHS of one kind (0 natural, 1 adversarial), as far as known."""
+    """Return SEED:EPOCHS of one kind (0 natural, 1 adversarial) for a CSV column, if known."""
     return " ".join(
         f"{seed}:{UNKNOWN if epochs is None else epochs[kind]}" for seed, epochs in sorted(trained.items())
     )
 
 
 def sentence(sides: Iterable[tuple[str, Trained]]) -> str:
-    """What each side trained, without a full stop."""
+    """Return each side's epochs in a sentence, without a full stop."""
     return "; ".join(f"{name} {said(trained)}" for name, trained in sides)

@@ -15,12 +15,12 @@ Group = tuple[object, ...]
 
 
 def worst_case(records: Sequence[Record], attack_set: str) -> list[Line]:
-    """A line per model family and threat model, from the records whose attacks are of ``attack_set``.
+    """Return a line per model family and threat model, from the records with attacks of ``attack_set``.
 
     The union is per sample, never a minimum of means. It runs over every bounded attack that any
-    defense faces there, so that rows compare; a seed without one of them, or with one that failed,
-    leaves the line without a figure. Attacks in a ball of their own (Wasserstein, spatial) do not count.
-    Images sent in against a model count against that model.
+    defense faces there, so that rows can be compared; if a seed lacks one of them, or one failed, the
+    line has no number. Attacks with another kind of ball (Wasserstein, spatial) do not count. Submitted
+    images count only against their model.
     """
     groups: dict[Group, list[Record]] = {}
     for record in records:

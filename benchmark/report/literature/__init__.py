@@ -1,1 +1,1 @@
-"""What the papers print."""
+"""The numbers that the papers print."""

@@ -1,4 +1,4 @@
-"""The shape of a published table, read off its figures: nothing of it is written down a second time."""
+"""The layout of a published table, derived from its numbers so that it is stated only once."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from robustness_bench.benchmark.report.literature.published import Published
 
 
 class Axis(NamedTuple):
-    """A row or a column: the group it stands in, and its own name."""
+    """A row or a column: its group and its name."""
 
     group: str
     key: str
@@ -20,7 +20,7 @@ class Layout:
 
     Attributes:
         columns: a group is a norm (a detector in the detectors' tables).
-        rows: a group is what the table rules off and looks for its best in; ``grouped`` sets it.
+        rows: a group is separated by a rule and has its own best; ``grouped`` sets it.
         spread: whether the standard deviation is shown.
     """
 
@@ -32,21 +32,21 @@ class Layout:
     spread: bool
 
     def shown(self, asked: Sequence[str], known: Iterable[str]) -> list[str]:
-        """Of the data sets asked for, those to show.
+        """Return which of the requested data sets to show.
 
         Args:
-            known: what the paper has in any table. Of these a table shows only its own, unless
-                nothing else was asked for; what the paper never had is always shown.
+            known: data sets that the paper has in any table. Of these a table shows only its own, unless
+                nothing else was requested; other data sets are always shown.
         """
         elsewhere = set(known) - set(self.datasets)
         return [name for name in asked if name not in elsewhere] or list(asked)
 
 
 def layout(table: str, figures: Sequence[Published], groups: dict[str, str] | None = None) -> Layout:
-    """The layout of one of the tables that ``figures`` make up.
+    """Return the layout of one of the tables in ``figures``.
 
     Args:
-        groups: row -> the group it stands in; without it there is one group.
+        groups: row -> its group; by default there is one group.
     """
     own = [figure for figure in figures if figure.table == table]
     groups = groups or {}

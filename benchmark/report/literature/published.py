@@ -1,4 +1,4 @@
-"""The figures that the papers print, as data: ``results/published``, one file per paper."""
+"""The numbers that the papers print, as data: ``results/published``, one file per paper."""
 
 import csv
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ LU = "Lu et al. 2018"
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One printed figure, under our names.
+    """One printed number, under our names.
 
     Attributes:
         table: 1 to 6 of the NAMID paper; magnet-1 and magnet-2 of the detectors' paper.
-        dataset: our name of it.
-        threat: white or black; "" in the detectors' tables, whose attacks do not know of the detector.
-        group: what heads the column's group: a norm; a detector in the detectors' tables.
+        dataset: our name for it.
+        threat: white or black; "" in the detectors' tables, whose attacks do not know the detector.
+        group: heading of the column's group: a norm; a detector in the detectors' tables.
         column: an attack.
         row: a defense; the attack's confidence κ in the detectors' tables.
-        mean, std: percent; std is None where none is printed.
+        mean, std: percent; std is None if none is printed.
     """
 
     table: str
@@ -39,7 +39,7 @@ class Published:
 
     @property
     def place(self) -> tuple[str, str, str, str]:
-        """Where its counterpart stands in another table of the same threat model."""
+        """Where its counterpart is in another table of the same threat model."""
         return self.dataset, self.group, self.column, self.row
 
 
@@ -47,12 +47,12 @@ class Published:
 class Curve:
     """One point of a figure of Lu et al. 2018, https://arxiv.org/abs/1805.00310, read off its drawing.
 
-    Percent of the adversarial images that MagNet withstands with none of its parts, its detectors alone,
-    its reformer alone, and both; good to 0.1.
+    Percent of the adversarial images that MagNet withstands with none of its parts, only its detectors,
+    only its reformer, and both; accurate to 0.1.
 
     Attributes:
-        curve: of their figures 2 to 6.
-        variant: default, or jsd: with two more detectors.
+        curve: in their figures 2 to 6.
+        variant: default, or jsd with two more detectors.
         attack: cw-l2, ead-l1 or ead-en, the latter with β = 0.1.
     """
 
@@ -69,7 +69,7 @@ class Curve:
 
 @cache
 def curves() -> tuple[Curve, ...]:
-    """Every point, curve by curve."""
+    """Return every point, curve by curve."""
     with (_FOLDER / "lu2018.csv").open(encoding="utf-8", newline="") as file:
         return tuple(_curve(row) for row in csv.DictReader(file))
 
@@ -86,7 +86,7 @@ def _curve(row: Mapping[str, str]) -> Curve:
 
 @cache
 def published(source: Source) -> tuple[Published, ...]:
-    """Every figure of one paper, in the order of its tables."""
+    """Return every number of one paper, in the order of its tables."""
     read = {"namid": _namid, "magnet": _magnet}[source]
     with (_FOLDER / f"{source}.csv").open(encoding="utf-8", newline="") as file:
         return tuple(read(row) for row in csv.DictReader(file))
@@ -119,12 +119,12 @@ def _magnet(row: Mapping[str, str]) -> Published:
 
 
 def printed_name(dataset: str) -> str:
-    """What the papers call a data set that they have."""
+    """Return the papers' name of a data set that they have."""
     return next(name for name, ours in _DATASETS.items() if ours == dataset)
 
 
 def contradictions(figures: tuple[Published, ...]) -> dict[Published, str]:
-    """Figures that another table of the same paper prints differently -> what to say of them."""
+    """Return numbers that another table of the same paper prints differently -> a remark on them."""
     at: dict[tuple[str, ...], list[Published]] = {}
     for figure in figures:
         at.setdefault((figure.threat, *figure.place), []).append(figure)

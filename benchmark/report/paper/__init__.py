@@ -1,1 +1,1 @@
-"""The tables of the papers, from results of ours."""
+"""The tables of the papers, from our results."""

@@ -1,1 +1,1 @@
-"""A finished table and the forms it is written in."""
+"""A finished table and its output formats."""

@@ -38,11 +38,11 @@ _LATEX = {
     "|": r"\textbar{}",
 }
 _PAGE = 21  # rows that fit on a page of LaTeX, with a caption and notes
-_KNOWN_TO_LATEX = "…—‘’“”"  # beside Latin-1 letters
+_KNOWN_TO_LATEX = "…—‘’“”"  # besides Latin-1 letters
 
 
 def latex_escape(text: str) -> str:
-    """Text that LaTeX sets as it is; a character that pdflatex has no letter for becomes a question mark."""
+    """Escape text for LaTeX; a character that pdflatex cannot set becomes a question mark."""
     return "".join(_LATEX.get(character) or _settable(character) for character in text)
 
 
@@ -53,13 +53,13 @@ def _settable(character: str) -> str:
 
 
 def latex_label(name: str) -> str:
-    r"""A name that \label takes: what it cannot hold is replaced, and a hash keeps names apart."""
+    r"""Return a name that \label accepts: other characters are replaced, and a hash keeps names distinct."""
     clean = re.sub(r"[^A-Za-z0-9:._-]", "-", name)
     return clean if clean == name else f"{clean}-{short_hash(name)[:6]}"
 
 
 def to_text(table: Table) -> str:
-    """For the terminal: one block per column group, the best of a column between asterisks."""
+    """Render for the terminal: one block per column group, the best of a column between asterisks."""
     blocks, start = [f"{table.title}\n{table.caption}"], 0
     for group, width in table.groups():
         blocks.append(_block(table, group, slice(start, start + width)))
@@ -70,7 +70,7 @@ def to_text(table: Table) -> str:
 
 
 def _note(note: Note) -> str:
-    """Wrapped, but for a command, which has to stay in one piece."""
+    """Return the note wrapped, except for a command, which must stay on one line."""
     mark = f"[{note.mark}] " if note.mark else ""
     text = textwrap.fill(mark + note.text, 100)
     return f"{text}\n  {note.command}" if note.command else text
@@ -109,7 +109,7 @@ def _aligned(line: list[str], widths: list[int]) -> str:
 
 
 def to_html(table: Table) -> str:
-    """A whole page without any outside resource; everything in it is escaped."""
+    """Render a whole page without outside resources; everything in it is escaped."""
     starts = [
         number > 0 and table.columns[number - 1].group != c.group for number, c in enumerate(table.columns)
     ]
@@ -117,7 +117,7 @@ def to_html(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A booktabs float, two columns wide, to be \\input; needs \\usepackage{booktabs,graphicx}."""
+    """Render a booktabs float, two columns wide, for \\input; needs \\usepackage{booktabs,graphicx}."""
     made = _template(f"{table.template}.tex.j2").render(
         table=table, rules=_column_rules(table), floats=_floats(table)
     )
@@ -125,7 +125,7 @@ def to_latex(table: Table) -> str:
 
 
 def _floats(table: Table) -> list[list[Row]]:
-    """All rows in one float; where rows have rows below them or are many, one or more for each block."""
+    """Put all rows in one float; if there are many or some have subrows, in one or more floats per block."""
     if len(table.rows) <= _PAGE and not any(row.minor for row in table.rows):
         return [list(table.rows)]
     blocks = [list(rows) for _, rows in groupby(table.rows, key=lambda row: row.block)]
@@ -133,7 +133,7 @@ def _floats(table: Table) -> list[list[Row]]:
 
 
 def _parts(rows: list[Row]) -> list[list[Row]]:
-    """As few parts as fit on a page each, about equally long; a row stays with those below it."""
+    """Split into as few parts as fit on a page each, of similar length; a row stays with its subrows."""
     starts = [index for index, row in enumerate(rows) if not row.minor]
     length = len(rows) / math.ceil(len(rows) / _PAGE)
     parts: list[list[Row]] = []

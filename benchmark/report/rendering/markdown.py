@@ -1,4 +1,4 @@
-"""A table as Markdown, as GitHub sets it."""
+"""A table as GitHub Markdown."""
 
 import re
 
@@ -9,18 +9,18 @@ _AT_START = re.compile(r"^([-+=]|\d+(?=[.)]))")
 
 
 def markdown_escape(text: str) -> str:
-    """Text that Markdown sets as it is, on one line, but not at a line's start."""
+    """Escape text for Markdown, on one line; not for a line's start."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _INLINE.sub(r"\\\1", text)
 
 
 def _paragraph(text: str) -> str:
-    """The same at a line's start, where a dash or a number would begin a list."""
+    """Escape text for a line's start, where a dash or a number would begin a list."""
     return _AT_START.sub(lambda found: f"&#{ord(found[0][0])};{found[0][1:]}", markdown_escape(text))
 
 
 def to_markdown(table: Table) -> str:
-    """Heading, caption, table and notes; an empty row stands for a rule between groups."""
+    """Render heading, caption, table and notes; an empty row represents a rule between groups."""
     head = [f"{markdown_escape(c.label)}<br>{markdown_escape(c.group)}" for c in table.columns]
     lines = [_line([markdown_escape(table.heading), *head]), _line([":--", *["--:"] * len(head)])]
     for index, row in enumerate(table.rows):
@@ -55,6 +55,6 @@ def _note(note: Note) -> str:
 
 
 def _code(command: str) -> str:
-    """A command in a fence that no run of backticks in it can end."""
+    """Return a command in a code fence longer than any run of backticks in it."""
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", command)), 0)
     return f"{fence}console\n$ {' '.join(command.split())}\n{fence}"

@@ -1,4 +1,4 @@
-"""A table is a finished value: sorting, rounding and "best" are decided here, before any rendering."""
+"""A table as a finished value: sorting, rounding and "best" are decided before rendering."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One figure as it is shown."""
+    """One number as it is shown."""
 
     text: str
     best: bool = False
     error: str = ""
-    """Why there is no figure, where the text is ERROR."""
+    """Why there is no number, if the text is ERROR."""
     marks: tuple[str, ...] = ()
-    """Of the notes that belong to it."""
+    """The marks of its notes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """What stands below a table: about the cells with its mark, or without a mark about all of it."""
+    """A note below a table: on the cells with its mark or, without a mark, on the whole table."""
 
     mark: str = ""
     text: str
@@ -30,7 +30,7 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A figure's heading, under the heading of its group (a norm, a detector)."""
+    """A column's heading, below the heading of its group (a norm, a detector)."""
 
     group: str
     label: str
@@ -38,20 +38,20 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One defense, or one of what the heading says; rows of different groups are ruled off."""
+    """One defense, or one item of the kind that the heading names; a rule separates groups of rows."""
 
     group: str
     label: str
     cells: tuple[Cell, ...]
     block: str = ""
-    """Heading over this row and those after it, where a table stacks several data sets."""
+    """Heading above this row and those after it, if a table stacks several data sets."""
     minor: bool = False
-    """Whether it belongs to the row above, and is set smaller."""
+    """Whether it belongs to the row above and is set smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Everything a renderer needs, and nothing it has to decide."""
+    """Everything a renderer needs; it decides nothing itself."""
 
     name: str
     title: str
@@ -61,12 +61,12 @@ class Table:
     rows: tuple[Row, ...]
     notes: tuple[Note, ...] = ()
     template: Literal["table", "paper"] = "table"
-    """Which of the templates sets it in HTML and LaTeX."""
+    """The template for HTML and LaTeX."""
     heading: str = "Defense"
-    """Over the rows' labels."""
+    """Heading of the rows' labels."""
 
     def groups(self) -> list[tuple[str, int]]:
-        """Column groups in order, with their widths."""
+        """Return the column groups in order, with their widths."""
         spans: list[tuple[str, int]] = []
         for column in self.columns:
             if spans and spans[-1][0] == column.group:
@@ -77,32 +77,32 @@ class Table:
 
 
 class Notes:
-    """Letters in the order in which a table first needs them; equal texts share one."""
+    """Notes with letters in the order in which a table first uses them; equal texts share one."""
 
     def __init__(self) -> None:
         self._marks: dict[str, str] = {}
 
     def marks(self, *texts: str) -> tuple[str, ...]:
-        """The letters of those notes that are not empty."""
+        """Return the letters of the notes that are not empty."""
         return tuple(self._marks.setdefault(text, _letter(len(self._marks))) for text in texts if text)
 
     def lettered(self) -> Iterator[Note]:
-        """The notes themselves."""
+        """Yield the notes themselves."""
         yield from (Note(mark=mark, text=text) for text, mark in self._marks.items())
 
 
 def _letter(number: int) -> str:
-    """0 → a, 25 → z, 26 → aa."""
+    """Return the letter: 0 → a, 25 → z, 26 → aa."""
     more, last = divmod(number, 26)
     return (_letter(more - 1) if more else "") + ascii_lowercase[last]
 
 
 def spread(mean: float, std: float | None, decimals: int) -> str:
-    """A mean, and its standard deviation where there is one."""
+    """Format a mean, with its standard deviation if there is one."""
     return f"{mean:.{decimals}f}" + ("" if std is None else f" ± {std:.{decimals}f}")
 
 
 def signed(points: float, decimals: int) -> str:
-    """A difference; one that rounds to zero has no sign."""
+    """Format a difference; one that rounds to zero has no sign."""
     text = f"{points:+.{decimals}f}"
     return text[1:] if float(text) == 0 else text.replace("-", "−")

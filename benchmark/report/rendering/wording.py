@@ -7,15 +7,15 @@ JUDGED = (
     "there are several), ≠ if it does not. ≈: our images and seeds do not tell the two apart. ≠: they alone "
     "do not explain the difference; the published figure's own error is not counted."
 )
-"""What ≈ and ≠ beside a published figure mean: ``statistics.inside``."""
+"""What ≈ and ≠ next to a published number mean: ``statistics.inside``."""
 
 
 def budget(eps: float) -> str:
-    """8/255 where that is what it is, else the decimal number."""
+    """Return a fraction like 8/255 if ε is one, else the decimal number."""
     levels = round(eps * 255)
     return f"{levels}/255" if levels < 64 and abs(eps * 255 - levels) < 1e-9 else f"{eps:.4g}"
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun."""
+    """Return a number with its noun in singular or plural."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,1 +1,1 @@
-"""From lines to the tables of a run and of a comparison."""
+"""Tables of a run and of a comparison, from lines."""

@@ -34,7 +34,7 @@ COLUMNS = (
 
 
 def to_table(found: Comparison) -> Table:
-    """Accuracies and their difference; below them, per seed, the images that only one withstands."""
+    """Return accuracies and their difference and, per seed, the images that only one withstands."""
     first, second, tests = found.first, found.second, found.tests
     seeds = sorted({*first.per_seed, *second.per_seed})
     gaps = {seed: first.per_seed[seed] - second.per_seed[seed] for seed in tests}
@@ -83,7 +83,7 @@ def _p(p: float) -> str:
 
 
 def cautions(found: Sequence[Comparison]) -> list[str]:
-    """What the intervals are about, and what they are not; a sentence or two each."""
+    """Return what the intervals cover and what they do not, in a sentence or two each."""
     single = [
         each.defense for pair in found for each in (pair.first, pair.second) if each.summary.std is None
     ]
@@ -96,7 +96,7 @@ def cautions(found: Sequence[Comparison]) -> list[str]:
     ]
     if single:
         names = ", ".join(dict.fromkeys(single))
-        notes.append(f"A single seed ({names}) says nothing of how much another training would differ.")
+        notes.append(f"A single seed ({names}) does not show how much another training would differ.")
     if few:
         notes.append("Two to four seeds show too little of the spread of training: intervals are too narrow.")
     if any(UNKNOWN in each.trained for each in found):
@@ -111,7 +111,7 @@ def cautions(found: Sequence[Comparison]) -> list[str]:
 
 
 def _among_many(found: Sequence[Comparison]) -> str:
-    """What is left of the claims once each had to hold beside all others."""
+    """Say which claims remain if all must hold at once."""
     kept = [each for each in found if side(each.wide)]
     said = "; ".join(
         f"{each.attack} {NORM_SYMBOLS[each.where.norm]} {each.where.threat} box {span(each.wide)}"
@@ -125,7 +125,7 @@ def _among_many(found: Sequence[Comparison]) -> str:
 
 
 def to_dict(found: Comparison) -> dict[str, Any]:
-    """For JSON; accuracies in percent, differences in points."""
+    """Return a dict for JSON; accuracies in percent, differences in points."""
     where = found.where
     return {
         "dataset": where.dataset,
@@ -159,7 +159,7 @@ def _accuracy_dict(accuracy: Accuracy) -> dict[str, Any]:
 
 
 def to_csv(found: Sequence[Comparison]) -> str:
-    """A line per comparison; seeds and epochs as SEED:VALUE, McNemar as SEED:ONLY-FIRST/ONLY-SECOND/P."""
+    """Return CSV, a line per comparison; seeds as SEED:VALUE, McNemar as SEED:ONLY-FIRST/ONLY-SECOND/P."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

@@ -1,4 +1,4 @@
-"""What was evaluated in place of a model that was trained here, in a few words."""
+"""Describe given weights, evaluated in place of a model trained here."""
 
 from pathlib import PurePath
 
@@ -7,7 +7,7 @@ from robustness_bench.benchmark.plan.tasks import ZOO, weights_hash
 
 
 def given(settings: Settings) -> str:
-    """The weights and the network they are of; nothing where none were given."""
+    """Return the weights and their network in a few words; empty if none were given."""
     if not settings.weights or settings.weights.startswith(ZOO):
         return settings.weights and f"weights: {settings.weights}"
     network = f"{settings.model.name} of width {settings.model.width}"

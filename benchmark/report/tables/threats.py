@@ -1,4 +1,4 @@
-"""The white-box and the black-box table of one data set, from the lines of its records."""
+"""The white-box and black-box tables of one data set, from the lines of its records."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ Pick = Callable[[Line], MeanStd | None]
 
 @dataclass(frozen=True, kw_only=True)
 class _Measure:
-    """One column: which attack's lines, and which figure of them."""
+    """One column: which attack's lines, and which of their numbers."""
 
     norm: str
     attack: str
@@ -32,11 +32,11 @@ class _Measure:
 
 
 def threat_tables(threat: str, lines: list[Line], settings: Settings, label: str) -> list[Table]:
-    """The accuracies under one threat model and what they cost; none where there are no lines.
+    """Return the tables of accuracies and of costs under one threat model; empty if there are no lines.
 
     Args:
-        lines: all of one data set and one setting; other threats are passed over.
-        label: what the data set is called.
+        lines: all of one data set and one setting; other threats are ignored.
+        label: the data set's label.
     """
     lines = [line for line in lines if line.threat == threat]
     return (
@@ -71,7 +71,7 @@ def _accuracies(threat: str, lines: list[Line], settings: Settings, label: str) 
 
 
 def _costs(threat: str, lines: list[Line], settings: Settings, label: str) -> Table:
-    """Passes per image, of every attack that was run."""
+    """Return the passes per image of every attack that ran."""
     cells = _by_cell(lines)
     presets = _labels(lines)
     measures = [
@@ -103,7 +103,7 @@ def _costs(threat: str, lines: list[Line], settings: Settings, label: str) -> Ta
 
 
 def _name(label: str, threat: str, settings: Settings) -> str:
-    """What the table's files are called; that of the default set has no suffix."""
+    """Return the name of the table's files; the default set has no suffix."""
     return f"{label}-{threat}" + ("" if settings.attack_set == "strict" else f"-{settings.attack_set}")
 
 
@@ -121,7 +121,7 @@ def _defenses(lines: list[Line]) -> list[str]:
 
 
 def _labels(lines: list[Line]) -> dict[str, str]:
-    """attack -> what its column is called, in the order of the registry."""
+    """Return attack -> its column's label, in the order of the registry."""
     presets = {name: p for each in SETS for name, p in attack_presets(each).items()}
     present = {line.attack for line in lines}
     return {name: presets[name].label for name in attack_names() if name in present}
@@ -150,7 +150,7 @@ def _columns(lines: list[Line], measures: list[_Measure]) -> tuple[Column, ...]:
 
 
 def _measures(lines: list[Line], attack_set: str) -> list[_Measure]:
-    """Natural accuracy, the attacks, and after them the worst case of the norm."""
+    """Return natural accuracy, the attacks, and then the worst case of the norm."""
     labels, kinds = _labels(lines), {line.attack: line.kind for line in lines}
     measures = []
     for norm in NORMS:
@@ -182,7 +182,7 @@ def _figure(line: Line | None, pick: Pick) -> MeanStd | None:
 
 
 def _best(column: list[MeanStd | None], decimals: int) -> float | None:
-    """The highest mean as shown; None where all are equal, which distinguishes nobody."""
+    """Return the highest mean as shown; None if all are equal, so that none is the best."""
     shown = {round(figure.mean, decimals) for figure in column if figure is not None}
     return max(shown) if len(shown) > 1 else None
 
@@ -214,7 +214,7 @@ def _caption(threat: str, lines: list[Line], settings: Settings, label: str) -> 
 
 
 def _models(settings: Settings, lines: list[Line]) -> str:
-    """What was attacked, in a few words."""
+    """Return what was attacked, in a few words."""
     network = f"{settings.model.name} of width {settings.model.width}"
     if not (text := given(settings)):
         return f"{network}, {count(settings.training.epochs, 'epoch')}"
@@ -224,7 +224,7 @@ def _models(settings: Settings, lines: list[Line]) -> str:
 
 
 def _judging(lines: list[Line], attack_set: str) -> str:
-    """How minimum-norm attacks and the worst case are counted, where there are any."""
+    """Return how minimum-norm attacks and the worst case are counted, if there are any."""
     kinds, text = {line.kind for line in lines}, ""
     if "minimum-norm" in kinds and attack_set == "paper":
         text += " Minimum-norm attacks: images at any distance count, as in the published tables."
@@ -238,12 +238,12 @@ def _judging(lines: list[Line], attack_set: str) -> str:
         ours = [line for line in lines if line.kind == SUBMITTED and set(line.per_seed.values()) != {None}]
         if sent := sorted({(line.attack, line.defense) for line in ours}):
             told = ", ".join(f"{attack} against {defense}" for attack, defense in sent)
-            text += f" Worst counts images that were sent in: {told}."
+            text += f" Worst includes submitted images: {told}."
     return text
 
 
 def unlooked(lines: Sequence[tuple[str, Line]]) -> list[str]:
-    """Which models were looked at less or not at all, in sentences; lines come with the name to say."""
+    """Return, in sentences, which models were checked less or not at all; lines come with their name."""
     said: dict[str, dict[str, set[str]]] = {}
     norms: dict[str, set[str]] = {}
     for label, line in lines:

@@ -1,4 +1,4 @@
-// Sorting of the tables of detectors' pages: by the figure a cell begins with; cells without one come last.
+// Sorts the tables of detectors' pages by the number a cell begins with; cells without one come last.
 "use strict";
 (function () {
   var collator = new Intl.Collator("en", { numeric: true });

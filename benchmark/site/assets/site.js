@@ -1,4 +1,4 @@
-// What a page can do beyond showing its tables: sort, filter, details, comparing, copying.
+// Interaction: sort, filter, details, compare, copy.
 "use strict";
 (function () {
   function byId(id) { return document.getElementById(id); }
@@ -160,7 +160,7 @@
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
     }
 
-    // A long table appears from the top, a part per frame: laying it out at once takes too long.
+    // A long table is laid out from the top, a part per frame: all at once takes too long.
     function inSteps(order) {
       var mine = ++turn, waiting = [], shown = 0;
       order.forEach(function (row) {
@@ -450,7 +450,7 @@
       target.append(make("p", { "class": "facts trained" }, "Trained: " + rows[0][1] + ", " + rows[0][4] + "; " +
         rows[1][1] + ", " + rows[1][4] + "." + (alike || !known ? "" : " Not for the same epochs: the difference" +
         " may come from that as well.") + (known ? "" : " Whether for the same epochs is not known.")));
-      if (!shared.length) target.append(make("p", { "class": "facts" }, "They have no seed in common: nothing is paired."));
+      if (!shared.length) target.append(make("p", { "class": "facts" }, "They have no seed in common, so nothing is paired."));
     }
 
     function heading(row, tall) {

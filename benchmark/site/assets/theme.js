@@ -1,4 +1,4 @@
-// Before anything is drawn: the colours somebody chose here earlier.
+// Runs before anything is drawn: sets the colours that the user chose earlier.
 "use strict";
 (function () {
   var root = document.documentElement;

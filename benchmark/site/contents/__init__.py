@@ -1,1 +1,1 @@
-"""What the pages say: read from the stores and computed, without a word of HTML."""
+"""The contents of the pages: read from the stores and computed, without HTML."""

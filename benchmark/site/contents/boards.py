@@ -1,4 +1,4 @@
-"""Boards: the rows that compare, and what compares them."""
+"""Boards: rows that can be compared, and their columns and ranks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,11 +22,11 @@ class Row:
     """One model family on one board.
 
     Attributes:
-        cells: column key -> cell; a column it never faced is not in it.
-        worst: None unless the row faced everything the worst case is made of.
+        cells: column key -> cell; without the columns it never faced.
+        worst: None unless the row faced all attacks of the worst case.
         problem: why it has no worst case.
         rank: None without a worst case.
-        sent: images that someone sent in against it; they are in the worst case.
+        sent: submitted images against it; they count in the worst case.
     """
 
     family: str
@@ -46,13 +46,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """Everything under one threat model: ranked rows by their worst case, then the partial ones.
+    """Everything under one threat model: rows ranked by worst case, then incomplete rows.
 
     Attributes:
-        preview_of: slug of the larger board of the same data, of whose images this one's are the first
-            (test images are the first N of one fixed shuffle); "" if there is none. No row of a preview
-            has a rank.
-        among: how many images that board has, else as many as this one.
+        preview_of: slug of the larger board of the same data whose first images this board has (test
+            images are the first N of one fixed shuffle); "" if there is none. No row of a preview has
+            a rank.
+        among: number of images of that larger board, otherwise of this one.
     """
 
     slug: str
@@ -70,17 +70,17 @@ class Board:
 
     @property
     def images_text(self) -> str:
-        """How many, and whether the board is a preview."""
+        """The number of images, and whether the board is a preview."""
         return f"{self.images} images" + (f", preview of {self.among}" if self.preview_of else "")
 
     @property
     def threat_model(self) -> str:
-        """In a few words."""
+        """The threat model in a few words."""
         return f"{NORM_SYMBOLS.get(self.norm, self.norm)} ε = {budget(self.eps)}, {names.threat(self.threat)}"
 
     @property
     def set_text(self) -> str:
-        """Which parameters its attacks have."""
+        """The parameter set of its attacks, in words."""
         return names.set_text(self.attack_set)
 
     @property
@@ -90,26 +90,26 @@ class Board:
 
     @property
     def required(self) -> tuple[Column, ...]:
-        """What the worst case is made of."""
+        """The columns that make up the worst case."""
         return tuple(column for column in self.columns if column.bounded)
 
     @property
     def ranked(self) -> int:
-        """How many rows have a rank."""
+        """The number of rows that have a rank."""
         return sum(row.rank is not None for row in self.rows)
 
 
 def make_boards(
     records: Sequence[Record], sent: Sequence[Record] = (), unranked: Mapping[str, str] | None = None
 ) -> list[Board]:
-    """Every data set × threat model × attack set that has a natural accuracy and an attack inside ε.
+    """Return a board per data set, threat model and attack set with natural accuracy and an attack inside ε.
 
-    A set whose cells another set has all and more is no board of its own. A board is a preview if one that
-    differs in the number of images alone has more images and ranks at least as many rows.
+    A set whose cells are a proper subset of another set's gets no board. A board is a preview if another one
+    that differs only in the number of images has more images and ranks at least as many rows.
 
     Args:
-        sent: records of images that someone sent in.
-        unranked: defense -> why it has no place among the others.
+        sent: records of submitted images.
+        unranked: defense -> why it is not ranked.
     """
     against = _Sent(sent)
     threats: dict[tuple[str, ...], dict[str, Records]] = {}
@@ -155,7 +155,7 @@ def _order(board: Board) -> tuple[object, ...]:
 
 
 def _distinct(boards: list[Board]) -> list[Board]:
-    """The boards, with slugs that no other has."""
+    """Return the boards with unique slugs."""
     taken: dict[str, int] = {}
     for board in boards:
         taken[board.slug] = taken.get(board.slug, 0) + 1
@@ -166,13 +166,13 @@ def _distinct(boards: list[Board]) -> list[Board]:
 
 
 def _previewed(boards: list[Board]) -> list[Board]:
-    """The same, without ranks where a board with more images ranks at least as many rows."""
+    """Return the boards, without ranks where a board with more images ranks at least as many rows."""
     return [_preview(board, boards) for board in boards]
 
 
 def _preview(board: Board, boards: Sequence[Board]) -> Board:
     same = [each for each in boards if _question(each) == _question(board)]
-    # One row measured on more images must not take the ranks from a full board.
+    # A single row measured on more images must not remove the ranks of a full board.
     whole = [each for each in same if each.images > board.images and _places(each) >= _places(board)]
     if not whole:
         return replace(board, among=board.images)
@@ -182,12 +182,12 @@ def _preview(board: Board, boards: Sequence[Board]) -> Board:
 
 
 def _question(board: Board) -> tuple[object, ...]:
-    """What a board asks, whatever the number of images."""
+    """Return everything that defines a board except the number of images."""
     return board.dataset, board.data, board.norm, board.eps, board.threat, board.attack_set
 
 
 def _places(board: Board) -> int:
-    """How many rows have a rank."""
+    """The number of rows that have a rank."""
     return sum(row.rank is not None for row in board.rows)
 
 
@@ -196,7 +196,7 @@ def _hash(board: Board) -> str:
 
 
 class _Sent:
-    """Images that someone sent in, by the model and the threat model they are against."""
+    """Submitted images, by model and threat model."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self._by_row: dict[tuple[str, ...], Records] = {}
@@ -204,7 +204,7 @@ class _Sent:
             self._by_row.setdefault((record.model_family, *_threat_model(record)), []).append(record)
 
     def against(self, row: Records) -> Records:
-        """Those against the row with these records."""
+        """Return those against the row with these records."""
         return self._by_row.get((row[0].model_family, *_threat_model(row[0])), [])
 
 

@@ -1,4 +1,4 @@
-"""One cell of a board: what the seeds of a defense say about one attack."""
+"""One cell of a board: the outcomes of one attack for all seeds of a defense."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from robustness_bench.benchmark.store.cells import Record, robust_to_all
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Which images stood, seed by seed.
+    """Which images withstood the attack, per seed.
 
     Attributes:
-        outcomes: seed -> (n,), None where the cell failed; a seed that never ran is not in it.
+        outcomes: seed -> (n,), None where the cell failed; without seeds that never ran.
         lacking: seeds of the row that never ran.
-        records: of the seeds, by seed; none for a worst case.
+        records: seed -> record; empty for a worst case.
         error: the last line of the first traceback.
     """
 
@@ -28,7 +28,7 @@ class Cell:
 
     @cached_property
     def images(self) -> int:
-        """How many there are."""
+        """The number of images."""
         return next((len(outcome) for outcome in self.outcomes.values() if outcome is not None), 0)
 
     @cached_property
@@ -41,13 +41,13 @@ class Cell:
 
     @cached_property
     def figure(self) -> MeanStd | None:
-        """Over the seeds that ran; None without any, or if one failed."""
+        """Mean and spread over the seeds that ran; None if there are none, or if one failed."""
         values = [value for value in self.per_seed.values() if value is not None]
         return mean_std(values) if values and len(values) == len(self.outcomes) else None
 
     @cached_property
     def interval(self) -> Interval | None:
-        """Where the mean would lie on other images of the same kind, in percent."""
+        """The interval for the mean on other images of the same kind, in percent."""
         if self.figure is None:
             return None
         low, high = wilson(self.figure.mean / 100.0 * self.images, self.images)
@@ -55,12 +55,12 @@ class Cell:
 
     @property
     def whole(self) -> bool:
-        """Every seed of the row has run without an error."""
+        """Whether every seed of the row has run without an error."""
         return self.figure is not None and not self.lacking
 
     @property
     def problem(self) -> str:
-        """Which seeds failed or never ran, or nothing."""
+        """Which seeds failed or never ran; empty if none."""
         failed = [seed for seed, outcome in self.outcomes.items() if outcome is None]
         if failed:
             return f"failed (seed {_numbers(failed)})"
@@ -77,7 +77,7 @@ class Cell:
         return forwards, backwards
 
     def median_distance(self) -> float | None:
-        """Of the images that fooled, for a minimum-norm attack: mean over seeds of the median."""
+        """For a minimum-norm attack, the median distance of the images that fooled, mean over seeds."""
         medians = []
         for record in self.records:
             if record.status == "error" or record.spec["kind_of_attack"] != "minimum-norm":
@@ -89,7 +89,7 @@ class Cell:
 
 
 def make_cell(records: Sequence[Record], seeds: Sequence[int], *, any_distance: bool) -> Cell:
-    """The cell of some seeds' records."""
+    """Return the cell of some seeds' records."""
     ordered = tuple(sorted(records, key=lambda record: record.seed))
     failed = [record for record in ordered if record.status == "error"]
     return Cell(
@@ -107,7 +107,7 @@ def _outcome(record: Record, any_distance: bool) -> Outcomes | None:
 
 
 def worst_of(cells: Sequence[Cell], seeds: Sequence[int], sent: Sequence[Record] = ()) -> Cell:
-    """Sample by sample: robust only if every record of the cells, and of what was sent in, calls it so.
+    """Return the worst case: a sample is robust only if every record, also of submitted images, says so.
 
     Raises:
         ValueError: the records are not of the same samples.

@@ -1,4 +1,4 @@
-"""The columns of a board: one for each attack, told apart by all that decides what it does."""
+"""The columns of a board: one per attack, where different parameters make different attacks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ class Column:
     """One attack of a board.
 
     Attributes:
-        key: unique on its board; the attack's name where that is.
-        bounded: whether it lies inside ε and so enters the worst case.
-        any_distance: whether images beyond ε count, as the published tables have minimum-norm attacks.
+        key: unique on its board; the attack's name if that is unique.
+        bounded: whether it stays inside ε and so counts in the worst case.
+        any_distance: whether images beyond ε count, as for minimum-norm attacks in published tables.
     """
 
     key: str
@@ -28,14 +28,14 @@ class Column:
 
 
 def _variant(record: Record) -> str:
-    """Tells attacks of one name apart: by their parameters, and in a black box by what they were made on."""
+    """Return what distinguishes attacks of one name: their parameters and, in a black box, the surrogate."""
     spec = record.spec
     crafted = spec["parents"].get("crafted", "") if spec["threat"] == "black" else ""
     return short_hash([spec["attack"], spec["parameters"], crafted])
 
 
 def make_columns(members: Sequence[Record], attack_set: str) -> tuple[tuple[Column, ...], dict[str, str]]:
-    """The columns, natural accuracy first, and record id -> column key."""
+    """Return the columns, natural accuracy first, and record id -> column key."""
     examples: dict[tuple[str, str], Record] = {}
     variants: dict[str, set[str]] = {}
     keys = {}

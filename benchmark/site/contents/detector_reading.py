@@ -1,4 +1,4 @@
-"""What a few stores hold of detectors."""
+"""Read the detector results of some stores."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from robustness_bench.benchmark.store.generated import SUFFIX, ConditionalExampl
 
 
 class DetectorsFound(NamedTuple):
-    """Fields of ``reading.Found``."""
+    """The fields that ``reading.Found`` takes over."""
 
     detections: list[Detection]
     held_out: dict[str, Scores]
@@ -19,7 +19,7 @@ class DetectorsFound(NamedTuple):
 
 
 def read_detectors(stores: Sequence[Path]) -> DetectorsFound:
-    """Every cell once, one that succeeded before one that failed; nothing of a store without cells.
+    """Read every cell once, preferring a success to a failure; empty if the stores have no cells.
 
     Raises:
         StoreError: a damaged file.

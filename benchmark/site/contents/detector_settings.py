@@ -1,4 +1,4 @@
-"""Cells of detectors that belong together: of one data set, made with one set of networks per seed."""
+"""Groups of detector cells: one data set, and one set of networks per seed."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ Cells = list[Detection]
 
 
 def by_setting(detections: Sequence[Detection]) -> list[Cells]:
-    """Data set by data set, cells of which no two say different things about the same.
+    """Return groups of cells that do not contradict each other, data set by data set.
 
-    A cell that fits several settings, as natural images do whatever was attacked, is in each of them.
+    A cell that fits several settings, as natural images fit any attacked ones, is in each of them.
     """
     families = sorted(by_family(detections), key=_order)
     settings: list[_Setting] = []
@@ -26,14 +26,14 @@ def by_setting(detections: Sequence[Detection]) -> list[Cells]:
 
 
 def _order(family: Cells) -> tuple[str, ...]:
-    """Cells of the same sort side by side, whatever their settings."""
+    """Return a sort key that puts cells of the same sort together, whatever their settings."""
     spec = family[0].spec
     shown = [str(spec[key]) for key in ("dataset", "data", "system", "setting", "attack", "confidence")]
     return (*shown, str(spec["n_examples"]), family[0].family)
 
 
 class _Setting:
-    """Families that agree."""
+    """Families of cells that agree."""
 
     def __init__(self, family: Cells) -> None:
         self._facts: dict[object, object] = {}
@@ -42,7 +42,7 @@ class _Setting:
         self._add(family, _facts_of(family))
 
     def takes(self, family: Cells) -> bool:
-        """Add a family unless it says something else about what is known; whether it is in."""
+        """Add a family unless it contradicts known facts. Return whether the family was added."""
         facts = _facts_of(family)
         if any(self._facts.get(key, value) != value for key, value in facts.items()):
             return False
@@ -57,7 +57,7 @@ class _Setting:
 
 
 def _facts_of(family: Cells) -> dict[object, object]:
-    """What cells of one setting agree on: data, sizes, one family per cell, a seed's networks."""
+    """Return the facts that cells of one setting share: data, sizes, a cell's family, a seed's networks."""
     spec = family[0].spec
     cell = tuple(spec[key] for key in ("system", "setting", "attack", "confidence"))
     facts: dict[object, object] = {
@@ -77,5 +77,5 @@ def _sort_of(setting: str) -> str:
 
 
 def name_of(cells: Cells) -> str:
-    """What tells one setting from another of its data set."""
+    """Return a name that distinguishes this setting from others of its data set."""
     return short_hash(sorted({record.family for record in cells}))[:6]

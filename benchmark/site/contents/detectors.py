@@ -1,4 +1,4 @@
-"""What is known of the detectors of one data set: the lines, tables and curves of a page."""
+"""The detectors of one data set: the lines, tables and curves of a page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ from robustness_bench.benchmark.store.generated import ConditionalExamples
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A system in few words; accuracies and shares in percent, None for what never ran or failed.
+    """A system's summary; accuracies and shares in percent, None for what never ran or failed.
 
     Attributes:
-        withstood: of the oblivious attack and κ at which it is least.
-        beaten: success of the best attack that knows the system.
+        withstood: under the oblivious attack and κ with the lowest share.
+        beaten: success of the best adaptive attack.
     """
 
     label: str
@@ -45,8 +45,8 @@ class DetectorBoard:
     """The cells of one data set under one setting.
 
     Attributes:
-        setting: what tells it from others of its data set; empty where there is none.
-        generated: seed, generator's checkpoint id, its images; of the defenders' alone.
+        setting: what distinguishes it from others of its data set; empty if there are none.
+        generated: seed, generator's checkpoint id, its images; only the defenders' generators.
     """
 
     slug: str
@@ -58,7 +58,7 @@ class DetectorBoard:
 
     @cached_property
     def lines(self) -> Lines:
-        """Cell by cell."""
+        """The lines, one per cell."""
         return found(self.dataset, detection_lines(self.cells), self._detectors)
 
     @cached_property
@@ -67,7 +67,7 @@ class DetectorBoard:
 
     @cached_property
     def tables(self) -> dict[str, Table]:
-        """Where it stands on the page -> the worst κ, every κ, what each part withstands."""
+        """Place on the page -> table: the worst κ, every κ, what each part withstands."""
         tables = {"worst": worst_table(self.lines)}
         if self.lines.attacks:
             tables["kappa"] = every_table(self.lines)
@@ -77,7 +77,7 @@ class DetectorBoard:
 
     @cached_property
     def roc(self) -> RocFigure | None:
-        """None where no attack has both natural and adversarial scores."""
+        """The ROC figure; None if no attack has both natural and adversarial scores."""
         try:
             return roc_figure(self.dataset, self.cells)
         except NothingToDrawError:
@@ -91,7 +91,7 @@ class DetectorBoard:
         }
 
     def standings(self) -> list[Standing]:
-        """Every system, in the order of the tables."""
+        """Return every system, in the order of the tables."""
         return [self._standing(system) for system in self.lines.systems]
 
     def _standing(self, system: str) -> Standing:
@@ -110,7 +110,7 @@ class DetectorBoard:
 
 
 def make_detector_boards(everything: Found) -> list[DetectorBoard]:
-    """A board per data set and setting.
+    """Return a board per data set and setting.
 
     Raises:
         StoreError: cells that contradict each other.
@@ -135,7 +135,7 @@ def make_detector_boards(everything: Found) -> list[DetectorBoard]:
 
 
 def _parts(cells: Sequence[Detection]) -> dict[str, int]:
-    """Checkpoint id -> seed, of every network that defends, seed by seed."""
+    """Return checkpoint id -> seed of every defending network, seed by seed."""
     met = [(cell.seed, role, part) for cell in cells for role, part in cell.spec["parents"].items()]
     return {part: seed for seed, role, part in sorted(met) if role.startswith(PART)}
 

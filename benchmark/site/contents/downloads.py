@@ -1,4 +1,4 @@
-"""A board for programs: a row per cell as CSV, JSON and Parquet, and its outcomes image by image."""
+"""A board as data: a row per cell as CSV, JSON and Parquet, and its outcomes per image."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ _FIELDS = (
 
 
 def cells(board: Board, families: dict[str, Family]) -> list[dict[str, Any]]:
-    """Every cell of a board, worst cases among them; accuracies and interval ends in percent."""
+    """Return every cell of a board, including worst cases; accuracies and interval ends in percent."""
     return [line for row in board.rows for line in _lines(board, row, families[row.family])]
 
 
@@ -66,12 +66,12 @@ def _absent(status: str) -> dict[str, Any]:
 
 
 def to_json(lines: list[dict[str, Any]]) -> bytes:
-    """A list of objects."""
+    """Return a list of objects as JSON."""
     return (json.dumps(lines, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def to_csv(lines: list[dict[str, Any]]) -> bytes:
-    """Lists are separated by spaces; a failed seed is ERROR, an absent number empty."""
+    """Return CSV: lists are separated by spaces, a failed seed is ERROR, a missing number is empty."""
     import csv
 
     buffer = io.StringIO()
@@ -90,7 +90,7 @@ def _text(value: Any) -> str:
 
 
 def to_parquet(lines: list[dict[str, Any]]) -> bytes:
-    """The same with lists as lists."""
+    """Return Parquet, with lists as lists."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -111,7 +111,7 @@ def to_parquet(lines: list[dict[str, Any]]) -> bytes:
 
 
 def outcomes(board: Board, row: Row) -> dict[str, dict[str, str]]:
-    """Column key -> seed -> which images stood, a bit each from the first byte's highest on, base64."""
+    """Return column key -> seed -> which images withstood: base64 of one bit each, highest bit first."""
     cells = dict(row.cells) | ({WORST: row.worst} if row.worst else {})
     return {
         key: {

@@ -20,15 +20,15 @@ Card = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One row of a board and all else that is known of it.
+    """One row of a board and everything else known about it.
 
     Attributes:
-        slug: what its page is called.
-        setting: what tells it from another recipe of the same defense.
+        slug: name of its page.
+        setting: what distinguishes it from other recipes of the same defense.
         cards: seed -> the card of its model, where a store has it.
-        places: the boards it stands on, and its row there.
+        places: the boards it is on, and its row there.
         raised: record family -> signs of hidden gradients.
-        collapsed: seed -> why its training is taken to have failed.
+        collapsed: seed -> why its training counts as collapsed.
     """
 
     id: str
@@ -44,39 +44,39 @@ class Family:
 
     @property
     def label(self) -> str:
-        """As tables have it."""
+        """The name used in tables."""
         return names.defense(self.defense).label
 
     @cached_property
     def epochs(self) -> str:
-        """On natural and on adversarial images, by its cards; every seed of its records counts."""
+        """Epochs on natural and on adversarial images, from the cards of all seeds of its records."""
         seeds = sorted({record.seed for record in self.records})
         return said({seed: epochs_of(self.cards[seed]) if seed in self.cards else None for seed in seeds})
 
     @cached_property
     def seconds(self) -> float | None:
-        """Of one training, mean over seeds; None for weights from elsewhere."""
+        """Seconds of one training, mean over seeds; None for weights from elsewhere."""
         times = [card["seconds"] for card in self.cards.values() if card.get("history")]
         return sum(times) / len(times) if times else None
 
     def flags_on(self, row: Row) -> list[str]:
-        """Signs of hidden gradients on one board."""
+        """Return the signs of hidden gradients on one board."""
         raised = {flag for record in row.records for flag in self.raised.get(record.family, ())}
         return [name for name in FLAGS if name in raised]
 
     def unlooked_on(self, row: Row) -> str:
-        """What was not looked for in its models on one board; nothing if all was."""
+        """Return what was not checked for its models on one board; empty if everything was."""
         return looked_at(row.records)
 
     @cached_property
     def flags(self) -> list[str]:
-        """Signs of hidden gradients anywhere."""
+        """The signs of hidden gradients on any board."""
         raised = {flag for flags in self.raised.values() for flag in flags}
         return [name for name in FLAGS if name in raised]
 
 
 def make_families(found: Found, boards: Sequence[Board]) -> dict[str, Family]:
-    """Model family -> what is known, for every row of every board."""
+    """Return model family -> what is known of it, for every row of every board."""
     records: dict[str, list[Record]] = {}
     for record in found.records:
         records.setdefault(record.model_family, []).append(record)
@@ -118,7 +118,7 @@ def _family(
 
 
 def page_id(family: str) -> str:
-    """A name for files: the family itself where that is a hash, as it always should be."""
+    """Return a name for files: the family itself if it is a hash, as it should always be."""
     plain = len(family) == 12 and set(family) <= set("0123456789abcdef")
     return family if plain else short_hash(family)
 
@@ -140,7 +140,7 @@ def _summary(card: Card | None) -> str:
 
 
 def identity(card: Card, cards: dict[str, Card]) -> dict[str, str]:
-    """Every setting of a training and of the estimators it needed: dotted key -> short value."""
+    """Return every setting of a training and of its estimators: dotted key -> short value."""
     spec = {key: value for key, value in card["spec"].items() if key not in ("kind", "format", "parents")}
     parent = cards.get(card["spec"].get("parents", {}).get("estimators", ""))
     if parent is not None:
@@ -149,7 +149,7 @@ def identity(card: Card, cards: dict[str, Card]) -> dict[str, str]:
 
 
 def _told_apart(families: Sequence[Family], cards: dict[str, Card]) -> list[Family]:
-    """The same, with what differs between recipes of one defense in their settings."""
+    """Return the families, with the differences between recipes of one defense as their settings."""
     alike: dict[tuple[str, ...], list[Family]] = {}
     for family in families:
         norm = next((c["spec"].get("norm", "") for c in family.cards.values()), "")

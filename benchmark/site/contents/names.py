@@ -1,4 +1,4 @@
-"""What things are called on a page, and what their files are called."""
+"""Names of things on a page, and names of their files."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from robustness_bench.benchmark.report.lines.results import sets_of
 from robustness_bench.defenses.registry import defense_presets
 
 OWN_SET = "other"
-"""Stands for the parameter set of an attack whose parameters no named set has."""
+"""The parameter set of an attack whose parameters are in no named set."""
 _THREATS = {"white": "white box", "black": "black box"}
 _PAPERS = (
     (re.compile(r"arXiv:(\d{4}\.\d{4,5})"), "https://arxiv.org/abs/{}"),
@@ -23,7 +23,7 @@ _ADDRESS = re.compile(r"https://[\w.-]+(/[^\s<>\"'\\]*)?")
 
 
 class Shown(NamedTuple):
-    """A defense or an attack as the registry has it; one that it lacks is shown by its name."""
+    """How a defense or an attack is shown: as in the registry, or by its bare name if it is not there."""
 
     name: str
     label: str
@@ -43,7 +43,7 @@ def _attacks() -> dict[str, Shown]:
 
 
 def defense(name: str) -> Shown:
-    """The registry's, or the bare name."""
+    """Return the registry's entry, or the bare name."""
     presets = defense_presets()
     if name not in presets:
         return Shown(name, name, "other", "", len(presets))
@@ -52,18 +52,18 @@ def defense(name: str) -> Shown:
 
 
 def attack(name: str) -> Shown:
-    """The registry's, or the bare name."""
+    """Return the registry's entry, or the bare name."""
     return _attacks().get(name) or Shown(name, name, "other", "", len(_attacks()))
 
 
 class Sets:
-    """The parameter sets of records; equal attacks are looked up once."""
+    """The parameter sets of records; looks up equal attacks only once."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[str, ...]] = {}
 
     def of(self, spec: dict[str, Any]) -> tuple[str, ...]:
-        """As ``sets_of``, but never empty."""
+        """Return ``sets_of`` the record, but never an empty tuple."""
         key = canonical_json([spec["attack"], spec["norm"], spec["eps"], spec["parameters"]])
         if key not in self._known:
             self._known[key] = sets_of(spec) or (OWN_SET,)
@@ -71,17 +71,17 @@ class Sets:
 
 
 def set_text(name: str) -> str:
-    """How a parameter set is spoken of."""
+    """Return a parameter set in words."""
     return "parameters of no named set" if name == OWN_SET else f"{name} set"
 
 
 def threat(name: str) -> str:
-    """White box, in lower case."""
+    """Return the threat in lower case, like "white box"."""
     return _THREATS.get(name, name)
 
 
 def slug(*parts: str) -> str:
-    """A file name of lower-case letters, digits and hyphens; a hash follows where it lost something."""
+    """Return a file name of lower-case letters, digits and hyphens, with a hash if characters were lost."""
     text = "-".join(parts)
     plain = unicodedata.normalize("NFKD", text.casefold()).encode("ascii", "ignore").decode()
     plain = re.sub(r"[^a-z0-9.]+", "-", plain).strip("-.").replace(".", "-")[:80]
@@ -90,7 +90,7 @@ def slug(*parts: str) -> str:
 
 
 def paper(source: str) -> str:
-    """The address of the first paper that a source names, the source itself if it is one, or nothing."""
+    """Return the address of the first paper that a source names (or the source, if it is one), or ""."""
     for pattern, address in _PAPERS:
         if match := pattern.search(source):
             return address.format(match[1])
@@ -98,13 +98,13 @@ def paper(source: str) -> str:
 
 
 def embedded(value: Any) -> str:
-    """JSON that may stand in a script element: nothing in it can end the element or start another."""
+    """Return JSON that is safe in a script element: it cannot end the element or start another."""
     text = json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False)
     return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
 
 def short_value(value: Any) -> str:
-    """A setting in a few characters."""
+    """Return a setting in a few characters."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple):
@@ -113,7 +113,7 @@ def short_value(value: Any) -> str:
 
 
 def flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted key -> short value."""
+    """Return dotted key -> short value."""
     flat: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -124,7 +124,7 @@ def flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def thousands(number: int) -> str:
-    """With a thin space every three digits."""
+    """Return the number with a thin space every three digits."""
     return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 

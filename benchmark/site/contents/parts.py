@@ -1,4 +1,4 @@
-"""Which of a family's records one command can make."""
+"""Split a family's records into parts that one command each can make."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ class Part:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Of any of them."""
+        """The spec of any of them."""
         return self.records[0].spec
 
     @property
     def card(self) -> Card:
-        """Of the model; an empty one where no store has it."""
+        """The card of the model; empty if no store has it."""
         return next(iter(self.family.cards.values()), {"spec": {}})
 
     def overrides(self) -> Tree:
-        """A protocol's keys, but for how the model is made."""
+        """Return the protocol keys, except those for how the model is made."""
         spec = self.spec
         tree: Tree = {
             "defenses": [self.family.defense],
@@ -54,7 +54,7 @@ class Part:
 
 
 def parts(family: Family) -> Iterator[Part]:
-    """Boards that differ in the threat alone, and faced the same attacks, share a command."""
+    """Yield the parts; boards with the same attacks that differ only in the threat share a command."""
     merged: dict[tuple[Any, ...], dict[str, list[Record]]] = {}
     for board, row in family.places:
         attacks = tuple(column.attack for column in board.columns if column.key in row.cells)
@@ -76,7 +76,7 @@ def parts(family: Family) -> Iterator[Part]:
 
 
 def _other_budgets(family: Family, own: Sequence[Record]) -> list[Record]:
-    """Records of a robustness curve: the same attack at an ε that has no board."""
+    """Return records of a robustness curve: the same attack at an ε that has no board."""
     boards = {board.eps for board, _ in family.places}
     known = {_but_eps(record) for record in own}
     return [r for r in family.records if r.spec["eps"] not in boards and _but_eps(r) in known]
@@ -90,6 +90,6 @@ def _but_eps(record: Record) -> str:
 
 
 def base(label: str) -> str:
-    """The data set that a label is of; a folder of images may have any name."""
+    """Return the data set of a label; a folder of images may have any name."""
     near = [name for name in DATASETS if name in label.casefold()]
     return label if label in DATASETS else (near or [label])[0]

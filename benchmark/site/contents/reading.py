@@ -1,4 +1,4 @@
-"""Every record and card of a few stores, read in one pass."""
+"""Read all records and cards of some stores in one pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -27,13 +27,13 @@ _COLUMNS = ("sample", "label", "clean_prediction", "adversarial_prediction", "fo
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What the stores hold.
+    """The content of the stores.
 
     Attributes:
-        records: each id once; one that succeeded goes before one that failed.
+        records: each id once, a success preferred to a failure.
         files: record id -> its file.
         cards: checkpoint id -> its card.
-        entries: defense -> the submission it came as.
+        entries: defense -> its submission.
     """
 
     records: list[Record]
@@ -41,25 +41,25 @@ class Found:
     cards: dict[str, dict[str, Any]]
     entries: dict[str, Entry]
     sent: list[Record]
-    """Of images that someone sent in against a model; not among ``records``."""
+    """Records of submitted images against a model; not among ``records``."""
     external: list[ExternalRow]
-    """What others measured elsewhere."""
+    """Results that others measured elsewhere."""
     detections: list[Detection] = field(default_factory=list)
-    """Cells of detectors, as ``records`` are."""
+    """Cells of detectors, chosen like ``records``."""
     held_out: dict[str, Scores] = field(default_factory=dict)
-    """Calibration's id -> scores of held-out images."""
+    """Calibration id -> scores of held-out images."""
     generated: dict[str, ConditionalExamples] = field(default_factory=dict)
-    """Generator's checkpoint id -> images of it."""
+    """Generator's checkpoint id -> its images."""
 
 
 def default_stores(folder: Path) -> list[Path]:
-    """The folder itself and the folders in it, as far as they have records."""
+    """Return the folder and its subfolders, those that have records."""
     candidates = [folder, *sorted(folder.glob("*/"))]
     return [store for store in candidates if any((store / kind).is_dir() for kind in _KINDS)]
 
 
 def read_stores(stores: Sequence[Path]) -> Found:
-    """Read and verify all records and cards; submissions become known as defenses.
+    """Read and verify all records and cards; register submissions as defenses.
 
     Raises:
         StoreError: one is damaged; the message names the file.
@@ -101,7 +101,7 @@ def _needed(story: dict[str, Any]) -> list[str]:
 
 
 def _sharing(record: Record, shared: dict[bytes, NDArray[Any]]) -> Record:
-    """The same with one array for the sample numbers, and one for the labels, of all records."""
+    """Return the record with sample numbers and labels in arrays shared by all records."""
     own = {name: np.ascontiguousarray(record.rows[name]) for name in ("sample", "label")}
     same = {name: shared.setdefault(array.tobytes(), array) for name, array in own.items()}
     return replace(record, rows=record.rows | same)

@@ -1,4 +1,4 @@
-"""The command that makes a family's records again, held against their ids."""
+"""Commands that reproduce a family's records, checked against their ids."""
 
 import dataclasses
 import shlex
@@ -24,13 +24,13 @@ from robustness_bench.defenses.registry import defense_presets
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How to make some cells again.
+    """How to reproduce some cells.
 
     Attributes:
-        command: a line for a shell; empty where none can be given.
-        config: the protocol it names, empty where options say all.
-        cells: how many records it is about.
-        exact: how many of them the command's plan has, by id; None where that cannot be told here.
+        command: a shell command; empty if none can be given.
+        config: the protocol file it names; empty if options suffice.
+        cells: number of records it covers.
+        exact: how many of them the command's plan has, by id; None if that cannot be checked here.
         note: what else is needed, or why there is no command.
     """
 
@@ -42,16 +42,16 @@ class Recipe:
 
 
 def recipes(family: Family, cards: dict[str, Card], config_name: str) -> list[Recipe]:
-    """The commands that make all of a family's records, one for each norm, set and number of images.
+    """Return the commands for all of a family's records, one per norm, set and number of images.
 
     Args:
-        config_name: what a protocol file is called, without its number and ending.
+        config_name: name of a protocol file, without its number and extension.
     """
     preset = defense_presets().get(family.defense)
     if preset is None or preset.group == GROUP:
         note = "The defense is not part of this installation: run it with --plugin FILE, its source file."
         if preset is not None:
-            note = "It was sent in: bench submit run, with the folder it came in, makes these records again."
+            note = "It is a submission: bench submit run with its folder makes these records again."
         return [Recipe(command="", config="", cells=len(family.records), exact=None, note=note)]
     whole = list(parts(family))
     return [
@@ -62,12 +62,12 @@ def recipes(family: Family, cards: dict[str, Card], config_name: str) -> list[Re
 
 def _recipe(part: Part, cards: dict[str, Card], config_name: str) -> Recipe:
     label = part.spec["dataset"]
-    note = "" if label in DATASETS else f"--data-dir is a folder of images that is called {label}."
+    note = "" if label in DATASETS else f"--data-dir is the folder of images named {label}."
     try:
         tree, options, how = _making(part, cards)
         tree, exact = _checked(part, cards, tree)
     except (BenchError, PresetError, KeyError, TypeError, ValueError) as error:
-        reason = f"No command can be given from what the store holds ({str(error)[:200]})."
+        reason = f"The store does not hold enough to give a command ({str(error)[:200]})."
         return Recipe(command="", config="", cells=len(part.records), exact=None, note=reason)
     config = "" if options is not None and "surrogate" not in tree else _toml(tree)
     words = ["bench", "run", "--config", config_name] if config else _words(part, options or [])
@@ -83,12 +83,12 @@ def _recipe(part: Part, cards: dict[str, Card], config_name: str) -> Recipe:
 
 
 def _making(part: Part, cards: dict[str, Card]) -> tuple[Tree, list[str] | None, str]:
-    """The protocol, the options that say how the model is made (None: a file must), and a note."""
+    """Return the protocol, the options for making the model (None: needs a file), and a note."""
     spec, tree = part.card["spec"], part.overrides()
     if spec.get("kind") == "load":
         return _loading(tree, spec)
     if "training" not in spec:
-        return tree, [], "No card of the training is in the store: the recipe is the default one."
+        return tree, [], "The store has no card of the training: the command uses the default recipe."
     wanted = {"model": {"name": spec["model"], "width": spec["width"]}, "training": spec["training"]}
     estimators = cards.get(spec["parents"].get("estimators", ""))
     if estimators is not None:
@@ -102,20 +102,20 @@ def _making(part: Part, cards: dict[str, Card]) -> tuple[Tree, list[str] | None,
 
 
 def _loading(tree: Tree, spec: dict[str, Any]) -> tuple[Tree, list[str], str]:
-    """Weights that were not trained here."""
+    """Return the same for weights that were not trained here."""
     if str(spec["model"]).startswith(ZOO):
         return {**tree, "weights": spec["model"]}, ["--weights", spec["model"]], ""
-    options, note = ["--weights", "FILE"], f"FILE is the one with SHA-256 {spec['weights']}"
+    options, note = ["--weights", "FILE"], f"FILE has SHA-256 {spec['weights']}"
     if "network" in spec:
         options += ["--network", "CODE.py", "--trust-code"]
-        note += f", CODE.py, which is run, the one with {spec['network']}"
+        note += f", CODE.py, which is run, has {spec['network']}"
     else:
         options += ["--width", str(spec["width"]), *_reading(spec)]
     return {**tree, "weights": "FILE"}, options, f"{note}."
 
 
 def _reading(spec: dict[str, Any]) -> list[str]:
-    """The options that say how given weights were to be run."""
+    """Return the options that say how the given weights were run."""
     plain = ["--weights-plain"] if spec.get("plain") else []
     normalised = ["--weights-input", "normalised"] if spec.get("plain") is False else []
     asked = spec.get("input", RULE)
@@ -126,7 +126,7 @@ def _reading(spec: dict[str, Any]) -> list[str]:
 
 @cache
 def _by_options(dataset: str, wanted: str) -> tuple[Tree, list[str]] | None:
-    """The schedule and options, if there are any, that amount to a way of training (JSON)."""
+    """Return a schedule and options that give this training recipe (JSON), or None."""
     import json
 
     tree: Tree = json.loads(wanted)
@@ -155,7 +155,7 @@ def _says(protocol: Protocol, wanted: Tree) -> bool:
 
 
 def _checked(part: Part, cards: dict[str, Card], tree: Tree) -> tuple[Tree, int | None]:
-    """The protocol, with the surrogate that gives most of the records' ids, and how many it gives."""
+    """Return the protocol with the surrogate that gives the most of the records' ids, and their number."""
     weights = tree.get("weights", "")
     if weights and not weights.startswith(ZOO):
         return tree, None
@@ -188,7 +188,7 @@ def _info(part: Part) -> DatasetInfo:
 
 
 def _surrogates(part: Part, cards: dict[str, Card]) -> list[Tree]:
-    """Standard-AT models of the store that could have been what black-box images were made on."""
+    """Return Standard-AT models of the store that may have been the surrogate."""
     standard = canonical_json(defense_presets()["standard"].identity())
     found = {}
     for card in cards.values():
@@ -214,7 +214,7 @@ def _words(part: Part, making: list[str]) -> list[str]:
 
 
 def _toml(tree: Tree, path: str = "") -> str:
-    """A nested table of strings, numbers and lists as TOML."""
+    """Return a nested table of strings, numbers and lists as TOML."""
     import json
 
     plain = {key: value for key, value in tree.items() if not isinstance(value, dict)}

@@ -1,4 +1,4 @@
-"""What was sent in, on the pages: claims beside measurements, and rows that others published."""
+"""Submissions on the pages: claims next to measurements, and rows that others published."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,18 +13,18 @@ from robustness_bench.benchmark.submit.board.standing import Standing, standing
 
 
 class Credit(NamedTuple):
-    """Whose images a record is of, as it says."""
+    """Who submitted a record's images, as the record says."""
 
     name: str
     authors: str
     link: str
     """Empty unless it is an http or https address."""
     fooled: int
-    """How many of its images fool the model inside ε."""
+    """Number of its images that fool the model inside ε."""
 
 
 def credit_of(record: Record) -> Credit:
-    """From a record that may have come from anywhere."""
+    """Read the credit from a record of any origin, so nothing in it is trusted."""
     told = record.spec["parameters"]
     link = str(told.get("link", ""))
     authors = ", ".join(map(str, told.get("authors", ())))
@@ -34,18 +34,18 @@ def credit_of(record: Record) -> Credit:
 
 
 def unranked(found: Found) -> dict[str, str]:
-    """Submission -> why it is not ranked: it has not been through the full protocol."""
+    """Return submission -> why it is not ranked: the full protocol has not run."""
     earned = {defense: standing(entry, found.records) for defense, entry in found.entries.items()}
     return {defense: _partial(each) for defense, each in earned.items() if each.status != "verified"}
 
 
 def _partial(earned: Standing) -> str:
     lacking = f", without {', '.join(earned.missing)}" if earned.missing else f", {earned.images} images"
-    return f"submission measured in part{lacking}"
+    return f"submission only partly measured{lacking}"
 
 
 def status_of(row: Row, found: Found) -> list[str]:
-    """What a board says of a row beside what it lacks."""
+    """Return a board's remarks on a row, besides what the row lacks."""
     said = []
     if row.defense in found.entries:
         earned = standing(found.entries[row.defense], found.records)
@@ -56,12 +56,12 @@ def status_of(row: Row, found: Found) -> list[str]:
             said.append(f"AA claimed {claimed:.1f}, measured {measured:.1f}")
     if row.sent:
         by = sorted({credit_of(record).name for record in row.sent})
-        said.append(f"worst case counts images sent in: {', '.join(by)}")
+        said.append(f"worst case includes submitted images: {', '.join(by)}")
     return said
 
 
 def told(defense: str, found: Found) -> list[tuple[str, str]]:
-    """What a submission says of itself, and beside its claims what was measured; nothing of others."""
+    """Return a submission's own statements, with measurements next to its claims; empty for others."""
     return list(_told(defense, found)) if defense in found.entries else []
 
 
@@ -86,7 +86,7 @@ def _told(defense: str, found: Found) -> Iterator[tuple[str, str]]:
 
 
 def external(board: Board, found: Found) -> list[ExternalRow]:
-    """What others published for a board's threat model, best first; never ranked with what was measured."""
+    """Return published rows for a board's threat model, best first; never ranked with measured rows."""
     if board.threat != "white":
         return []
     own = [

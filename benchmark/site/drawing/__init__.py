@@ -1,1 +1,1 @@
-"""Plots, images and figures as the pages show them."""
+"""Plots, images and numbers as the pages show them."""

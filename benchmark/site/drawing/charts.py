@@ -37,7 +37,7 @@ class Chart(NamedTuple):
 
 
 def robustness(family: Family, board: Board) -> Chart | None:
-    """Accuracy against ε for every attack that was run at several, or answers every ε from one run."""
+    """Plot accuracy against ε for every attack that ran at several ε, or serves every ε in one run."""
     records = [record for record in family.records if _same_threat(record, board)]
     natural = [r for r in records if r.spec["kind_of_attack"] == "natural" and r.status == "ok"]
     start = {0.0: [100.0 * float(record.robust.mean()) for record in natural]} if natural else {}
@@ -85,7 +85,7 @@ def _budgets(record: Record, eps: float) -> Iterable[float]:
 
 
 def learning(family: Family) -> Chart | None:
-    """Accuracy on held-out training images, epoch by epoch."""
+    """Plot accuracy on held-out training images per epoch."""
     kinds = {"held_out_natural": "natural", "held_out_pgd": "under the training's own PGD"}
     series, columns = [], {}
     for style, (key, label) in enumerate(kinds.items()):
@@ -109,12 +109,12 @@ def learning(family: Family) -> Chart | None:
     numbers = sorted({x for values in columns.values() for x in values})
     rows = [[f"{n:g}", *(_number(values.get(n)) for values in columns.values())] for n in numbers]
     legend = _legend([next(s for s in series if s.label == label) for label in {s.label: 0 for s in series}])
-    note = "On training images that no step was made on, a line per seed."
+    note = "On held-out training images, a line per seed."
     return Chart("Learning curves", note, draw(plot), legend, ["epoch", *columns], rows)
 
 
 def training_cost(board: Board, row: Row, families: dict[str, Family]) -> Chart | None:
-    """Worst-case accuracy against seconds of training, this row among the others of its board."""
+    """Plot worst-case accuracy against seconds of training, this row among the others of its board."""
     points = {}
     for other in board.rows:
         seconds = families[other.family].seconds
@@ -138,13 +138,13 @@ def training_cost(board: Board, row: Row, families: dict[str, Family]) -> Chart 
         [families[family].label, f"{points[family][0]:.1f}", f"{points[family][1]:.1f}"]
         for family in sorted(near, key=lambda family: -points[family][1])
     ]
-    note = "Wall clock of one training, mean over seeds, on whatever machine it ran. Dots are other defenses."
+    note = "Wall-clock time of one training, mean over seeds, on varying machines. Dots are other defenses."
     head = ["defense (nearest in accuracy)", "seconds", "worst case, %"]
     return Chart(f"What the training cost, {board.threat_model}", note, draw(plot), [], head, rows)
 
 
 def attack_cost(board: Board, row: Row) -> Chart | None:
-    """Accuracy under each attack against the passes it took."""
+    """Plot accuracy under each attack against the passes it took."""
     found = []
     for column in board.columns:
         cell = row.cells.get(column.key)
@@ -174,7 +174,7 @@ def attack_cost(board: Board, row: Row) -> Chart | None:
         [label, f"{passes[0]:.1f}", f"{passes[1]:.1f}", f"{y:.1f}"]
         for _, y, label, passes in sorted(found, key=lambda each: each[0])
     ]
-    note = "Mean over images and seeds; an attack spends nothing more on an image that fell."
+    note = "Mean over images and seeds; an attack spends no further passes on an image that it has fooled."
     head = ["attack", "forward passes", "backward passes", "accuracy, %"]
     return Chart(
         f"What each attack spent, {board.threat_model}", note, draw(plot), _legend(series), head, rows

@@ -23,17 +23,17 @@ _HEAD = [
 
 
 def roc_charts(figure: RocFigure) -> list[Chart]:
-    """One per attack, or per system and attack where the attack knows of the system."""
+    """Return a chart per attack, or per system and attack if the attack is adaptive."""
     return [_chart(figure, panel, number) for number, panel in enumerate(figure.panels, 1)]
 
 
 def roc_note(figure: RocFigure) -> str:
-    """What must be known to read them."""
+    """Return the explanation needed to read the charts."""
     drawn = [curve for curve in figure.curves if curve.drawn]
     return " ".join(
         [
-            "Share of the adversarial images that fool the classifier and are flagged (TPR) against that of "
-            f"natural test images (FPR), at any threshold; {chosen(figure.kappas)}.",
+            "Share of adversarial images that fool the classifier and are flagged (TPR) against the share of "
+            f"natural test images that are flagged (FPR), for all thresholds; {chosen(figure.kappas)}.",
             "Symbols: the thresholds in use, set on held-out natural images; at the left edge "
             "those of an FPR of 0.1 % or less.",
             seeds_in_words([curve.seeds for curve in drawn]),
@@ -64,13 +64,13 @@ def _chart(figure: RocFigure, panel: Panel, number: int) -> Chart:
 
 
 def _series(figure: RocFigure, alias: str, curves: Sequence[Curve]) -> Series:
-    """A line of one score, with a symbol for every threshold on it."""
+    """Return the line of one score, with a symbol for every threshold on it."""
     marked = [(_percent(curve.fpr), 100 * curve.tpr.mean) for curve in curves if curve.tpr]
     return Series(figure.label(alias), _steps(curves[0].points), figure.detectors.index(alias), marked=marked)
 
 
 def _steps(points: Sequence[float]) -> Points:
-    """The corners of a curve that has these values at ``FPRS``, in percent."""
+    """Return the corners of the step curve with these values at ``FPRS``, in percent."""
     corners: Points = []
     for fpr, tpr in zip(FPRS, points, strict=True):
         if not corners or 100 * tpr != corners[-1][1]:
@@ -80,7 +80,7 @@ def _steps(points: Sequence[float]) -> Points:
 
 
 def _percent(fpr: MeanStd) -> float:
-    """Inside the axis."""
+    """Return the rate in percent, moved inside the axis."""
     return 100 * max(fpr.mean, FPRS[0])
 
 

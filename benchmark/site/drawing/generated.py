@@ -1,4 +1,4 @@
-"""What a generator makes of images under every class as one PNG, and what the classifier says of it."""
+"""A generator's images for every class as one PNG, and the classifier's predictions for them."""
 
 from typing import NamedTuple
 
@@ -17,9 +17,9 @@ class Generated(NamedTuple):
     height: int
     conditions: tuple[int, ...]
     rows: tuple[tuple[int, tuple[int, ...]], ...]
-    """Class, and what the classifier sees under each condition."""
+    """Class, and the classifier's prediction under each condition."""
     agreeing: float
-    """Percent of all images made under a class, shown or not, that the classifier gives that class."""
+    """Percent of all images generated for a class, shown or not, that the classifier assigns to it."""
     images: int
 
     @property
@@ -32,7 +32,7 @@ class Generated(NamedTuple):
 
 
 def generated(dataset: str, generator: str, examples: ConditionalExamples) -> Generated:
-    """The picture of a few images of one generator."""
+    """Return the picture of a few images of one generator."""
     figure = generated_figure(dataset, generator, examples)
     sheet = sheet_of(np.stack([_tiles(figure, row) for row in figure.rows]))
     predicted = examples.predicted
@@ -51,7 +51,7 @@ def generated(dataset: str, generator: str, examples: ConditionalExamples) -> Ge
 
 
 def _tiles(figure: GeneratedFigure, row: int) -> np.typing.NDArray[np.float64]:
-    """(2 + conditions, C, H, W) in [0, 1]."""
+    """Return the tiles of a row, (2 + conditions, C, H, W) in [0, 1]."""
     shown = figure.examples
     conditional = shown.conditional[row][list(figure.conditions)]
     return np.concatenate([shown.x[row][None], shown.reconstruction[row][None], conditional]) / 255.0

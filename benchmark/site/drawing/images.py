@@ -1,4 +1,4 @@
-"""Kept images of a cell as one PNG: natural, adversarial, amplified difference, one under the other."""
+"""Kept images of a cell as one PNG: rows for natural, adversarial and amplified difference."""
 
 import io
 from pathlib import Path
@@ -16,7 +16,7 @@ _GAINS = (1, 2, 5, 10, 20, 50, 100)
 
 
 class Sprite(NamedTuple):
-    """The picture, and what is to be said of it."""
+    """The picture and its description."""
 
     png: bytes
     width: int
@@ -38,7 +38,7 @@ class Sprite(NamedTuple):
 
 
 def sprite(record: Record, file: Path) -> Sprite | None:
-    """The picture of a record's images; None where none were kept.
+    """Return the picture of a record's images; None if none were kept.
 
     Raises:
         StoreError: the images are damaged.
@@ -59,12 +59,12 @@ def sprite(record: Record, file: Path) -> Sprite | None:
 
 
 def _gain(largest: float) -> int:
-    """The most that keeps every difference inside the picture's range."""
+    """Return the largest gain that keeps every difference inside the picture's range."""
     return max((gain for gain in _GAINS if gain * largest <= 0.5), default=1)
 
 
 def sheet_of(tiles: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """(R, K, C, H, W) in [0, 1] -> (rows, columns, 4), transparent between the tiles."""
+    """Turn (R, K, C, H, W) in [0, 1] into (rows, columns, 4), transparent between the tiles."""
     rows, k, channels, height, width = tiles.shape
     if channels not in (1, 3):  # shown as one grey image
         tiles = tiles.mean(2, keepdims=True)
@@ -81,7 +81,7 @@ def sheet_of(tiles: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def png_of(sheet: NDArray[Any]) -> bytes:
-    """The bytes of a file; equal pictures give equal bytes."""
+    """Return the bytes of a PNG file; equal pictures give equal bytes."""
     from PIL import Image
 
     buffer = io.BytesIO()

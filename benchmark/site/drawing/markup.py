@@ -1,4 +1,4 @@
-"""Figures as HTML: the pieces that stand in every table."""
+"""Numbers as HTML: the pieces that every table uses."""
 
 from markupsafe import Markup, escape
 
@@ -8,11 +8,11 @@ from robustness_bench.benchmark.site.drawing.svg import strip
 from robustness_bench.benchmark.statistics import MeanStd, Rank
 from robustness_bench.benchmark.store.flags import FLAGS
 
-UNLOOKED = "no flag says nothing here: signs of hidden gradients were not, or not all, looked for"
+UNLOOKED = "the absence of flags says nothing here: not all signs of hidden gradients were checked"
 
 
 def figure(found: MeanStd | None, decimals: int = 1) -> Markup:
-    """Mean and spread, or a dash."""
+    """Return mean and spread, or a dash."""
     if found is None:
         return Markup("–")
     spread = "" if found.std is None else f" <small>±{found.std:.{decimals}f}</small>"
@@ -20,14 +20,14 @@ def figure(found: MeanStd | None, decimals: int = 1) -> Markup:
 
 
 def interval(cell: Cell | None) -> Markup:
-    """Both ends of the 95 % interval, or nothing."""
+    """Return both ends of the 95 % interval, or nothing."""
     if cell is None or cell.interval is None:
         return Markup("")
     return Markup(f"{cell.interval.low:.1f}–{cell.interval.high:.1f}")
 
 
 def drawn(cell: Cell | None) -> Markup:
-    """The cell on a scale of 0 to 100."""
+    """Draw the cell on a scale of 0 to 100."""
     if cell is None or cell.figure is None or cell.interval is None:
         return Markup("")
     values = [value for value in cell.per_seed.values() if value is not None]
@@ -35,7 +35,7 @@ def drawn(cell: Cell | None) -> Markup:
 
 
 def table_cell(cell: Cell | None, decimals: int, best: float | None) -> Markup:
-    """A figure of a board, marked where it is the best of its column."""
+    """Return a table cell of a board, marked if it is the best of its column."""
     if cell is None:
         return Markup('<td class="n none"><abbr title="never run">–</abbr></td>')
     if cell.figure is None:
@@ -45,7 +45,7 @@ def table_cell(cell: Cell | None, decimals: int, best: float | None) -> Markup:
 
 
 def worst_cell(worst: Cell | None, problem: str, decimals: int, best: float | None) -> Markup:
-    """The worst case with its interval, in writing and drawn."""
+    """Return the worst case with its interval, as text and drawn."""
     if worst is None or worst.figure is None:
         return Markup('<td class="w none"><abbr title="{}">–</abbr></td>').format(problem)
     kind = "w best" if round(worst.figure.mean, decimals) == best else "w"
@@ -64,7 +64,7 @@ def rank(place: Rank | None) -> Markup:
 
 
 def flags(raised: list[str], unlooked: str, collapsed: dict[int, str]) -> Markup:
-    """A mark for every sign of hidden gradients, for what was not looked for, and every failed seed."""
+    """Return a mark for every sign of hidden gradients, for unchecked signs, and for every collapsed seed."""
     marks = [f'<abbr class="flag" title="{escape(FLAGS[name].meaning)}">{name}</abbr>' for name in raised]
     if unlooked:
         marks.append(f'<abbr class="flag unlooked" title="{UNLOOKED}">{escape(unlooked)}</abbr>')
@@ -76,7 +76,7 @@ def flags(raised: list[str], unlooked: str, collapsed: dict[int, str]) -> Markup
 
 
 def status(columns: tuple[Column, ...], cells: dict[str, Cell]) -> str:
-    """What a row lacks, or "complete"."""
+    """Return what a row lacks, or "complete"."""
     problems = []
     for column in columns:
         cell = cells.get(column.key)

@@ -1,4 +1,4 @@
-"""Small plots as SVG text: told apart by marker and dash first, by colour second; colours are the page's."""
+"""Small plots as SVG text. Lines differ in marker and dash first, then in colour, set by the page's CSS."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 520, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 22, 12, 46
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 2", "1 2")
-_STYLES = 6  # of each; from the seventh style on they meet in other pairs
+_STYLES = 6  # of markers and of dashes; from the seventh style on they are paired differently
 _MARKS = (
     "M{x0} {y}a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0 -7.2 0z",
     "M{x0} {y0}h7.2v7.2h-7.2z",
@@ -29,13 +29,13 @@ class Axis(NamedTuple):
     log: bool = False
 
     def share(self, value: float) -> float:
-        """Where a value lies between the ends."""
+        """Return the position of a value between the ends, 0 to 1."""
         if self.log:
             return (math.log(value) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
-        """Round numbers inside the axis."""
+        """Return round numbers inside the axis."""
         if self.log:
             return _log_ticks(self.low, self.high)
         step = _step(self.high - self.low)
@@ -44,18 +44,18 @@ class Axis(NamedTuple):
 
 
 class Series(NamedTuple):
-    """One line; ``style`` picks marker, dash and colour."""
+    """One line; ``style`` selects marker, dash and colour."""
 
     label: str
     points: Sequence[tuple[float, float]]
     style: int
     joined: bool = True
     marked: Sequence[tuple[float, float]] | None = None
-    """Where its marker stands; along the line unless given."""
+    """Positions of its markers; along the line unless given."""
 
 
 class Plot(NamedTuple):
-    """A drawing with what it says in words."""
+    """A drawing with its description in words."""
 
     ident: str
     title: str
@@ -64,9 +64,9 @@ class Plot(NamedTuple):
     y: Axis
     series: Sequence[Series]
     crowd: Sequence[tuple[float, float]] = ()
-    """Points drawn small and alike behind the series."""
+    """Points drawn small and uniform behind the series."""
     names: Sequence[tuple[float, float, str]] = ()
-    """Words beside points, left out where there is no room."""
+    """Labels next to points, left out where there is no room."""
 
 
 def percent_axis(label: str) -> Axis:
@@ -75,12 +75,12 @@ def percent_axis(label: str) -> Axis:
 
 
 def log_axis(label: str, values: Sequence[float]) -> Axis:
-    """Wide enough for all values, which are positive."""
+    """Return a logarithmic axis wide enough for all values, which must be positive."""
     return Axis(label, min(values) / 1.35, max(values) * 1.35, True)
 
 
 def draw(plot: Plot) -> Markup:
-    """The drawing, with title and description for those who do not see it."""
+    """Return the drawing, with title and description for screen readers."""
     parts = [
         f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-labelledby="{plot.ident}-t {plot.ident}-d">',
@@ -96,7 +96,7 @@ def draw(plot: Plot) -> Markup:
 
 
 def swatch(style: int) -> Markup:
-    """What a legend shows of a style."""
+    """Return the legend symbol of a style."""
     mark = _mark(style % _STYLES, 17, 6)
     return Markup(
         f'<svg class="swatch" viewBox="0 0 34 12" aria-hidden="true"><g class="{_colour(style)}">'
@@ -105,7 +105,7 @@ def swatch(style: int) -> Markup:
 
 
 def strip(low: float, high: float, mean: float, values: Sequence[float]) -> Markup:
-    """One figure on 0 to 100: its interval as a bar, its mean as a stroke, its seeds as dots."""
+    """Draw one number on 0 to 100: its interval as a bar, its mean as a stroke, its seeds as dots."""
     dots = "".join(f"M{value:.1f} 8h0" for value in values)
     return Markup(
         '<svg class="strip" viewBox="-2 0 104 16" aria-hidden="true"><path class="base" d="M0 8h100"/>'
@@ -174,7 +174,7 @@ def _dash(style: int) -> str:
 
 
 def _names(plot: Plot) -> list[str]:
-    """Each to the right of its point, or left, above, below: where it hits no other and no edge."""
+    """Place each label right of its point, or left, above or below, where it touches no other and no edge."""
     taken = [_box(*_at(plot, x, y), 9.0, 9.0) for x, y, _ in plot.names]
     parts = []
     for x, y, name in plot.names:
@@ -217,7 +217,7 @@ def _step(span: float) -> float:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten, with 2 and 5 between them where there are few."""
+    """Return powers of ten, with 2 and 5 between them if there are few."""
     powers = [10.0**n for n in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
     few = [p * f for p in powers for f in (1, 2, 5) if low <= p * f <= high]
     return few if len(few) <= 6 else [power for power in powers if low <= power <= high]

@@ -1,1 +1,1 @@
-"""What each kind of page is given to show."""
+"""The data that each kind of page shows."""

@@ -1,4 +1,4 @@
-"""What the page of a board shows."""
+"""The data for the page of a board."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ Families = dict[str, Family]
 
 
 class Line(NamedTuple):
-    """A row with what every column of the table shows of it."""
+    """A row with its content for every column of the table."""
 
     row: Row
     family: Family
@@ -30,7 +30,7 @@ class Line(NamedTuple):
 
 
 def context(board: Board, boards: Sequence[Board], families: Families, found: Found) -> dict[str, Any]:
-    """All that ``board.html.j2`` asks for."""
+    """Return everything that ``board.html.j2`` needs."""
     lines = [_line(board, row, families[row.family], found) for row in board.rows]
     settings = {line.family.setting for line in lines}
     shared = settings.pop() if len(settings) == 1 else ""
@@ -80,14 +80,14 @@ def _line(board: Board, row: Row, family: Family, found: Found) -> Line:
 
 
 def _unbroken(labels: list[str]) -> Markup:
-    """a, b and c, each on one line; a number where they are many."""
+    """Return "a, b and c", each without line breaks; a number if there are many."""
     if len(labels) > 8:
         return Markup(f"all {len(labels)} attacks inside ε")
     return Markup(names.listed([Markup('<span class="nb">{}</span>').format(label) for label in labels]))
 
 
 def _best(board: Board, decimals: int) -> dict[str, float]:
-    """Column key -> the highest mean of the ranked rows, as shown; not where all are equal."""
+    """Return column key -> the highest shown mean of the ranked rows; without columns where all are equal."""
     best = {}
     for key in (*(column.key for column in board.columns), WORST):
         shown = set()
@@ -119,9 +119,9 @@ def _html(board: Board, line: Line, decimals: int, best: dict[str, float], setti
 
 
 def _data(board: Board, lines: Sequence[Line]) -> dict[str, Any]:
-    """What sorting, filtering and the details of a row need.
+    """Return what sorting, filtering and the details of a row need.
 
-    counts: images that stood, a number per seed of the row: null if it failed, -1 if it never ran.
+    counts: images that withstood, per seed of the row: null if it failed, -1 if it never ran.
     """
     return {
         "images": board.images,
@@ -162,7 +162,7 @@ def _count(cell: Cell, seed: int) -> int | None:
 
 
 def _trade(board: Board, families: Families) -> Chart | None:
-    """Natural accuracy against worst case, one mark per ranked row."""
+    """Plot natural accuracy against worst case, one mark per ranked row."""
     found = []
     for row in board.rows:
         natural = row.cells.get(board.natural.key) if board.natural else None

@@ -1,4 +1,4 @@
-"""What the page of a defense shows."""
+"""The data for the page of a defense."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -29,10 +29,10 @@ def context(
     told: Sequence[tuple[str, str]],
     sprites: Sequence[tuple[str, list[Named]]],
 ) -> dict[str, Any]:
-    """All that ``defense.html.j2`` asks for.
+    """Return everything that ``defense.html.j2`` needs.
 
     Args:
-        told: what a submission says of itself.
+        told: a submission's own statements.
         sprites: heading -> pictures.
     """
     shown = names.defense(family.defense)
@@ -76,26 +76,26 @@ def context(
 
 
 def norm_of(family: Family) -> str:
-    """The norm it was trained in, where its card says."""
+    """Return the norm it was trained in, if its card says."""
     norm = next((card["spec"].get("norm", "") for card in family.cards.values()), "")
     return NORM_SYMBOLS.get(norm, norm)
 
 
 def _threats(family: Family) -> list[Board]:
-    """Its boards, each threat model once whatever the set."""
+    """Return its boards, each threat model once whatever the set."""
     seen = {(b.data, b.images, b.norm, b.eps, b.threat): b for b, _ in reversed(family.places)}
     return [board for board, _ in family.places if board in seen.values()]
 
 
 def _cost_charts(family: Family, families: Families) -> Iterator[charts.Chart | None]:
     for board, row in family.places:
-        if board.threat == "white":  # a black box's images are made once for all
+        if board.threat == "white":  # black-box images are made once for all rows
             yield charts.training_cost(board, row, families)
             yield charts.attack_cost(board, row)
 
 
 def _where(family: Family, flag: str) -> str:
-    """The cells of a flag: seeds for what a model's own diagnosis says."""
+    """Return the cells of a flag: only seeds, if the flag comes from the model's diagnosis."""
     diagnosed = [(record.seed, record.diagnosis) for record in family.records if record.diagnosis]
     own = sorted({seed for seed, diagnosis in diagnosed if flag in diagnosis.flags})
     if own:
@@ -105,13 +105,13 @@ def _where(family: Family, flag: str) -> str:
 
 
 def measures_distance(row: Row) -> bool:
-    """Whether an attack of the row looked for the nearest image that fools."""
+    """Return whether an attack of the row is a minimum-norm attack."""
     kinds = {cell.records[0].spec["kind_of_attack"] for cell in row.cells.values()}
     return "minimum-norm" in kinds
 
 
 def cell_rows(board: Board, row: Row) -> Markup:
-    """A line per attack, the worst case last."""
+    """Return a line per attack, the worst case last."""
     far = measures_distance(row)
     cells = [(column.label, row.cells.get(column.key)) for column in board.columns]
     lines = [_cell_row(label, cell, row.seeds, far) for label, cell in cells]
@@ -138,7 +138,7 @@ def _cell_row(label: str, cell: Cell | None, seeds: Sequence[int], far: bool, ki
 
 
 def record_rows(family: Family) -> Markup:
-    """A line per record: id, cell, seconds, status."""
+    """Return a line per record: id, cell, seconds, status."""
     lines = []
     for record in sorted(family.records, key=_place):
         spec = record.spec
@@ -159,7 +159,7 @@ def _place(record: Any) -> tuple[Any, ...]:
 
 
 def _environment(family: Family) -> Iterator[tuple[str, str]]:
-    """Every value that its records and trainings have, key by key."""
+    """Yield each environment key with all values in its records and trainings."""
     found: dict[str, set[str]] = {}
     trained = [card["environment"] for card in family.cards.values()]
     for environment in (*trained, *(record.environment for record in family.records)):

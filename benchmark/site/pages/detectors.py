@@ -1,4 +1,4 @@
-"""What the page of a data set's detectors shows."""
+"""The data for the page of a data set's detectors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ _TITLES = {
 
 
 def context(board: DetectorBoard, boards: Sequence[DetectorBoard]) -> dict[str, Any]:
-    """All that ``detectors.html.j2`` asks for."""
+    """Return everything that ``detectors.html.j2`` needs."""
     tables = dict(board.tables)
     worst, roc = tables.pop("worst"), board.roc
     claims = any(cell.spec["setting"] in ("white", "grey") for cell in board.cells)
@@ -43,7 +43,7 @@ def context(board: DetectorBoard, boards: Sequence[DetectorBoard]) -> dict[str, 
 
 
 def _cell(cell: Cell, table: str) -> Markup:
-    """A figure, under it in small what stands behind its first space, and links to its notes."""
+    """Return a number, the text after its first space in small below it, and links to its notes."""
     figure, _, rest = cell.text.partition(" ")
     marks = "".join(f'<a href="#{table}-{escape(mark)}">{escape(mark)}</a>' for mark in cell.marks)
     noted = Markup(f"<sup>{marks}</sup>") if marks else Markup("")

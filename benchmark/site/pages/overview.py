@@ -1,4 +1,4 @@
-"""What the first page shows, and what the page that compares is given."""
+"""The data for the first page and for the comparison page."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def index(
     families: dict[str, Family],
     detectors: Sequence[DetectorBoard] = (),
 ) -> dict[str, Any]:
-    """All that ``index.html.j2`` asks for."""
+    """Return everything that ``index.html.j2`` needs."""
     by_dataset: dict[str, list[Board]] = {}
     whole = [board for board in boards if not board.preview_of]
     for board in whole:
@@ -54,7 +54,7 @@ def _natural(board: Board, row: Row) -> MeanStd | None:
 
 
 def compared(boards: Sequence[Board], families: dict[str, Family]) -> dict[str, Any]:
-    """All that ``compare.html.j2`` asks for."""
+    """Return everything that ``compare.html.j2`` needs."""
     listed = [
         {
             "slug": board.slug,

@@ -1,1 +1,1 @@
-"""Attacks and adversarial images that others send in, against the models of a store."""
+"""Submitted attacks and adversarial images against the models of a store."""

@@ -1,4 +1,4 @@
-"""A cell beside those of a record: what someone sent in against its model, under its threat model."""
+"""A cell for a submission against a record's model, under the record's threat model."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from robustness_bench.benchmark.store.cells import Record
 
 
 def spec_against(record: Record, name: str, parameters: dict[str, Any], **change: Any) -> dict[str, Any]:
-    """All that decides the result of the cell: the record's own but for the attack and ``change``."""
+    """Return the cell's spec: the record's, except for the attack and ``change``."""
     return {
         **record.spec,
         "attack": name,
@@ -26,15 +26,15 @@ def spec_against(record: Record, name: str, parameters: dict[str, Any], **change
 
 
 def identity_of(spec: dict[str, Any], seed: int) -> str:
-    """The id of the cell."""
+    """Return the id of the cell."""
     return short_hash([spec, seed])
 
 
 def task_against(store: Path, record: Record, spec: dict[str, Any], data: Located) -> Task:
-    """The cell that ``spec_against`` describes, as a task whose parents are in the store.
+    """Return the cell that ``spec_against`` describes, as a task whose parents are in the store.
 
     Raises:
-        BenchError: the model's weights are not there.
+        BenchError: the model's weights are missing.
     """
     parents = {"model": _model(store, record, data)}
     families = {role: parent.family for role, parent in parents.items()}

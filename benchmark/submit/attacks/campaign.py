@@ -1,4 +1,4 @@
-"""A submitted attack against every listed defense whose models a store holds."""
+"""A submitted attack against every listed defense whose models are in a store."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,17 +18,17 @@ from robustness_bench.benchmark.submit.attacks.against import identity_of, spec_
 from robustness_bench.benchmark.submit.manifest.attack import AttackSubmission
 
 _ATTACK = "benchmark.submission.remote_attack:SubmittedAttack"
-_QUICK = 20  # images of a first look
+_QUICK = 20  # images in a quick run
 
 
 class Campaign(NamedTuple):
     """An attack's cells in a store."""
 
     wanted: dict[str, Record]
-    """id of a cell -> the record of natural images of the model it is against"""
+    """cell id -> the natural-images record of the model it is against"""
     todo: list[Task]
     skipped: dict[str, str]
-    """id of a model -> why it cannot be attacked"""
+    """model id -> why it cannot be attacked"""
 
 
 class Aim(NamedTuple):
@@ -36,21 +36,21 @@ class Aim(NamedTuple):
 
     store: Path
     defenses: Collection[str] = ()
-    """All if there are none."""
+    """Empty means all."""
     quick: bool = False
 
 
 def plan_campaign(
     attack: AttackSubmission, sha256: str, aim: Aim, find: Callable[[Mapping[str, Any]], Located]
 ) -> Campaign:
-    """Every cell of the attack: one for each white-box record of natural images.
+    """Return every cell of the attack: one for each white-box record of natural images.
 
     Args:
-        sha256: of its attack.py.
-        find: data set label -> where it is.
+        sha256: hash of its attack.py.
+        find: data set label -> its location.
 
     Raises:
-        BenchError: there is nothing to attack, or no such defense.
+        BenchError: there is nothing to attack, or a defense is unknown.
     """
     records = [(path, read_record(path)) for path in find_records(aim.store)]
     natural = [(path, record) for path, record in records if _is_natural(record)]
@@ -128,10 +128,10 @@ def _nothing(attack: AttackSubmission, aim: Aim) -> str:
 
 
 def run_campaign(todo: Sequence[Task], context: Context, *, live: bool) -> dict[str, str]:
-    """Run the cells one after the other, with progress; what fails does not keep the others.
+    """Run the cells one after the other, with progress; a failure does not stop the others.
 
     Returns:
-        Title -> the story of each that failed.
+        Title -> traceback of each cell that failed.
     """
     failures: dict[str, str] = {}
     with Progress(todo, {task.id: passes(task) for task in todo}, live=live) as progress:
@@ -151,5 +151,5 @@ def run_campaign(todo: Sequence[Task], context: Context, *, live: bool) -> dict[
 def _performed(task: Task, context: Context, advance: Callable[[float, float, str], None]) -> str:
     try:
         return perform(task, context, advance)
-    except BenchError as error:  # no result of the cell: a damaged file, a full disk
+    except BenchError as error:  # not a result of the cell: a damaged file, a full disk
         return str(error)

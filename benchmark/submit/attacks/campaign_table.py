@@ -1,4 +1,4 @@
-"""What a submitted attack did to the worst case of each model, as tables."""
+"""Tables of a submitted attack's effect on the worst case of each model."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ _COLUMNS = ("Worst before", "This attack", "Worst after")
 
 
 def campaign_tables(name: str, wanted: Mapping[str, Record], records: Sequence[Record]) -> list[Table]:
-    """A table per data set and threat model, a row per model.
+    """Return a table per data set and threat model, with a row per model.
 
     Args:
-        name: what the attack is called.
-        wanted: id of each cell of the attack -> the record of natural images of its model.
-        records: of the store, those cells among them as far as they are there.
+        name: the attack's name.
+        wanted: id of each cell of the attack -> the natural-images record of its model.
+        records: all records of the store, including those cells if they exist.
     """
     groups: dict[tuple[object, ...], dict[str, list[tuple[str, Record]]]] = {}
     for identity, natural in wanted.items():
@@ -54,7 +54,7 @@ def _table(name: str, families: dict[str, list[tuple[str, Record]]], records: Se
         name="campaign",
         title=f"{name}, {spec['dataset']}",
         caption=f"Accuracy in % on {images} test images, white box. Worst: survived every attack of the set "
-        "strict within ε and all that was sent in, sample by sample.",
+        "strict within ε and every submission, sample by sample.",
         measure="accuracy",
         columns=tuple(Column(group=group, label=label) for label in _COLUMNS),
         rows=tuple(rows),
@@ -62,12 +62,12 @@ def _table(name: str, families: dict[str, list[tuple[str, Record]]], records: Se
 
 
 def _counts(record: Record) -> bool:
-    """A cell of what was sent in that failed says nothing."""
+    """Return whether a cell counts; a failed cell of a submission does not."""
     return record.status == "ok" or record.spec["kind_of_attack"] != SUBMITTED
 
 
 def _restricted(record: Record, to: Record) -> Record:
-    """The record on the images of another."""
+    """Return the record restricted to the images of another."""
     kept = np.isin(record.rows["sample"], to.rows["sample"])
     rows = {name: column[kept] for name, column in record.rows.items()} if record.status == "ok" else {}
     spec = {**record.spec, "n_examples": to.spec["n_examples"]}
@@ -75,7 +75,7 @@ def _restricted(record: Record, to: Record) -> Record:
 
 
 def _labels(families: dict[str, list[tuple[str, Record]]]) -> list[tuple[str, str]]:
-    """(label, family) of every row, in the order of the tables; equal labels are told apart."""
+    """Return (label, family) of every row in the order of the tables; equal labels get a distinction."""
     presets = defense_presets()
     names = {family: cells[0][1].spec["defense"] for family, cells in families.items()}
     order = list(presets)
@@ -97,7 +97,7 @@ def _row(label: str, faced: Sequence[Record], sent: Sequence[Record], family: st
 
 
 def _worst(family: str, records: Sequence[Record]) -> MeanStd | None:
-    """The worst case of one model, with what every other has faced."""
+    """Return the worst case of one model, over the attacks that all models have faced."""
     chosen = [r for r in records if r.model_family == family or r.spec["kind_of_attack"] != "natural"]
     lines = worst_case(chosen, "strict")
     return lines[0].bounded if lines else None

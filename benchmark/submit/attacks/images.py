@@ -1,4 +1,4 @@
-"""Adversarial images that someone sends in against a model: verified, they lower its worst case."""
+"""Submitted adversarial images against a model: once verified, they lower its worst case."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ class Credit(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What a file holds."""
+    """The content of a file."""
 
     sample: NDArray[np.int64]
     """(K,), indices in the test set"""
@@ -45,10 +45,10 @@ class Sent(NamedTuple):
 
 
 def read_sent(path: Path) -> Sent:
-    """A .safetensors file with ``sample`` (K integers) and ``x_adv`` (K, C, H, W), uint8 or floating point.
+    """Read a .safetensors file with ``sample`` (K integers) and ``x_adv`` (K, C, H, W), uint8 or floats.
 
     Raises:
-        BenchError: not such a file.
+        BenchError: it is not such a file.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -57,7 +57,7 @@ def read_sent(path: Path) -> Sent:
         raise BenchError(f"{path} is no .safetensors file: save sample and x_adv with safetensors")
     with reading(path):
         if path.stat().st_size > _MOST:
-            raise BenchError(f"{path} is larger than 8 GiB: send the images that fool the model, no others")
+            raise BenchError(f"{path} is larger than 8 GiB: submit only images that fool the model")
         try:
             tensors = load(path.read_bytes())
         except SafetensorError as error:
@@ -85,13 +85,14 @@ def read_sent(path: Path) -> Sent:
 def add_sent(
     path: Path, against: Path, record: Record, credit: Credit, context: Context, data: Located
 ) -> tuple[Found, Path | None]:
-    """Verify the images of ``path`` on the model of ``record``; those that hold become a record.
+    """Verify the images of ``path`` on the model of ``record``; those that pass become a record.
 
     Returns:
-        What was found, and the new record; None if no image holds, and nothing is written then.
+        The verification, and the new record; None, with nothing written, if no image passes.
 
     Raises:
-        BenchError: images of other samples or shapes than the record's, no weights, another data set.
+        BenchError: samples or shapes differ from the record's, there are no weights, or the data set
+            differs.
     """
     sent = read_sent(path)
     strangers = sorted(set(sent.sample.tolist()) - set(record.rows["sample"].tolist()))
@@ -133,14 +134,14 @@ def add_sent(
 
 
 def _task(store: Path, record: Record, credit: Credit, digest: str, data: Located) -> Task:
-    """The cell that the images fill."""
+    """Return the cell for the images."""
     told: dict[str, Any] = {"attack": SUBMITTED, **credit._asdict(), "sha256": digest}
     spec = spec_against(record, f"{SUBMITTED}-{slug_of(credit.name)}", told)
     return task_against(store, record, spec, data)
 
 
 def _rows(record: Record, kept: Sample, x_adv: torch.Tensor, model: nn.Module) -> dict[str, NDArray[Any]]:
-    """A row per image of the record; one that was not fooled keeps its natural image."""
+    """Return a row per image of the record; without success it keeps the natural image."""
     n = len(record.rows["sample"])
     rows: dict[str, NDArray[Any]] = {
         name: record.rows[name] for name in ("sample", "label", "clean_prediction")

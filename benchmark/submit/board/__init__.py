@@ -1,1 +1,1 @@
-"""Submitted defenses beside the results: entries, claims, rows that others published."""
+"""Submitted defenses next to the results: entries, claims, rows that others published."""

@@ -1,4 +1,4 @@
-"""Submissions that a store has records of: ``submissions/<slug>.json``, what each said of itself."""
+"""Submissions with records in a store: ``submissions/<slug>.json`` holds each manifest."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _REMEDY = "delete it and run bench submit run again"
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A submission, and which code its records are of."""
+    """A submission, and the code that its records used."""
 
     submission: Submission
     network: str
@@ -25,20 +25,20 @@ class Entry:
 
     @property
     def defense(self) -> str:
-        """What records call it; no built-in defense is called so."""
+        """Its name in records, which no built-in defense has."""
         return f"{GROUP}-{self.submission.slug}"
 
 
 def entry_of(submission: Submission, folder: Path) -> Entry:
-    """The entry of a checked submission in ``folder``."""
+    """Return the entry of a checked submission in ``folder``."""
     return Entry(submission=submission, network=file_hash(folder / MODEL_FILE) if submission.own else "")
 
 
 def add_entry(store: Path, entry: Entry) -> None:
-    """Write the entry; the same weights may correct what is said of them.
+    """Write the entry; a submission with the same weights may correct its manifest.
 
     Raises:
-        BenchError: the store has another submission of that name.
+        BenchError: the store has another submission with this name.
     """
     path = _path(store, entry.submission.slug)
     if path.is_file():
@@ -54,7 +54,7 @@ def add_entry(store: Path, entry: Entry) -> None:
 
 
 def find_entries(store: Path) -> list[Entry]:
-    """All entries of a store, by slug.
+    """Return all entries of a store, by slug.
 
     Raises:
         StoreError: one is damaged; the message names the file.
@@ -63,13 +63,13 @@ def find_entries(store: Path) -> list[Entry]:
 
 
 def register_entries(store: Path) -> None:
-    """Make the submissions of a store known as defenses, so that tables have rows for them."""
+    """Register the submissions of a store as defenses, so that tables have rows for them."""
     for entry in find_entries(store):
         register_entry(entry)
 
 
 def register_entry(entry: Entry) -> None:
-    """Make one submission known as a defense that is loaded, never trained."""
+    """Register one submission as a defense that is loaded, never trained."""
     sent = entry.submission
     register(
         DefensePreset(
@@ -90,10 +90,10 @@ def _path(store: Path, slug: str) -> Path:
 
 
 def read_entry(path: Path) -> Entry:
-    """One entry.
+    """Read one entry.
 
     Raises:
-        StoreError: damaged; the message names the file.
+        StoreError: it is damaged; the message names the file.
     """
     story = read_json(path, _REMEDY)
     check_format(path, story.get("format"), FORMAT)

@@ -1,4 +1,4 @@
-"""Rows that others published: kept beside the results, marked, never ranked with what was measured here."""
+"""Rows that others published: kept with the results, marked, never ranked with rows measured here."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,22 +26,22 @@ class ExternalRow:
     clean: float
     aa: float
     reported: float | None
-    """By the authors."""
+    """Reported by the authors."""
     external: float | None
-    """The lowest that anybody has shown, where that is not AutoAttack's."""
+    """The lowest accuracy that anybody has shown, if that is not AutoAttack's."""
     unreliable: bool | None
-    """Whether AutoAttack is potentially unreliable on it; None: not said."""
+    """Whether AutoAttack is potentially unreliable on it; None if not stated."""
     extra_data: bool | None
     forward_passes: int
     footnote: str
 
 
 def write_external(out: Path, row: ExternalRow) -> Path:
-    """Keep a row in a folder of results; the file it is in.
+    """Store a row in a folder of results; return its file.
 
     Raises:
-        BenchError: another row has its place.
-        StoreError: not writable.
+        BenchError: another row has its name.
+        StoreError: the file cannot be written.
     """
     path = out / "external" / row.dataset / row.norm / f"{row.slug}.json"
     told = {"format": FORMAT, "kind": "external", "verified": False, "source": "RobustBench model_info"}
@@ -53,19 +53,19 @@ def write_external(out: Path, row: ExternalRow) -> Path:
 
 
 def read_external(out: Path) -> list[ExternalRow]:
-    """Every external row of a folder of results, by data set, norm and slug.
+    """Return every external row of a folder of results, by data set, norm and slug.
 
     Raises:
-        StoreError: a file is damaged; names it.
+        StoreError: a file is damaged; the message names it.
     """
     return [read_row(path) for path in sorted((out / "external").glob("*/*/*.json"))]
 
 
 def read_row(path: Path) -> ExternalRow:
-    """One external row.
+    """Read one external row.
 
     Raises:
-        StoreError: the file is damaged; names it.
+        StoreError: the file is damaged; the message names it.
     """
     card = read_json(path, _REMEDY)
     with reading(path, _REMEDY):

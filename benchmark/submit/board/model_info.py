@@ -1,6 +1,6 @@
 """RobustBench's ``model_info`` as external rows: Croce et al. 2021, https://arxiv.org/abs/2010.09670.
 
-What others measured elsewhere: shown with a mark of its own, never ranked with what was measured here.
+Measured by others elsewhere: shown with a mark, never ranked with rows measured here.
 """
 
 import json
@@ -32,10 +32,10 @@ _OPTIONAL = (
 
 
 def read_model_info(path: Path, norm: str = "") -> ExternalRow:
-    """The row of one file; the norm, unless given, is what its folder is called.
+    """Return the row of one file; the norm, unless given, is the name of its folder.
 
     Raises:
-        BenchError: unreadable, or not as RobustBench has it; with all reasons, on one line.
+        BenchError: it is unreadable, or not in RobustBench's format; all reasons on one line.
     """
     tree = _tree(path)
     problems: list[str] = []
@@ -90,7 +90,7 @@ def _tree(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise BenchError(f"{path} holds {shown(tree)}, not an object; it is no model_info file")
     if any(key.startswith("corruptions") for key in tree):
-        raise BenchError(f"{path} is about common corruptions, not about a norm; import it nowhere")
+        raise BenchError(f"{path} is about common corruptions, not about a norm; it cannot be imported")
     return tree
 
 
@@ -107,12 +107,12 @@ def _text(longest: int) -> Callable[[Any], str]:
 
 
 def _broken_lines(value: Any) -> Any:
-    """A venue is written over two lines now and then."""
+    """Join lines: a venue is sometimes written on two."""
     return re.sub(r"\s*<br\s*/?>\s*", " ", value) if isinstance(value, str) else value
 
 
 def _accuracy(value: Any) -> float:
-    """Numbers are text in these files, but not in all that imitate them."""
+    """Parse an accuracy: RobustBench writes numbers as text, but others' files may not."""
     if isinstance(value, str):
         if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", value.strip()):
             raise ValueError(f"must be a number in %, got {shown(value)}")
@@ -139,7 +139,7 @@ def _dataset(path: Path) -> Callable[[Any], str]:
         if value not in _DATASETS:
             raise ValueError(f"must be one of {', '.join(_DATASETS)}, got {shown(value)}")
         if folder in _DATASETS and folder != value:
-            raise ValueError(f"{value} is not the folder's, {folder}: mend the file or move it")
+            raise ValueError(f"{value} is not the folder's, {folder}: fix the file or move it")
         return str(value)
 
     return parse
@@ -153,7 +153,7 @@ def _norm(path: Path, norm: str, problems: list[str]) -> str:
 
 
 class _Text(HTMLParser):
-    """What a footnote says without its tags."""
+    """The text of a footnote without its tags."""
 
     def __init__(self) -> None:
         super().__init__()

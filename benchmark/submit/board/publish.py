@@ -10,6 +10,6 @@ from robustness_bench.benchmark.submit.board.entries import register_entries
 
 
 def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Table]:
-    """``report.publish``, with the store's submissions known as defenses: they have rows too."""
+    """Call ``report.publish`` with the store's submissions registered as defenses, so that they have rows."""
     register_entries(out)
     return report.publish(out, protocol, data)

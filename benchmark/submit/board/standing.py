@@ -1,4 +1,4 @@
-"""What a submission has earned: its measured accuracies beside its claims, and whether it is verified."""
+"""The standing of a submission: its measured accuracies next to its claims, and whether it is verified."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from robustness_bench.benchmark.submit.board.entries import Entry, register_entr
 from robustness_bench.benchmark.submit.intake.static import MODEL_FILE
 
 _LACKS = {NOT_DIAGNOSED: "a diagnosis", BATCH_DEPENDENT: "outputs that do not depend on the batch"}
-_QUICK = 20  # images of a first look
+_QUICK = 20  # images in a quick run
 _RANDOMISED = {"aa": "aa-rand"}
 
 
@@ -23,21 +23,21 @@ class Standing(NamedTuple):
     """Derived from records, never stored."""
 
     status: Literal["verified", "partial"]
-    """Verified: every attack of the full protocol on all of its images; partial results are not ranked."""
+    """The status: verified if every attack of the full protocol has run on all images; else not ranked."""
     missing: tuple[str, ...]
-    """What the full protocol has and the records have not: attacks, a diagnosis."""
+    """What the records lack of the full protocol: attacks, a diagnosis."""
     images: int
-    """Of the records that were read: those of the full protocol if there are any."""
+    """Number of images of the records used: those of the full protocol if there are any."""
     measured: dict[str, float]
-    """attack, "none" and "worst-case" among them -> accuracy in %"""
+    """attack, including "none" and "worst-case" -> accuracy in %"""
 
 
 def protocol_of(entry: Entry, folder: Path | None = None, *, quick: bool = False) -> Protocol:
-    """The protocol that a submission is measured by: white box, its claimed threat model, the strict set.
+    """Return the protocol for a submission: white box, its claimed threat model, the strict set.
 
     Args:
-        folder: where its files lie; not needed to know what is measured.
-        quick: a first look at a few images.
+        folder: where its files are; not needed to know what is measured.
+        quick: run on a few images only.
     """
     sent = entry.submission
     register_entry(entry)
@@ -63,10 +63,10 @@ def protocol_of(entry: Entry, folder: Path | None = None, *, quick: bool = False
 
 
 def standing(entry: Entry, records: Sequence[Record]) -> Standing:
-    """What the records of a submission come to.
+    """Derive the standing from the records of a submission.
 
     Args:
-        records: of a store; those of other defenses are passed over.
+        records: all records of a store; those of other defenses are ignored.
     """
     (settings,) = protocol_of(entry).settings
     sent = entry.submission

@@ -1,1 +1,1 @@
-"""What a submission must show before it runs."""
+"""Checks that a submission must pass before it runs."""

@@ -1,4 +1,4 @@
-"""Every check of a submitted attack, one after the other: what is wrong is a line with its remedy."""
+"""All checks of a submitted attack, in order; each problem is a line with its remedy."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +18,11 @@ _LINES = {
     "memory": "limits",
     "limit": "limits",
 }
-"""What became of the process -> the check that tells it; else "running"."""
+"""Stage of a failure -> the check that reports it; otherwise "running"."""
 
 
 def attack_checks(folder: Path, *, trust_code: bool) -> Iterator[Check]:
-    """Check the attack in a folder of our own, as ``intake.reading.unpacked`` makes it."""
+    """Check the attack in a scratch folder, as ``intake.reading.unpacked`` makes it."""
     try:
         attack = read_attack_manifest(folder)
     except ManifestError as error:
@@ -61,6 +61,6 @@ def _tried(attack: AttackSubmission, folder: Path) -> Iterator[Check]:
             yield Check(name, status, text)
     except SubmittedAttackError as error:
         yield Check(_LINES.get(error.stage, "running"), "FAILED", own_words(error, folder))
-        yield Check("all others", "skipped", "until that is mended")
+        yield Check("all others", "skipped", "until that is fixed")
     except ConfinementError as error:
         yield Check("all others", "FAILED", own_words(error, folder))

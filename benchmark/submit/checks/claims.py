@@ -1,4 +1,4 @@
-"""What is claimed against what a few hundred images show, and what the whole protocol would take."""
+"""Compare the claims with a few hundred images, and estimate the time of the whole protocol."""
 
 import time
 from collections.abc import Callable
@@ -13,28 +13,28 @@ from robustness_bench.benchmark.submit.checks.subject import Subject
 from robustness_bench.benchmark.submit.intake.static import Status
 
 _LEVEL = 0.99
-_MEND = "mend the claim or the weights"
+_FIX = "fix the claim or the weights"
 
 
 def natural(s: Subject) -> tuple[Status, str]:
-    """The claim against the test images that were tried, which more or less than chance explains."""
+    """Compare the claimed natural accuracy with that on the test images tried, within its interval."""
     claim, at = s.submission.claimed["natural"], interval(s.natural, len(s.y))
     how = f"{_share(s.natural, len(s.y), at)}; {claim:g} % claimed for natural"
-    return ("ok", how) if at.low <= claim / 100 <= at.high else ("flagged", f"{how}: {_MEND}")
+    return ("ok", how) if at.low <= claim / 100 <= at.high else ("flagged", f"{how}: {_FIX}")
 
 
 def robust(s: Subject) -> tuple[Status, str]:
-    """The same under a few steps of attack, which can only leave more than the full protocol does."""
+    """Compare the claim under AutoAttack with a few attack steps, which can only overestimate robustness."""
     claim, m = s.submission.claimed["aa"], s.measured
-    assert m.attacked  # as the quick probe always is
+    assert m.attacked  # the quick probe always includes attacks
     left, images = m.attacked.all, m.attacked.images
     at = interval(left, images)
     how = f"a quick attack leaves {_share(left, images, at)}; {claim:g} % claimed for aa"
-    return ("ok", how) if claim / 100 <= at.high else ("flagged", f"{how}: {_MEND}")
+    return ("ok", how) if claim / 100 <= at.high else ("flagged", f"{how}: {_FIX}")
 
 
 def interval(share: float, images: int) -> Interval:
-    """Where the share of all images may lie."""
+    """Return the interval for the share over all images."""
     return wilson(round(share * images), images, _LEVEL)
 
 
@@ -43,7 +43,7 @@ def _share(share: float, images: int, at: Interval) -> str:
 
 
 def speed(s: Subject) -> tuple[Status, str]:
-    """Images per second, and how long the attacks of the protocol would take on all test images."""
+    """Report images per second, and how long the protocol's attacks would take on all test images."""
     x = s.x[:64]
     forward = _seconds(lambda: _forward(s.model, x)) / len(x)
     both = max(_seconds(lambda: _gradient(s.model, x)) / len(x), forward)
@@ -78,9 +78,9 @@ def _seconds(run: Callable[[], None]) -> float:
 
 
 def _protocol_passes(s: Subject) -> tuple[list[str], float, float]:
-    """The attacks of the strict set for the claimed norm; forward and backward passes of an image.
+    """Return the strict set's attacks for the claimed norm, and their forward and backward passes per image.
 
-    Half of the images are assumed to fall at once.
+    Half of the images are assumed to be fooled at once.
     """
     from robustness_bench.benchmark.plan.protocol import load_protocol
 

@@ -1,4 +1,4 @@
-"""The model of a submission, ready to be asked."""
+"""Load the model of a submission, ready for passes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +13,12 @@ from robustness_bench.benchmark.submit.manifest.defense import Submission
 if TYPE_CHECKING:
     from torch import nn
 
-_MODEST = 50_000_000  # numbers that any machine can hold
+_MODEST = 50_000_000  # parameters that fit on any machine
 
 
 @contextmanager
 def loaded(submission: Submission, folder: Path, device: str) -> "Iterator[nn.Module]":
-    """The model with its weights: ours in this process, one that came as code in a process of its own."""
+    """Yield the model with its weights: a listed one in this process, submitted code in a confined one."""
     info, weights = DATASETS[submission.dataset].info, folder / submission.weights
     if not submission.own:
         yield listed_model(submission, weights, plain=submission.weights_plain).to(device)
@@ -42,7 +42,7 @@ def loaded(submission: Submission, folder: Path, device: str) -> "Iterator[nn.Mo
 
 
 def listed_model(submission: Submission, weights: Path, *, plain: bool) -> "nn.Module":
-    """The listed architecture with these weights, frozen, in evaluation mode.
+    """Return the listed architecture with these weights, frozen, in evaluation mode.
 
     Raises:
         BenchError: the weights do not fit.
@@ -64,7 +64,7 @@ def listed_model(submission: Submission, weights: Path, *, plain: bool) -> "nn.M
 
 
 def _check_width(submission: Submission, held: int) -> None:
-    """Raise BenchError before a width that is far beyond the weights takes all memory."""
+    """Raise BenchError for a width far beyond the weights, before it takes all memory."""
     import torch
 
     from robustness_bench.benchmark.networks import build_model
@@ -74,5 +74,5 @@ def _check_width(submission: Submission, held: int) -> None:
     wanted = sum(tensor.numel() for tensor in model.state_dict().values())
     if wanted > max(4 * held, _MODEST):
         raise BenchError(
-            f"width {submission.width} makes {wanted:,} numbers, the file has {held:,}: mend model.width"
+            f"width {submission.width} makes {wanted:,} numbers, the file has {held:,}: fix model.width"
         )

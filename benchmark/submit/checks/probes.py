@@ -1,4 +1,4 @@
-"""What a loaded model is asked to do, and what its answers tell. Images are in [0, 1]."""
+"""Probes of a loaded model, and their verdicts. Images are in [0, 1]."""
 
 from collections.abc import Callable
 
@@ -14,12 +14,12 @@ from robustness_bench.benchmark.submit.intake.static import Status
 
 Verdict = tuple[Status, str]
 _FAR = 0.2
-_PASSES, _CHANGED = 5, 1e-4  # as the flag "randomised" has it
+_PASSES, _CHANGED = 5, 1e-4  # as for the flag "randomised"
 _MASKING = ("black-beats-white", "square-improves", "survives-any-budget", "loss-not-rising")
 
 
 def _shape(s: Subject) -> Verdict:
-    """Logits of the right shape, finite, for one image, several, and the corners of the pixel box."""
+    """Check for finite logits of the right shape on one image, several, and the corners of the pixel box."""
     for images in (s.x[:4], s.x[:1], torch.zeros_like(s.x[:2]), torch.ones_like(s.x[:2])):
         with torch.no_grad():
             z = s.model(images)
@@ -31,7 +31,7 @@ def _shape(s: Subject) -> Verdict:
                 f"{len(images)} images give {got} instead of {wanted}: return logits (N, classes)",
             )
         if not torch.isfinite(z).all():
-            return "FAILED", "logits are NaN or infinite for images in [0, 1]: mend the forward pass"
+            return "FAILED", "logits are NaN or infinite for images in [0, 1]: fix the forward pass"
     return "ok", f"logits (N, {s.info.classes}), finite"
 
 
@@ -39,14 +39,14 @@ def _logits(s: Subject) -> Verdict:
     with torch.no_grad():
         z = s.model(s.x[:BATCH])
     if (z == z[:1]).all():
-        return "FAILED", "every image gets the same logits: these weights tell nothing apart"
+        return "FAILED", "every image gets the same logits: these weights do not classify"
     if (z >= 0).all() and (z <= 1).all() and ((z.sum(1) - 1).abs() < 1e-4).all():
         return "FAILED", "outputs are probabilities, which hides gradients: leave the softmax out"
     return "ok", "not probabilities"
 
 
 def _range(s: Subject) -> Verdict:
-    """Whether images of another range than [0, 1] explain a claim that these do not."""
+    """Check whether another pixel range than [0, 1] explains the claimed accuracy better."""
     claim = s.submission.claimed["natural"] / 100
     if claim <= interval(s.natural, len(s.y)).high:
         return "ok", "works on images in [0, 1]"
@@ -61,7 +61,7 @@ def _range(s: Subject) -> Verdict:
 
 
 def _explanations(s: Subject) -> dict[str, Callable[[], float]]:
-    """Remedy -> the accuracy that would make it the right one."""
+    """Return remedy -> a function that computes the accuracy with it."""
     mean, std = (torch.tensor(v, device=s.x.device).reshape(1, -1, 1, 1) for v in (s.info.mean, s.info.std))
     needs = "it needs {}; put that into the model's first layer".format
     plain = "false" if s.submission.weights_plain else "true"
@@ -76,7 +76,7 @@ def _explanations(s: Subject) -> dict[str, Callable[[], float]]:
 
 
 def _tried(accuracy: Callable[[], float]) -> float:
-    """0 where the model refuses such images."""
+    """Return the accuracy, 0 if the model rejects such images."""
     try:
         return accuracy()
     except (BenchError, RuntimeError, ValueError):
@@ -116,14 +116,14 @@ def _batches(s: Subject) -> Verdict:
     change = _change(together, alone)
     if change > 10 * _CHANGED:
         return "FAILED", (
-            f"an image's logits change by {change:.2g} of the largest with the images beside it: each must "
-            "be judged by itself (batch norm in training mode?)"
+            f"an image's logits change by {change:.2g} of the largest with the other images in the batch: "
+            "they must not depend on these (batch norm in training mode?)"
         )
-    return "ok", "an image's logits do not depend on the images beside it"
+    return "ok", "an image's logits do not depend on the other images in the batch"
 
 
 def _change(first: Tensor, other: Tensor) -> float:
-    """Largest change of a logit, relative to the largest logit."""
+    """Return the largest change of a logit, relative to the largest logit."""
     return float((first - other).abs().max() / first.abs().max().clamp_min(1e-12))
 
 
@@ -132,23 +132,23 @@ def _gradients(s: Subject) -> Verdict:
     if m.broken_gradients:
         return (
             "FAILED",
-            f"{100 * m.broken_gradients:.0f} % of the gradients are NaN or infinite: mend the layer",
+            f"{100 * m.broken_gradients:.0f} % of the gradients are NaN or infinite: fix the layer",
         )
     if m.zero_gradients > 0.01:
         return "FAILED", (
-            f"{100 * m.zero_gradients:.0f} % of the gradients are exactly zero: cut none; where a layer has "
-            "none, pass on the one behind it (straight through)"
+            f"{100 * m.zero_gradients:.0f} % of the gradients are exactly zero: do not cut them; for a layer "
+            "without a gradient, pass on the next layer's (straight through)"
         )
     if not s.submission.randomised and _constant_gradient(s):
         return "FAILED", (
-            "every image has the same gradient though the logits are no linear function: it says nothing of "
-            "the model; pass on its own"
+            "every image has the same gradient although the logits are not a linear function: it is not the "
+            "model's own gradient; pass that on"
         )
     return "ok", "finite, nowhere zero, and not the same everywhere"
 
 
 def _constant_gradient(s: Subject) -> bool:
-    """Whether a fixed mixture of logits has one gradient for all images and yet does not follow it."""
+    """Return whether a fixed mixture of logits has one gradient for all images but does not follow it."""
     x = s.x[:32].clone().requires_grad_()
     z = s.model(x)
     mixture = z @ torch.linspace(1, 2, z.shape[1], device=z.device, dtype=z.dtype)
@@ -166,7 +166,7 @@ def _masking(s: Subject) -> Verdict:
     if signs:
         meant = "; ".join(f"{name} ({FLAGS[name].meaning})" for name in signs)
         return "flagged", f"{meant}: look at the gradients before others do"
-    return "ok", "a quick probe sees no sign of hidden gradients"
+    return "ok", "a quick check finds no sign of hidden gradients"
 
 
 PROBES: dict[str, Callable[[Subject], Verdict]] = {
@@ -181,4 +181,4 @@ PROBES: dict[str, Callable[[Subject], Verdict]] = {
     "robust accuracy": robust,
     "speed": speed,
 }
-"""In the order they are asked: each needs the ones before it to have been answered."""
+"""The probes in order: each relies on the ones before it."""

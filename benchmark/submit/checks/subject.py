@@ -1,4 +1,4 @@
-"""A model on trial, and what is worth measuring only once."""
+"""The model under check, with measurements that are made only once."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ _QUICK = {
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, what is claimed of it, and test images to try it on."""
+    """A model, its claims, and test images to try it on."""
 
     submission: Submission
     model: nn.Module
@@ -47,7 +47,7 @@ class Subject:
         return self.data.info
 
     def accuracy(self, model: nn.Module, x: Tensor) -> float:
-        """Share of right answers, in [0, 1]."""
+        """Return the share of correct predictions, in [0, 1]."""
         right = sum(int((each.argmax(1) == y).sum()) for each, y in self._answers(model, x))
         return right / len(self.y)
 
@@ -63,7 +63,7 @@ class Subject:
 
     @cached_property
     def measured(self) -> Measured:
-        """What a quick probe of the diagnosis sees."""
+        """The measurements of the diagnosis's quick probe."""
         threat = {"norm": self.submission.norm, "eps": self.submission.eps}
         sample = Sample(torch.arange(len(self.y), device=self.y.device), self.x, self.y)
         return measure(self.model, sample, {**threat, "probe": _QUICK}, _at_once)

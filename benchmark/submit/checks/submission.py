@@ -1,4 +1,4 @@
-"""Every check of a submission, one after the other: what is wrong is a line with its remedy."""
+"""All checks of a submission, in order; each problem is a line with its remedy."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ Probe = Callable[["Subject"], tuple[Status, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to check; decides nothing of what is right."""
+    """How to run the checks; has no influence on the verdicts."""
 
     trust_code: bool = False
     data_dir: Path = Path("data")
@@ -33,7 +33,7 @@ class Settings:
 
 
 def checks(folder: Path, settings: Settings) -> Iterator[Check]:
-    """Check the submission in a folder of our own, as ``intake.reading.unpacked`` makes it."""
+    """Check the submission in a scratch folder, as ``intake.reading.unpacked`` makes it."""
     if is_attack(folder):
         yield from attack_checks(folder, trust_code=settings.trust_code)
         return
@@ -65,7 +65,7 @@ def _of_model(submission: Submission, folder: Path, settings: Settings) -> Itera
 
     try:
         with loaded(submission, folder, settings.device) as model:
-            yield Check("loading", "ok", "every tensor has its place, and every place its tensor")
+            yield Check("loading", "ok", "all tensors match the network")
             try:
                 subject = _subject(submission, model, folder, settings)
             except DataError as error:
@@ -78,7 +78,7 @@ def _of_model(submission: Submission, folder: Path, settings: Settings) -> Itera
 
 
 def _probed(subject: "Subject", probes: dict[str, Probe], folder: Path) -> Iterator[Check]:
-    """Each probe in turn, until one fails without which the others mean nothing."""
+    """Run the probes in turn, until one fails that the others rely on."""
     for name, probe in probes.items():
         stop = name in _BASIC
         try:

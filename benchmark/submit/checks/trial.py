@@ -1,4 +1,4 @@
-"""A submitted attack tried out: a linear model and a few images, in the confined process."""
+"""A trial of a submitted attack in the confined process, on a linear model and a few images."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ Verdict = tuple[Status, str]
 
 
 class Subject(NamedTuple):
-    """A model and images that it classifies correctly."""
+    """A model, and images that it classifies correctly."""
 
     model: nn.Module
     x: Tensor
@@ -39,7 +39,7 @@ class Subject(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What one run of the attack gave; passes are per image."""
+    """The result of one run of the attack; passes are per image."""
 
     found: Tensor
     forwards: float
@@ -49,7 +49,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """An attack on trial; each run is a process of its own."""
+    """The trial of an attack; each run is a separate process."""
 
     attack: AttackSubmission
     code: Path
@@ -60,10 +60,10 @@ class Trial:
 
     @cached_property
     def runs(self) -> dict[Norm, Run]:
-        """norm -> run with the same seed, of every norm it works in.
+        """Run it with the same seed in every norm it supports: norm -> run.
 
         Raises:
-            SubmittedAttackError: it does not answer as it should.
+            SubmittedAttackError: it gives an invalid answer.
         """
         return {norm: self.run(norm, _SEED) for norm in cast(tuple[Norm, ...], self.attack.norms)}
 
@@ -80,7 +80,7 @@ class Trial:
 
 
 def subject_for(attack: AttackSubmission) -> Subject:
-    """Digits where the attack is for them; else noise of the size of its data set."""
+    """Return a subject on digits if the attack supports them, else on noise of its data set's size."""
     name = _HOME if attack.is_for(_HOME) else attack.datasets[0]
     info = DATASETS[name].info
     if name == _HOME:
@@ -98,7 +98,7 @@ def subject_for(attack: AttackSubmission) -> Subject:
 
 
 def _fitted(x: Tensor, y: Tensor, classes: int) -> nn.Module:
-    """Ridge regression on the labels: in closed form, so that it is the same everywhere."""
+    """Fit ridge regression on the labels, in closed form so that it is the same on every machine."""
     flat = x.flatten(1).double()
     gram = flat.T @ flat + _RIDGE * torch.eye(flat.shape[1], dtype=torch.float64)
     targets = nn.functional.one_hot(y, classes).double()
@@ -113,7 +113,7 @@ def _linear(weight: Tensor) -> nn.Module:
 
 def _finite(t: Trial) -> Verdict:
     if not all(torch.isfinite(run.found).all() for run in t.runs.values()):
-        return "FAILED", "images have NaN or infinite pixels: mend perturb()"
+        return "FAILED", "images have NaN or infinite pixels: fix perturb()"
     return "ok", "every pixel"
 
 
@@ -147,12 +147,12 @@ def _passes(t: Trial) -> Verdict:
 def _determinism(t: Trial) -> Verdict:
     norm, run = next(iter(t.runs.items()))
     if not torch.equal(t.run(norm, _SEED).found, run.found):
-        return "FAILED", "the same seed gives other images: take all randomness from seed"
+        return "FAILED", "the same seed gives different images: take all randomness from seed"
     same = torch.equal(t.run(norm, _SEED + 1).found, run.found)
     if same and t.attack.randomised:
         return "flagged", "another seed gives the same images: write randomised = false, or use seed"
     if not same and not t.attack.randomised:
-        return "FAILED", "another seed gives other images: write randomised = true"
+        return "FAILED", "another seed gives different images: write randomised = true"
     return "ok", "the same seed gives the same images" + ("" if same else ", another gives others")
 
 
@@ -184,10 +184,10 @@ PROBES: dict[str, Callable[[Trial], Verdict]] = {
 
 
 def probed(trial: Trial) -> Iterator[tuple[str, Verdict]]:
-    """Each probe in turn, until one fails without which the others mean nothing.
+    """Run the probes in turn, until one fails that the others rely on.
 
     Raises:
-        SubmittedAttackError: the attack does not answer as it should.
+        SubmittedAttackError: the attack gives an invalid answer.
     """
     shape = ", ".join(map(str, trial.subject.x.shape))
     assert trial.runs

@@ -1,1 +1,1 @@
-"""A submission's files on their way in: read out of a folder or an archive, believed in nothing."""
+"""Read a submission's files from a folder or an archive, without trusting them."""

@@ -1,4 +1,4 @@
-"""What is in a zip or tar file, a member at a time, without believing what it says of its sizes."""
+"""Read the members of a zip or tar file one at a time, without trusting the sizes it declares."""
 
 import gzip
 import io
@@ -20,45 +20,45 @@ _CHUNK = MIB
 
 
 class Caps(NamedTuple):
-    """Bytes, but for the last two."""
+    """Limits, in bytes except for the last two."""
 
     weights: int = 2 * GIB
     text: int = 256 * KIB
     unpacked: int = 2 * GIB + 4 * MIB
     directory: int = 64 * KIB
-    """A zip file's list of what is in it."""
+    """Size of a zip file's directory."""
     ratio: int = 100
-    """Unpacked to packed, once 8 MiB are unpacked."""
+    """Ratio of unpacked to packed size, checked once 8 MiB are unpacked."""
     files: int = 12
 
 
 class Member(NamedTuple):
-    """Something in a folder or an archive."""
+    """An entry of a folder or an archive."""
 
     name: str
     mode: int
-    """File type bits as in ``stat``; 0 where an archive says none."""
+    """File type bits as in ``stat``; 0 if an archive gives none."""
     size: int
     """As declared."""
     content: IO[bytes] | None
-    """None for what is no plain file, or cannot be read without a password."""
+    """None for an entry that is not a plain file, or needs a password."""
     encrypted: bool = False
 
 
 class RefusedError(BenchError):
-    """What was sent in cannot be read, for the reason it names."""
+    """The submission cannot be read, for the reason given."""
 
 
 def bomb() -> RefusedError:
-    """The error for what unpacks to far more than an archive of weights does."""
+    """Return the error for an archive that unpacks to far more than weights do."""
     return RefusedError("it unpacks to far more than its own size, as a bomb does: pack the plain files")
 
 
 def zip_members(file: IO[bytes], caps: Caps) -> Iterator[Member]:
-    """Every entry of a zip file.
+    """Yield every entry of a zip file.
 
     Raises:
-        RefusedError: damaged, with an absurd directory, or compressed in an unusual way.
+        RefusedError: it is damaged, has an absurdly large directory, or uses an unusual compression.
     """
     _check_directory(file, caps)
     try:
@@ -79,14 +79,14 @@ def zip_members(file: IO[bytes], caps: Caps) -> Iterator[Member]:
 
 
 def _zip_name(entry: zipfile.ZipInfo) -> str:
-    """The name as it was written; bytes that are not UTF-8 as lone surrogates."""
+    """Return the name as written; bytes that are not UTF-8 become lone surrogates."""
     if entry.flag_bits & 0x800:
         return entry.orig_filename
     return entry.orig_filename.encode("cp437").decode("utf-8", "surrogateescape")
 
 
 def _check_directory(file: IO[bytes], caps: Caps) -> None:
-    """Raise RefusedError where zipfile would read a long directory into memory."""
+    """Raise RefusedError if zipfile would read an overlong directory into memory."""
     size = file.seek(0, 2)
     file.seek(max(0, size - _LONGEST_COMMENT - _END_SIZE - 20))
     tail = file.read()
@@ -100,10 +100,10 @@ def _check_directory(file: IO[bytes], caps: Caps) -> None:
 
 
 def tar_members(file: IO[bytes], zipped: bool, limit: int) -> Iterator[Member]:
-    """Every entry of a tar file, plain or gzipped; of the latter at most ``limit`` bytes are unpacked.
+    """Yield every entry of a tar file, plain or gzipped; unpacks at most ``limit`` bytes of the latter.
 
     Raises:
-        RefusedError: damaged, or a bomb.
+        RefusedError: it is damaged, or a bomb.
     """
     if not zipped:
         yield from _tar_members(file)
@@ -138,7 +138,7 @@ def _tar_mode(entry: tarfile.TarInfo) -> int:
 
 
 class _Sipped(io.RawIOBase):
-    """A file that is read in small sips only: tarfile takes a header's word for how much to read."""
+    """A file that allows only small reads, because tarfile trusts a header on how much to read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__()

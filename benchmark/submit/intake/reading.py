@@ -1,4 +1,4 @@
-"""A submission out of a folder or an archive that a stranger made, into a folder of our own."""
+"""Copy a submission from an untrusted folder or archive into a scratch folder."""
 
 import os
 import re
@@ -46,10 +46,10 @@ _DAMAGED = (
 
 @contextmanager
 def unpacked(path: Path, caps: Caps | None = None) -> Iterator[Path]:
-    """A scratch folder with the files of the submission at ``path``, gone afterwards.
+    """Yield a scratch folder with the files of the submission at ``path``; it is deleted afterwards.
 
     Raises:
-        RefusedError: not there, not readable, or with anything in it but the plain files of a submission.
+        RefusedError: it is missing, not readable, or has anything but the plain files of a submission.
     """
     with tempfile.TemporaryDirectory(prefix="bench-submission-") as scratch:
         folder = Path(scratch)
@@ -80,7 +80,7 @@ def _unpack(path: Path, into: Path, caps: Caps) -> None:
     limit = min(caps.unpacked, max(8 * MIB, caps.ratio * path.stat().st_size))
     if path.stat().st_size > caps.unpacked:
         raise RefusedError(
-            f"{shown(path.resolve().name)} is larger than {_size(caps.unpacked)}; send in one model"
+            f"{shown(path.resolve().name)} is larger than {_size(caps.unpacked)}; submit one model"
         )
     with path.open("rb") as file:
         start = file.read(512)
@@ -117,7 +117,7 @@ def _folder(path: Path) -> Iterator[Iterator[Member]]:
 
 
 def _copy(members: Iterator[Member], into: Path, caps: Caps, limit: int) -> None:
-    """Write every member into the folder, each checked before a byte of it is read."""
+    """Write every member into the folder; each is checked before any of it is read."""
     seen: dict[str, str] = {}
     left = limit
     for member in members:
@@ -127,7 +127,7 @@ def _copy(members: Iterator[Member], into: Path, caps: Caps, limit: int) -> None
         _check_kind(name, member)
         if not _ALLOWED.fullmatch(name):
             raise RefusedError(
-                f"{shown(name)} does not belong into a submission: delete it; allowed are {MANIFEST}, one "
+                f"{shown(name)} does not belong in a submission: delete it; allowed are {MANIFEST}, one "
                 ".safetensors file, model.py or attack.py, README.md and LICENSE"
             )
         if name.casefold() in seen:
@@ -138,13 +138,13 @@ def _copy(members: Iterator[Member], into: Path, caps: Caps, limit: int) -> None
         if len(seen) > caps.files:
             raise RefusedError(f"more than {caps.files} files; leave only those of a submission")
         if sum(each.endswith(".safetensors") for each in seen) > 1:
-            raise RefusedError(f"{shown(name)} is a second .safetensors file: send in one model")
+            raise RefusedError(f"{shown(name)} is a second .safetensors file: submit one model")
         assert member.content is not None
         left -= _write(into / name, member, caps, left)
 
 
 def _checked_name(name: str) -> str:
-    """``name`` without a leading "./"; empty for the folder itself."""
+    """Return ``name`` without a leading "./"; empty for the folder itself."""
     try:
         name.encode()
     except UnicodeEncodeError as error:
@@ -178,11 +178,11 @@ def _check_kind(name: str, member: Member) -> None:
 
 
 def _write(path: Path, member: Member, caps: Caps, left: int) -> int:
-    """The bytes written, which are counted as they come: what is declared may be a lie."""
+    """Write a member and return its size, counted while writing because the declared size may be wrong."""
     cap = caps.weights if path.suffix == ".safetensors" else caps.text
     if member.size > cap:
         raise RefusedError(
-            f"{path.name} has {_size(member.size)}, {_size(cap)} at most: send in a smaller one"
+            f"{path.name} has {_size(member.size)}, {_size(cap)} at most: submit a smaller one"
         )
     written = 0
     assert member.content is not None
@@ -190,7 +190,7 @@ def _write(path: Path, member: Member, caps: Caps, left: int) -> int:
         while chunk := member.content.read(_CHUNK):
             written += len(chunk)
             if written > cap:
-                raise RefusedError(f"{path.name} is larger than {_size(cap)}: send in a smaller one")
+                raise RefusedError(f"{path.name} is larger than {_size(cap)}: submit a smaller one")
             if written > left:
                 raise bomb()
             file.write(chunk)

@@ -11,7 +11,7 @@ from robustness_bench.benchmark.submit.manifest.defense import Submission
 Status = Literal["ok", "flagged", "FAILED", "skipped"]
 MODEL_FILE, ATTACK_FILE = "model.py", "attack.py"
 _LONGEST = 400
-_LISTED = {  # licences that say what others may do; any SPDX name may be given
+_LISTED = {  # well-known licences that permit use; any SPDX name may be given
     *("0BSD", "AFL-3.0", "AGPL-3.0", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0"),
     *("CC-BY-NC-4.0", "CC-BY-SA-4.0", "GPL-2.0", "GPL-3.0", "ISC", "LGPL-3.0", "MIT", "MPL-2.0", "Unlicense"),
 }
@@ -19,7 +19,7 @@ _NO_LICENCE = {"none", "noassertion", "unknown", "todo", "tbd", "proprietary", "
 
 
 class Check(NamedTuple):
-    """What one check found. "flagged": it can be run, and will be shown with this sign."""
+    """The result of one check. "flagged": it can be run, and will be shown with this flag."""
 
     name: str
     status: Status
@@ -53,9 +53,7 @@ def _hash(submission: Submission, folder: Path) -> Check:
         return Check("hash", "skipped", "there is no weights file")
     found = file_hash(path)
     if found != submission.sha256:
-        return Check(
-            "hash", "FAILED", f'these are not the weights that were declared: the file has sha256 = "{found}"'
-        )
+        return Check("hash", "FAILED", f'these are not the declared weights: the file has sha256 = "{found}"')
     return Check("hash", "ok", found[:12])
 
 
@@ -64,7 +62,7 @@ def _licence(submission: Submission, folder: Path) -> Check:
 
 
 def licence(text: str, what: str, such_as: str) -> Check:
-    """Whether a licence lets others use what was sent in."""
+    """Check whether a licence lets others use the submission."""
     if text.lower() in _NO_LICENCE:
         return Check("licence", "FAILED", f"{text} lets nobody use the {what}: choose one, such as {such_as}")
     known = text.removesuffix("-only").removesuffix("-or-later") in _LISTED or " " in text
@@ -106,7 +104,7 @@ def _weights(submission: Submission, folder: Path) -> Check:
 
 
 def own_words(error: BaseException, folder: Path) -> str:
-    """An error as one line, without the scratch folder's name, its remedies as keys of the manifest."""
+    """Return an error as one line without the scratch folder's name, with manifest keys in its remedies."""
     text = " ".join(str(error).replace(f"{folder}/", "").split()) or type(error).__name__
     text = text.replace("pass --width", "write width =").replace("its --dataset", "its dataset")
     return "".join(sign if sign.isprintable() else "?" for sign in text)[:_LONGEST]

@@ -1,4 +1,4 @@
-"""The folder a submission begins with."""
+"""The template folder of a submission."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ _ARCHITECTURE = 'architecture = ""'
 
 
 def write_template(folder: Path, *, own: bool = False, attack: bool = False) -> list[Path]:
-    """Write submission.toml and the code that goes with it; the files written.
+    """Write submission.toml and its code; return the written files.
 
     Args:
-        own: a defense with an architecture of one's own, which has a model.py.
-        attack: an attack, which has an attack.py.
+        own: for a defense with its own architecture, also write a model.py.
+        attack: for an attack, write an attack.py.
 
     Raises:
-        BenchError: something is in the folder, or it is none.
+        BenchError: the folder is not empty, or it is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise BenchError(f"{folder} is a file; name a folder that is empty or does not exist")

@@ -1,1 +1,1 @@
-"""What a submission says of itself: ``submission.toml``, checked in full."""
+"""The manifest of a submission: ``submission.toml``, fully checked."""

@@ -1,4 +1,4 @@
-"""``submission.toml`` of an attack: checked in full before anything is read or run."""
+"""``submission.toml`` of an attack: fully checked before anything else is read or run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +25,14 @@ _MOST = 1_000_000  # passes for one image
 
 @dataclass(frozen=True, kw_only=True)
 class AttackSubmission:
-    """An attack that was sent in. Texts may be shown."""
+    """A submitted attack. Its texts are safe to show."""
 
     slug: str
-    """Its name in file names and addresses."""
+    """Its name in file names and URLs."""
     name: str
     authors: tuple[str, ...]
     paper: str
-    """A link, or empty; so is ``code``, but not both."""
+    """A link or empty, like ``code``; at least one is given."""
     code: str
     licence: str
     contact: str
@@ -42,7 +42,7 @@ class AttackSubmission:
     randomised: bool
     """Whether another seed gives other images; the same seed must give the same."""
     forward_passes: int
-    """The most for one image, the mean over a batch; so is ``backward_passes``."""
+    """The most per image, as the mean over a batch; likewise ``backward_passes``."""
     backward_passes: int
 
     @property
@@ -54,12 +54,12 @@ class AttackSubmission:
         return self.paper or self.code
 
     def is_for(self, dataset: str) -> bool:
-        """Whether it works on this data set of ``DATASETS``."""
+        """Return whether it works on this data set of ``DATASETS``."""
         return dataset in self.datasets or ANY in self.datasets
 
 
 def is_attack(folder: Path) -> bool:
-    """Whether the manifest in ``folder`` says so; what cannot be read is taken for a defense's."""
+    """Return whether the manifest in ``folder`` is an attack's; an unreadable one counts as a defense's."""
     try:
         return read_tree(folder).get("kind") == "attack"
     except ManifestError:
@@ -67,11 +67,11 @@ def is_attack(folder: Path) -> bool:
 
 
 def read_attack_manifest(folder: Path) -> AttackSubmission:
-    """The manifest in ``folder``.
+    """Read the manifest in ``folder``.
 
     Raises:
-        ManifestError: with every problem that was found.
-        BenchError: not there, or not readable.
+        ManifestError: with every problem found.
+        BenchError: it is missing or not readable.
     """
     problems: list[str] = []
     values = values_of(read_tree(folder), _KEYS, ("attack",), problems)

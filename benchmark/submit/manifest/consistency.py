@@ -1,4 +1,4 @@
-"""What is claimed, and what must hold between the values of a manifest."""
+"""The claims, and the consistency of a manifest's values."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ _MOST = 100  # claims
 
 
 def claims(section: Any, problems: list[str]) -> dict[str, float]:
-    """Name -> accuracy in %, of those that are sound; what is not is added to the problems."""
+    """Return name -> accuracy in % for valid claims; invalid ones are added to the problems."""
     claimed: dict[str, float] = {}
     if not isinstance(section, dict):
         return claimed
     if len(section) > _MOST:
-        problems.append(f"claimed has {len(section)} values: there are not as many attacks")
+        problems.append(f"claimed has {len(section)} values: there are fewer attacks")
         return claimed
     known = one_of(("natural", *(name for name in attack_names() if name != "none")), "attack")
     for name in dict.fromkeys(["natural", "aa", *section]):
@@ -33,7 +33,7 @@ def claims(section: Any, problems: list[str]) -> dict[str, float]:
 
 
 def problems_between(values: dict[str, Any], claimed: dict[str, float]) -> list[str]:
-    """Where values that are sound by themselves contradict each other."""
+    """Return contradictions between values that are valid on their own."""
     problems = [*links(values), *_width(values)]
     if {"dataset", "norm", "eps"} <= values.keys():
         info = DATASETS[values["dataset"]].info
@@ -47,7 +47,7 @@ def problems_between(values: dict[str, Any], claimed: dict[str, float]) -> list[
 
 
 def links(values: dict[str, Any]) -> list[str]:
-    """What is wrong with the links of a submission together."""
+    """Return problems with the links of a submission."""
     if values.get("paper") == values.get("code") == "":
         return ["paper and code are both empty: give at least one link"]
     return []
@@ -69,7 +69,7 @@ def _claims(norm: str | None, claimed: dict[str, float]) -> list[str]:
     presets, problems = attack_presets("strict"), []
     for name, value in claimed.items():
         if natural is not None and value > natural:
-            problems.append(f"claimed.{name} {value:g} is above claimed.natural {natural:g}: mend either")
+            problems.append(f"claimed.{name} {value:g} is above claimed.natural {natural:g}: fix either")
         if norm and name in presets and norm not in presets[name].norms:
             problems.append(f"claimed.{name} is no claim in {norm}: {name} works in another norm, delete it")
     return problems

@@ -1,4 +1,4 @@
-"""``submission.toml`` of a defense: checked in full before anything is read or run."""
+"""``submission.toml`` of a defense: fully checked before anything else is read or run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +23,14 @@ _MOST = 10**10  # images
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A defense that was sent in, and what is claimed of it. Accuracies in %; texts may be shown."""
+    """A submitted defense and its claims. Accuracies in %; texts are safe to show."""
 
     slug: str
-    """Its name in file names and addresses."""
+    """Its name in file names and URLs."""
     name: str
     authors: tuple[str, ...]
     paper: str
-    """A link, or empty; so is ``code``, but not both."""
+    """A link or empty, like ``code``; at least one is given."""
     code: str
     licence: str
     contact: str
@@ -42,30 +42,30 @@ class Submission:
     architecture: str
     """A name of ``robustness_bench.benchmark.networks.MODELS``, or "own"."""
     width: int
-    """0 for an architecture of one's own."""
+    """0 for the submission's own architecture."""
     weights: str
     sha256: str
     weights_plain: bool
     forward_passes: int
     randomised: bool
     real: int
-    """Training images beyond the data set's own; so is ``synthetic``."""
+    """Number of real training images beyond the data set's own; ``synthetic`` counts generated ones."""
     synthetic: int
     claimed: dict[str, float]
     """"natural" or the name of an attack -> accuracy"""
 
     @property
     def own(self) -> bool:
-        """Whether the network is code that came with it."""
+        """Whether the network is the submission's own code."""
         return self.architecture == OWN
 
 
 def read_manifest(folder: Path) -> Submission:
-    """The manifest in ``folder``.
+    """Read the manifest in ``folder``.
 
     Raises:
-        ManifestError: with every problem that was found.
-        BenchError: not there, or not readable.
+        ManifestError: with every problem found.
+        BenchError: it is missing or not readable.
     """
     problems: list[str] = []
     tree = read_tree(folder)
@@ -102,7 +102,7 @@ _SECTIONS = ("threat", "model", "data", "claimed")
 
 
 def _with_hash(problem: str, folder: Path, weights: str | None) -> str:
-    """The problem with model.sha256, with what to write where the weights file is there."""
+    """Return the problem with model.sha256, with the value to write if the weights file is there."""
     from robustness_bench.benchmark.files import file_hash
 
     if not problem.startswith("model.sha256") or not weights or not (folder / weights).is_file():

@@ -1,4 +1,4 @@
-"""What the values of a manifest may be: each parser gives the value or says, in ValueError, what to mend."""
+"""Parsers of a manifest's values: each returns the value or raises a ValueError that says what to fix."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ def one_of(known: Mapping[str, object] | tuple[str, ...], kind: str) -> Callable
 
 
 def names(known: tuple[str, ...], kind: str) -> Callable[[Any], tuple[str, ...]]:
-    """Of a list of some of the known names, each once."""
+    """Return a parser for a list of some of the known names, each once."""
     one = one_of(known, kind)
 
     def parse(value: Any) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ def file(value: Any) -> str:
         r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}\.safetensors", value
     ):
         raise ValueError(
-            f"must be the plain name of a .safetensors file beside submission.toml, got {shown(value)}: "
+            f"must be the plain name of a .safetensors file next to submission.toml, got {shown(value)}: "
             "letters, digits, dots, hyphens and underscores only"
         )
     return value

@@ -1,4 +1,4 @@
-"""The keys of a ``submission.toml``: read as data, each parsed, every problem named with its remedy."""
+"""The keys of a ``submission.toml``: each value is parsed, and every problem named with its remedy."""
 
 import re
 import tomllib
@@ -11,11 +11,11 @@ from robustness_bench.benchmark.submit.manifest.fields import authors, contact, 
 from robustness_bench.benchmark.submit.manifest.text import link, shown
 
 MANIFEST = "submission.toml"
-_SHOWN = 20  # unknown keys, the rest is counted
+_SHOWN = 20  # unknown keys shown; the rest is counted
 
 
 class ManifestError(BenchError):
-    """All that is wrong with a manifest, a line each."""
+    """All problems of a manifest, a line each."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(f"{MANIFEST}: {problem}" for problem in problems))
@@ -23,33 +23,33 @@ class ManifestError(BenchError):
 
 
 class Key(NamedTuple):
-    """What one key may be."""
+    """One key and its valid values."""
 
     parse: Callable[[Any], Any]
     fill: str
-    """What to write, for one who left it empty."""
+    """What to write, shown if it is empty."""
     default: Any = None
-    """None: it must be filled in."""
+    """The default; None: it must be filled in."""
 
 
 KIND = {"kind": Key(one_of(("defense", "attack"), "kind"), "", "defense")}
 WHO = {
-    "name": Key(text(80), "say what the row is to be called"),
+    "name": Key(text(80), "say what the row should be called"),
     "authors": Key(authors, 'name them: ["Ada Lovelace", "Alan Turing"]'),
     "paper": Key(link, "", ""),
     "code": Key(link, "", ""),
     "licence": Key(licence, 'write an SPDX name such as "MIT" (spdx.org/licenses)'),
     "contact": Key(contact, "write an e-mail address or a link"),
 }
-"""Keys of every submission."""
+"""The keys that every submission has."""
 
 
 def read_tree(folder: Path) -> dict[str, Any]:
-    """The manifest in ``folder`` as TOML has it.
+    """Read the manifest in ``folder`` as a TOML tree.
 
     Raises:
-        ManifestError: not TOML.
-        BenchError: not there, or not readable.
+        ManifestError: it is not TOML.
+        BenchError: it is missing or not readable.
     """
     try:
         return tomllib.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -60,7 +60,7 @@ def read_tree(folder: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ManifestError(["is nested too deeply: bench submit init writes a fresh one"]) from error
     except ValueError as error:
-        raise ManifestError([f"is not TOML: {shown(str(error))}; mend that line"]) from error
+        raise ManifestError([f"is not TOML: {shown(str(error))}; fix that line"]) from error
 
 
 def values_of(
@@ -70,15 +70,15 @@ def values_of(
     problems: list[str],
     free: str = "",
 ) -> dict[str, Any]:
-    """Last part of a key -> its value, of those that are sound; what is not is added to the problems.
+    """Return last part of a key -> its value, if valid; invalid ones are added to the problems.
 
     Args:
-        free: the section that is looked at elsewhere.
+        free: the section that is checked elsewhere.
     """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if key not in sections:
-            flat[key if "." not in key else f"{key}."] = value  # a dot in quotes is no section
+            flat[key if "." not in key else f"{key}."] = value  # a quoted dot does not make a section
         elif not isinstance(value, dict):
             problems.append(f"{key} must be a section [{key}], got {shown(value)}")
         elif key != free:

@@ -1,4 +1,4 @@
-"""Text, links and numbers from strangers: what is let through may be shown on a page."""
+"""Untrusted text, links and numbers: accepted values are safe to show on a page."""
 
 import re
 import unicodedata
@@ -7,28 +7,30 @@ from urllib.parse import urlsplit
 from robustness_bench.benchmark.files import short_hash
 
 _NOT_TEXT = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")  # drawn as nothing, yet letters
+_INVISIBLE = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+)  # letters that are drawn as nothing
 _MARKUP = frozenset("<>&")
 _LONGEST_LINK, _LONGEST_SLUG = 300, 60
 _LARGEST = 1e6
 
 
 def plain(value: object, longest: int, *, markup: bool = False, lines: bool = False) -> str:
-    """``value``, if it is text that shows what it holds: stripped, in Unicode's composed form.
+    """Return ``value`` if it is text without hidden content: stripped, in Unicode's composed form.
 
     Args:
-        markup: whether <, > and & may be in it.
+        markup: whether it may contain <, > and &.
         lines: whether it may have more than one line.
 
     Raises:
-        ValueError: no text, blank, too long, or with signs that are refused; says which.
+        ValueError: it is not text, blank, too long, or has rejected characters; says which.
     """
     if not isinstance(value, str):
         raise ValueError(f"must be text in quotes, got {shown(value)}")
     text = unicodedata.normalize("NFC", value.strip())
     for sign in text:
         if sign in _MARKUP and not markup:
-            raise ValueError(f"has {sign!r} in it: <, > and & are refused, write plain text")
+            raise ValueError(f"has {sign!r} in it: <, > and & are rejected, write plain text")
         if not (lines and sign == "\n") and (unicodedata.category(sign) in _NOT_TEXT or sign in _INVISIBLE):
             raise ValueError(f"has the control or invisible character U+{ord(sign):04X} in it: delete it")
     if not text:
@@ -39,17 +41,17 @@ def plain(value: object, longest: int, *, markup: bool = False, lines: bool = Fa
 
 
 def link(value: object) -> str:
-    """An http or https address.
+    """Return an http or https address.
 
     Raises:
-        ValueError: anything else, or one with a password in it.
+        ValueError: it is anything else, or contains a password.
     """
     if not isinstance(value, str):
         raise ValueError(f"must be a link in quotes, got {shown(value)}")
     if len(value) > _LONGEST_LINK:
         raise ValueError(f"has {len(value)} characters: use a link of at most {_LONGEST_LINK}")
     if not re.fullmatch(r"[!#-;=?-\[\]-_a-z~]*", value):
-        raise ValueError(f"{shown(value)} has a sign that no link may have: percent-encode it")
+        raise ValueError(f"{shown(value)} has a character that links may not have: percent-encode it")
     try:
         parts = urlsplit(value)
         host, secret = parts.hostname, parts.username is not None or parts.password is not None
@@ -63,10 +65,10 @@ def link(value: object) -> str:
 
 
 def fraction(value: object) -> float:
-    """A number above 0, given as one or as a fraction in quotes such as "8/255".
+    """Return a number above 0, given as a number or as a quoted fraction such as "8/255".
 
     Raises:
-        ValueError: neither.
+        ValueError: it is neither.
     """
     number = 0.0
     if isinstance(value, str):
@@ -80,10 +82,10 @@ def fraction(value: object) -> float:
 
 
 def percentage(value: object) -> float:
-    """An accuracy in %.
+    """Return an accuracy in %.
 
     Raises:
-        ValueError: not a number from 0 to 100.
+        ValueError: it is not a number from 0 to 100.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
         raise ValueError(f"must be a number from 0 to 100 (%), got {shown(value)}")
@@ -91,14 +93,14 @@ def percentage(value: object) -> float:
 
 
 def slug_of(name: str) -> str:
-    """``name`` as a part of file names and addresses: a-z, 0-9 and single hyphens, 1 to 60 of them."""
+    """Return ``name`` for file names and URLs: 1 to 60 characters of a-z, 0-9 and single hyphens."""
     letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", "-", letters).strip("-")[:_LONGEST_SLUG].strip("-")
     return slug or f"defense-{short_hash(name)}"
 
 
 def shown(value: object) -> str:
-    """A stranger's value on a terminal: printable, on one line, short."""
+    """Return an untrusted value for a terminal: printable, on one line, short."""
     text = ascii(value) if isinstance(value, str) else repr(value)
     text = text.encode("ascii", "backslashreplace").decode()
     return text if len(text) <= 60 else f"{text[:60]}…"

@@ -336,20 +336,20 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
         lambda f: told(f, status="error"),
         "neither a result nor the story of a failure",
     ),
-    "no seconds": (lambda f: told(f, seconds=None), "has a number of seconds that is none"),
+    "no seconds": (lambda f: told(f, seconds=None), "has an invalid number of seconds"),
     # cells: their settings
-    "κ no number": (lambda f: respec(f, confidence="0"), "has a number of confidence that is none"),
+    "κ no number": (lambda f: respec(f, confidence="0"), "has an invalid number of confidence"),
     "β no number": (
         lambda f: respec(f, parameters={"beta": "<b>"}),
-        "has a number of beta that is none",
+        "has an invalid number of beta",
     ),
-    "parameters none": (lambda f: respec(f, parameters=[]), "has parameters that are none"),
+    "parameters none": (lambda f: respec(f, parameters=[]), "has invalid parameters"),
     "system no text": (lambda f: respec(f, system=3), "has a system that is no text"),
-    "data no hash": (lambda f: respec(f, data="x"), "has a SHA-256 that is none"),
+    "data no hash": (lambda f: respec(f, data="x"), "has an invalid SHA-256"),
     "no reformer named": (lambda f: respec(f, reformer=None), "KeyError"),
     "detectors none": (
         lambda f: respec(f, detectors=dict.fromkeys(("reconstruction-1",), "x")),
-        "has detectors that are none",
+        "has invalid detectors",
     ),
     "no calibration": (
         lambda f: respec(f, parents={"model": "0" * 12, "crafted": "1" * 12}),
@@ -382,11 +382,11 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     ),
     "a threshold no number": (
         lambda f: told(f, thresholds=thresholds(f) | {"mi-literal": "198"}),
-        "has a threshold of mi-literal that is none: '198'",
+        "has an invalid threshold of mi-literal: '198'",
     ),
     "a threshold not finite": (
         lambda f: told(f, thresholds=thresholds(f) | {"mi-literal": float("inf")}),
-        "has a threshold of mi-literal that is none: inf",
+        "has an invalid threshold of mi-literal: inf",
     ),
     "a threshold of its own": (
         lambda f: told(f, thresholds=thresholds(f) | {"mi-literal": 197.5}),
@@ -474,18 +474,18 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
         lambda f: recard(f, dataset="mnist"),
         "its settings say calibrations/mnist/",
     ),
-    "a rate of all": (lambda f: recard(f, rate=1.0), "has a rate or number of images that is none: 1.0, 0"),
-    "images no number": (lambda f: recard(f, images=-1), "that is none: 0.01, -1"),
-    "threshold no number": (lambda f: card(f, threshold="5"), "has a threshold that is none: '5'"),
-    "threshold not finite": (lambda f: card(f, threshold=float("nan")), "has a threshold that is none: nan"),
-    "near not finite": (lambda f: card(f, near=None), "has a near that is none: None"),
+    "a rate of all": (lambda f: recard(f, rate=1.0), "has an invalid rate or number of images: 1.0, 0"),
+    "images no number": (lambda f: recard(f, images=-1), "invalid rate or number of images: 0.01, -1"),
+    "threshold no number": (lambda f: card(f, threshold="5"), "has an invalid threshold: '5'"),
+    "threshold not finite": (lambda f: card(f, threshold=float("nan")), "has an invalid threshold: nan"),
+    "near not finite": (lambda f: card(f, near=None), "has an invalid near: None"),
     "a gate hushed up": (
         lambda f: card(f, "calibrations/digits/mi-literal-", remark=""),
-        "says nothing against generator, which fails its gate",
+        "has no remark on generator, which fails its gate",
     ),
     "an error hushed up": (
         lambda f: card(f, figures={"autoencoder-1": {"held_out_error": 0.5}}),
-        "says nothing against autoencoder-1, which fails its gate",
+        "has no remark on autoencoder-1, which fails its gate",
     ),
     "remark no text": (lambda f: card(f, remark=[]), "has a remark that is no text"),
     "a lower threshold": (

@@ -223,8 +223,9 @@ def test_a_model_is_replaced_only_with_all_that_rests_on_it(pair: Pair) -> None:
     content = missing.read_bytes()
     missing.unlink()
     name = missing.relative_to(pair.theirs).as_posix()
-    assert f"rest on a model or images that --keep theirs would replace, the first is {name}" in pair.refused(
-        "--keep", "theirs"
+    assert (
+        f"depend on a model or images that --keep theirs would replace, the first is {name}"
+        in pair.refused("--keep", "theirs")
     )
     missing.write_bytes(content)
     for path in pair.theirs.rglob("checkpoints/**/*.safetensors"):

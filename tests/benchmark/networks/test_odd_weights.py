@@ -493,7 +493,7 @@ REFUSED: dict[str, tuple[Given, str]] = {
     ),
     "pixels of two kinds": (
         Given(lambda w: w.state("either"), MAGNET),
-        "512 training images do not tell how it is to be run: ",
+        "512 training images do not show how to run it: ",
     ),
     "a pooling forgotten": (
         Given(lambda w: w.state("pool"), {"weights_input": "plain"}),
@@ -549,7 +549,7 @@ REFUSED: dict[str, tuple[Given, str]] = {
     "half a normalisation": (Given(lambda w: {"mu": torch.zeros(1), **w.state()}), "1 missing (sigma)"),
     "a normalisation, and plain pixels asked for": (
         Given(lambda w: {**front((1,)), **w.state()}, {"weights_plain": True}),
-        "brings its own normalisation of pixels",
+        "has its own normalisation of pixels",
     ),
     "a normalisation that is wrong": (
         Given(lambda w: {"mean": torch.full((1,), 40.0), "std": torch.full((1,), 0.01), **w.state()}),
@@ -853,7 +853,7 @@ def test_code_that_does_not_fit_its_weights_leaves_nothing(bench: Bench, tmp_pat
 def test_options_of_weights_need_weights(bench: Bench, options: list[str]) -> None:
     said = bench("plan", "--defense", "standard", *options)
     assert said.status == 2
-    assert f"{options[0]} is of given weights: name their file with --weights" in said.err
+    assert f"{options[0]} is for given weights: name their file with --weights" in said.err
 
 
 class Returns(nn.Module):
@@ -881,7 +881,7 @@ class Returns(nn.Module):
 )
 def test_a_model_that_returns_no_logits_is_named(wrap: Callable[[Tensor], Any], got: str) -> None:
     attack = PGD(norm="linf", eps=0.1)
-    with pytest.raises(AttackError, match="let it return its logits alone") as caught:
+    with pytest.raises(AttackError, match="return only logits") as caught:
         attack(Returns(wrap), torch.full((2, 1, 4, 4), 0.5), torch.zeros(2, dtype=torch.int64))
     assert f"the model returned {got} for 2 images" in str(caught.value)
 

@@ -140,7 +140,7 @@ def test_unknown_zoo_models_name_near_ones(zoo: Path) -> None:
 @pytest.mark.parametrize("name", ["Chen2020Adversarial", "Debenedetti2022Light", "Standard_R50"])
 def test_zoo_models_of_many_files_or_none(zoo: Path, name: str) -> None:
     text = line_of(lambda: load_robustbench(name, "cifar10", "linf", zoo))
-    assert f"RobustBench does not keep {name} as one file" in text
+    assert f"RobustBench does not store {name} as one file" in text
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_download_that_fails_names_the_file(
 def test_zoo_files_that_are_damaged_or_of_another_network(zoo: Path) -> None:
     path = robustbench_file("Wong2020Fast", "cifar10", "linf", zoo)
     put(path, {"weight": torch.ones(4, 4)})
-    remedy = "; delete it and run the same command again to download it anew"
+    remedy = "; delete it and run the same command again to download it"
     for content in (path.read_bytes(), b"<html>quota</html>", path.read_bytes()[:200]):
         path.write_bytes(content)
         text = line_of(lambda: load_robustbench("Wong2020Fast", "cifar10", "linf", zoo))

@@ -175,7 +175,7 @@ def test_many_comparisons_have_to_hold_together() -> None:
 
 def test_cautions_name_what_the_seeds_cannot_tell() -> None:
     alone = cautions([compare(pair(both("aa", (4, 7))), "aa")])
-    assert "A single seed (namid, standard) says nothing" in alone[1]
+    assert "A single seed (namid, standard) does not show" in alone[1]
     assert not any("Two to four" in note for note in alone)
     several = cautions([compare(pair(both("aa", (4, 7), (5, 7))), "aa")])
     assert any("Two to four seeds" in note for note in several)
@@ -366,7 +366,7 @@ def test_what_lacks_is_one_command_that_fills_it(tmp_path: Path) -> None:
 
 def test_an_empty_store_is_one_line(tmp_path: Path) -> None:
     said = refusal(ask(tmp_path, "namid", "standard"))
-    assert said.startswith("no results under these settings of namid and standard (digits linf white); ")
+    assert said.startswith("no results under these settings for namid and standard (digits linf white); ")
     assert "bench run --defense namid,standard --dataset digits --norm linf,l2 --threat white,black " in said
     assert "--attacks" not in said
     assert "worst-case" in refusal(ask(tmp_path, "namid", "standard", "--attacks", "worst-case"))
@@ -389,7 +389,7 @@ def test_a_norm_that_was_named_is_missed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("namid", "namid"), "namid cannot be held against itself"),
+        (("namid", "namid"), "namid cannot be compared with itself"),
         (("namid", "standart"), "unknown defense 'standart'; did you mean standard"),
         (("namidd", "standard"), "unknown defense 'namidd'; did you mean namid"),
         (

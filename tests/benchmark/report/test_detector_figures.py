@@ -755,7 +755,7 @@ def test_an_empty_store_says_what_to_run(kind: str, tmp_path: Path) -> None:
         ("roc", {"defense": ["trades"]}, "known: magnet, mi-magnet"),
         ("scores", {"kappa": ["5"]}, "no results at κ = 5: there are 0, 10"),
         ("scores", {"kappa": ["x"]}, "--kappa must be numbers, got x"),
-        ("roc", {"epochs": 3}, "figure roc draws what the store holds: leave --epochs out"),
+        ("roc", {"epochs": 3}, "figure roc draws stored results: leave --epochs out"),
         ("scores", {"norm": ["l2"]}, "leave --norm out"),
         ("generated", {"seeds": 3}, "leave --seeds out"),
         ("generated", {"kappa": ["5"]}, "leave --kappa out"),

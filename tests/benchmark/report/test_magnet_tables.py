@@ -342,7 +342,7 @@ def requested(text: str) -> Request:
 
 def test_its_own_commands_fill_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = options(out=tmp_path, dataset=["digits"], seeds=2)
-    with pytest.raises(BenchError, match="nothing of Table magnet-1 is in") as refusal:
+    with pytest.raises(BenchError, match="no results for Table magnet-1 in") as refusal:
         call(asked, table=["magnet-1"])
     command = str(refusal.value).partition(": run ")[2]
     first = requested(command)
@@ -365,7 +365,7 @@ def test_without_a_table_those_with_results_are_made(
 ) -> None:
     fill(options(out=tmp_path, defense=["magnet"], kappa=["0"], dataset=["digits"]))
     call(options(out=tmp_path))
-    assert "nothing of Table" not in capsys.readouterr().out
+    assert "no results for Table" not in capsys.readouterr().out
     found = sorted(file.name for file in (tmp_path / "tables").iterdir())
     assert found == [f"table-magnet-1-digits.{end}" for end in ("csv", "html", "md", "tex")]
 
@@ -403,7 +403,7 @@ def test_cells_fit_whatever_kappa_and_attack_they_are_of(tmp_path: Path) -> None
 
 def test_other_settings_are_passed_over(tmp_path: Path) -> None:
     fill(options(out=tmp_path, defense=["magnet"], kappa=["0"], dataset=["digits"], n_examples=3))
-    with pytest.raises(BenchError, match="nothing of Table magnet-1"):
+    with pytest.raises(BenchError, match="no results for Table magnet-1"):
         call(options(out=tmp_path, dataset=["digits"]), table=["magnet-1"])
 
 

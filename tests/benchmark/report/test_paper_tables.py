@@ -601,7 +601,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def test_its_own_commands_fill_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(BenchError, match="nothing of Table 1 is in") as refusal:
+    with pytest.raises(BenchError, match="no results for Table 1 in") as refusal:
         call(options(out=tmp_path, seeds=2), table=["1"])
     first, second = str(refusal.value).partition(": run ")[2].split(" and bench ")
     fill(requested(first))
@@ -632,7 +632,7 @@ def test_the_verb_writes_what_is_asked_and_the_same_again(tmp_path: Path) -> Non
 
 def test_other_settings_are_passed_over(tmp_path: Path) -> None:
     fill(options(out=tmp_path, defense=["standard"], norm=["linf"], attacks=["none"], width=3))
-    with pytest.raises(BenchError, match="nothing of Table 3"):
+    with pytest.raises(BenchError, match="no results for Table 3"):
         call(options(out=tmp_path), table=["3"])
 
 
@@ -650,7 +650,7 @@ def test_results_whose_images_are_gone_are_not_passed_over(
         raise DataError("no digits")
 
     monkeypatch.setattr("robustness_bench.benchmark.report.paper.namid.store.locate", gone)
-    with pytest.raises(BenchError, match="nothing of Table 3"):
+    with pytest.raises(BenchError, match="no results for Table 3"):
         call(options(out=tmp_path), table=["3"], published=True)
     monkeypatch.undo()
     fill(options(out=tmp_path, defense=["standard"], norm=["linf"], attacks=["none"]))
@@ -664,7 +664,7 @@ def test_a_table_with_nothing_is_named_beside_the_others(
 ) -> None:
     fill(options(out=tmp_path, defense=["standard"], norm=["linf"], attacks=["none"], threat=["white"]))
     call(options(out=tmp_path), table=["3,5"], formats=["csv"])
-    assert "nothing of Table 5 is in" in capsys.readouterr().out
+    assert "no results for Table 5 in" in capsys.readouterr().out
     assert [file.name for file in (tmp_path / "tables").iterdir()] == ["table-3-digits.csv"]
 
 

@@ -238,11 +238,11 @@ BROKEN = {
     ),
     "not JSON": (
         MINE.replace("weight: float = 2.0", "weight: float = 2.0\n    names: frozenset = frozenset('a')"),
-        "names = frozenset({'a'}) cannot be written down; hyperparameters are finite numbers",
+        "names = frozenset({'a'}) cannot be stored; hyperparameters are finite numbers",
     ),
     "not finite": (
         MINE.replace("weight: float = 2.0", "weight: float = float('inf')"),
-        "weight = inf cannot be written down; hyperparameters are finite numbers",
+        "weight = inf cannot be stored; hyperparameters are finite numbers",
     ),
     "requires": (
         MINE.replace("weight: float", "requires: ClassVar = ('teacher', 'estimators')\n    weight: float"),

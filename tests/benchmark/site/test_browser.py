@@ -225,7 +225,7 @@ def test_a_defense_and_its_command(page: Any, digits: Path, bench: Bench) -> Non
 
 def test_comparing(page: Any, digits: Path) -> None:
     page.goto((digits / "boards" / f"{BOARD}.html").as_uri())
-    page.get_by_role("link", name="the page for it").click()
+    page.get_by_role("link", name="comparison page").click()
     table = page.locator("#compared table")
     table.wait_for()
     assert table.locator("tbody tr").count() == 6

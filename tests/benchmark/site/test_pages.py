@@ -352,7 +352,7 @@ def test_a_build_that_fails_leaves_the_old_site(tmp_path: Path, monkeypatch: pyt
 
 def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     simple_store(tmp_path / "store", {"good": (20, 12)})
-    with pytest.raises(BenchError, match="no earlier site"):
+    with pytest.raises(BenchError, match="are not an earlier site"):
         build([tmp_path / "store"], tmp_path / "store")
     (tmp_path / "file").touch()
     with pytest.raises(BenchError, match="is a file"):

@@ -19,7 +19,7 @@ from tests.benchmark.submit.submissions import EXAMPLE, checked, of, tree_hash, 
 from tests.conftest import Bench
 
 EMPTY = {
-    "name": "say what the row is to be called",
+    "name": "say what the row should be called",
     "authors": "name them",
     "licence": "write an SPDX name",
     "contact": "write an e-mail address or a link",
@@ -32,7 +32,7 @@ EMPTY = {
 }
 WRONG = {
     "kind": ('"atack"', "kind is an unknown kind 'atack'; did you mean attack"),
-    "name": ('"<b>x</b>"', "name has '<' in it: <, > and & are refused"),
+    "name": ('"<b>x</b>"', "name has '<' in it: <, > and & are rejected"),
     "authors": (r'["a\u202Eb"]', r"authors has .* character U\+202E"),
     "paper": ('"javascript:alert(1)"', "paper .* is not an http or https link"),
     "contact": ('"me"', "contact 'me' is neither"),
@@ -49,7 +49,7 @@ WRONG = {
 def test_the_template_is_refused_until_it_is_filled_in(bench: Bench, tmp_path: Path) -> None:
     said = bench("submit", "init", tmp_path / "mine", "--attack")
     assert said.status == 0
-    assert "replace the steps of attack.py by yours" in said.out
+    assert "replace the steps of attack.py with yours" in said.out
     assert is_attack(tmp_path / "mine")
     said = bench("submit", "check", tmp_path / "mine", "--trust-code")
     assert said.status == 1
@@ -164,9 +164,9 @@ def test_every_check_passes_on_the_template(bench: Bench, tmp_path: Path) -> Non
 
 _KEEPS = "x = (x + 0.9 * eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)"
 FAILING = {
-    "raises": ("raise ValueError('because')", "running", r"ValueError: because \(attack\.py, line 7\); mend"),
-    "shape": ("return x[:, :, 1:]", "shape", r"returned shape .*; mend attack\.py: return float32 images"),
-    "nan": ("x = x * float('nan')", "finite", "NaN or infinite pixels: mend"),
+    "raises": ("raise ValueError('because')", "running", r"ValueError: because \(attack\.py, line 7\); fix"),
+    "shape": ("return x[:, :, 1:]", "shape", r"returned shape .*; fix attack\.py: return float32 images"),
+    "nan": ("x = x * float('nan')", "finite", "NaN or infinite pixels: fix"),
     "box": ("x = x - eps", "box", r"linf: pixels are in \[-0\.18, .*\]: end with clamp\(0, 1\)"),
     "budget": (
         "x = (x + 2 * eps).clamp(0, 1)",
@@ -178,7 +178,7 @@ FAILING = {
     "chance": (
         "x = x + 1e-3 * (time.monotonic_ns() % 1009) / 1009; x = x.clamp(0, 1)",
         "determinism",
-        "the same seed gives other images: take all randomness from seed",
+        "the same seed gives different images: take all randomness from seed",
     ),
 }
 
@@ -206,7 +206,7 @@ def test_randomness_is_as_declared_and_a_weak_attack_is_flagged(tmp_path: Path) 
     chance = sent_in(tmp_path / "chance", _KEEPS, norms='["linf"]', randomised="false")
     found = checked(chance, trust_code=True)
     assert of(found, "determinism").status == "FAILED"
-    assert "another seed gives other images: write randomised = true" in of(found, "determinism").text
+    assert "another seed gives different images: write randomised = true" in of(found, "determinism").text
     write(chance, "randomised", "true")
     assert of(checked(chance, trust_code=True), "determinism").status == "ok"
 

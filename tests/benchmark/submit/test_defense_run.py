@@ -139,7 +139,7 @@ def test_code_is_run_only_if_trusted_and_a_first_look_is_not_ranked(
     assert "Own Network: partial, 20 images" in said.out
     assert "a first look: without --quick the full protocol runs" in said.out
     assert bench("leaderboard", "build", store, "--out", site).status == 0
-    assert "not ranked: submission measured in part, 20 images" in page_of(site, "submitted-own-network")
+    assert "not ranked: submission only partly measured, 20 images" in page_of(site, "submitted-own-network")
     assert "add --trust-code" in bench("verify", store).err
     assert bench("verify", store, "--trust-code").status == 0
 

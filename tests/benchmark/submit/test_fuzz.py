@@ -105,7 +105,9 @@ MANIFESTS = {
     "javascript link": Case(
         value("paper", '"javascript:alert(1)"'), "paper 'javascript:alert.1.' is not an http"
     ),
-    "link with quotes": Case(value("code", "'https://a.org/\"onload=x'"), "code .* has a sign that no link"),
+    "link with quotes": Case(
+        value("code", "'https://a.org/\"onload=x'"), "code .* has a character that links"
+    ),
     "link with a password": Case(value("code", '"https://me:pw@a.org/"'), "code has a user name or password"),
     "link to nowhere": Case(value("code", '"https://"'), "code 'https://' is not an http or https link"),
     "file link": Case(value("code", '"file:///etc/passwd"'), "code 'file:///etc/passwd' is not an http"),
@@ -141,7 +143,7 @@ MANIFESTS = {
     "less than no images": Case(value("real", "-1"), "data.real must be a whole number from 0"),
     "half an image": Case(value("synthetic", "1.5"), "data.synthetic must be a whole number"),
     "astronomic images": Case(value("synthetic", "9" * 400), "data.synthetic must be a whole number"),
-    "a number of 9999 digits": Case(value("synthetic", "9" * 9999), "is not TOML: .*mend that line"),
+    "a number of 9999 digits": Case(value("synthetic", "9" * 9999), "is not TOML: .*fix that line"),
     "accuracy as a share": Case(value("natural", "0.97"), "claimed.natural 0.97 is in %: did you mean 97"),
     "accuracy above 100": Case(value("natural", "120.0"), "claimed.natural must be a number from 0 to 100"),
     "accuracy in words": Case(value("natural", '"97 %"'), "claimed.natural must be a number from 0 to 100"),
@@ -151,16 +153,17 @@ MANIFESTS = {
         added("".join(f"key{n} = 1\n" for n in range(1000)), first=True), "980 more unknown keys"
     ),
     "a thousand claims": Case(
-        added("".join(f"key{n} = 1\n" for n in range(1000))), "claimed has 1002 values: there are not as many"
+        added("".join(f"key{n} = 1\n" for n in range(1000))),
+        "claimed has 1002 values: there are fewer attacks",
     ),
     "sections are values": Case(
         manifest(b"threat = 1\nmodel = 2\ndata = 3\nclaimed = 4\n"),
         r"threat must be a section \[threat\]",
     ),
-    "not TOML": Case(manifest(b"name: [broken"), "is not TOML: .*mend that line"),
+    "not TOML": Case(manifest(b"name: [broken"), "is not TOML: .*fix that line"),
     "not UTF-8": Case(manifest(b'name = "\xff"'), "is not UTF-8"),
     "zero bytes": Case(manifest(b"\0" * 100), "is not TOML"),
-    "key twice": Case(added('name = "again"\n', first=True), "is not TOML: .*mend that line"),
+    "key twice": Case(added('name = "again"\n', first=True), "is not TOML: .*fix that line"),
     "a thousand brackets": Case(manifest(b"name = " + b"[" * 5000), "is nested too deeply"),
 }
 
@@ -251,7 +254,7 @@ FILES = {
     ),
     "other weights than declared": Case(
         value("sha256", f'"{"0" * 64}"'),
-        'not the weights that were declared: the file has sha256 = "[0-9a-f]{64}"',
+        'not the declared weights: the file has sha256 = "[0-9a-f]{64}"',
     ),
     "weights missing": Case(
         made(lambda f: (f / WEIGHTS).unlink()), "there is no weights.safetensors: put it there"
@@ -277,7 +280,7 @@ FILES = {
         value("width", "8"), "does not fit the model: .*the file has width 4: write width = 4"
     ),
     "a width for a cluster": Case(
-        value("width", "1024"), "width 1024 makes 2,8[0-9,]* numbers, the file has 45,172: mend model.width"
+        value("width", "1024"), "width 1024 makes 2,8[0-9,]* numbers, the file has 45,172: fix model.width"
     ),
     "whole numbers": Case(
         weights(lambda t: t.update({"1.linear.bias": torch.ones(10, dtype=torch.int64)})),
@@ -301,13 +304,13 @@ FILES = {
         "claimed, and no other range helps",
     ),
     "natural accuracy too good": Case(
-        value("natural", "99.9"), "97.2 % of 360 images .*; 99.9 % claimed for natural: mend", "flagged"
+        value("natural", "99.9"), "97.2 % of 360 images .*; 99.9 % claimed for natural: fix", "flagged"
     ),
     "natural accuracy of another model": Case(
-        value("natural", "80.0"), "97.2 % of 360 images .*; 80 % claimed for natural: mend", "flagged"
+        value("natural", "80.0"), "97.2 % of 360 images .*; 80 % claimed for natural: fix", "flagged"
     ),
     "robust accuracy too good": Case(
-        value("aa", "96.0"), "quick attack leaves .*; 96 % claimed for aa: mend", "flagged"
+        value("aa", "96.0"), "quick attack leaves .*; 96 % claimed for aa: fix", "flagged"
     ),
     "randomised it is not": Case(
         value("randomised", "true"), "declared randomised, which it is not", "flagged"
@@ -375,7 +378,7 @@ CODE = {
         trust_code=True,
     ),
     "a look at the batch": Case(
-        code("return self.inner(x) - self.inner(x).mean(0)"), "images beside it", trust_code=True
+        code("return self.inner(x) - self.inner(x).mean(0)"), "other images in the batch", trust_code=True
     ),
     "pixels to 255": Case(
         code("return self.inner(x / 255)"), "it needs images from 0 to 255", trust_code=True
@@ -518,8 +521,8 @@ ARCHIVES = {
         zipped((WEIGHTS.upper().replace("SAFETENSORS", "safetensors"), b"x")), "is there twice"
     ),
     "second weights": Case(zipped(("x.safetensors", b"x")), "'x.safetensors' is a second .safetensors file"),
-    "unknown file": Case(zipped(("run.sh", b"x")), "'run.sh' does not belong into a submission"),
-    "hidden file": Case(zipped((".bashrc", b"x")), "'.bashrc' does not belong into a submission"),
+    "unknown file": Case(zipped(("run.sh", b"x")), "'run.sh' does not belong in a submission"),
+    "hidden file": Case(zipped((".bashrc", b"x")), "'.bashrc' does not belong in a submission"),
     "link in a zip": Case(
         zipped((zip_entry("README.md", stat.S_IFLNK | 0o777), b"/etc/passwd")), "is a link"
     ),
@@ -609,7 +612,7 @@ ARCHIVES = {
     ),
     "pipe in the folder": Case(made(lambda f: os.mkfifo(f / "README.md")), "is a device, pipe or socket"),
     "folder in the folder": Case(put("__pycache__/x.pyc"), "'__pycache__' is a folder"),
-    "unknown file in the folder": Case(put("train.py"), "'train.py' does not belong into a submission"),
+    "unknown file in the folder": Case(put("train.py"), "'train.py' does not belong in a submission"),
     "a book as README": Case(put("README.md", b"x" * 300_000), "README.md has 293 KiB, 256 KiB at most"),
     "nothing there": Case(lambda folder: folder / "absent", "there is no folder or file"),
 }

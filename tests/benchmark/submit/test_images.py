@@ -182,7 +182,7 @@ def test_a_damaged_file_is_one_line(bench: Bench, store: Path, tmp_path: Path) -
 
 def test_bad_names_and_targets_are_one_line(bench: Bench, store: Path) -> None:
     images = near(store)
-    assert "<, > and & are refused" in send(bench, store, images, **{"--name": "<b>x</b>"})[2]
+    assert "<, > and & are rejected" in send(bench, store, images, **{"--name": "<b>x</b>"})[2]
     assert "http or https" in send(bench, store, images, **{"--link": "javascript:alert(1)"})[2]
     assert "is no record" in send(bench, store, images, **{"--against": store / "results.csv"})[2]
     shutil.rmtree(store / "checkpoints")

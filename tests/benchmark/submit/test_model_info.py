@@ -141,7 +141,7 @@ def test_one_bad_file_does_not_hold_up_the_others(bench: Bench, tmp_path: Path) 
     said = bench("submit", "import-external", bad, good, "--out", out)
     assert said.status == 1
     assert said.out.splitlines()[0].startswith(f"refused  {bad}: name is missing; architecture is missing; ")
-    assert said.out.splitlines()[-1] == "1 of 2 files refused"
+    assert said.out.splitlines()[-1] == "1 of 2 files rejected"
     assert len(read_external(out)) == 1
 
 

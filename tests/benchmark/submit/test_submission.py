@@ -243,7 +243,7 @@ def test_code_is_not_run_unless_it_is_trusted(bench: Bench, example: Path, tmp_p
     said = bench("submit", "check", example)
     assert said.status == 1
     assert "model.py is code: read it, then add --trust-code" in said.out
-    assert said.out.splitlines()[-1] == "1 skipped: not checked in full"
+    assert said.out.splitlines()[-1] == "1 skipped: not fully checked"
     assert not mark.exists()
     said = bench("submit", "check", example, "--trust-code")
     assert (said.status, said.out.splitlines()[-1]) == (0, "all checks passed"), said.out

@@ -1,4 +1,4 @@
-"""Images of a conditional generator by matplotlib, as ``drawing.namid`` draws: a row per test image."""
+"""Images of a conditional generator, drawn in the style of ``drawing.namid``: a row per test image."""
 
 from typing import TYPE_CHECKING
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from robustness_bench.benchmark.report.figures.generated import GeneratedFigure
 
 _OTHER = "#D55E00"
-_GAP = 0.12  # between images, as a share of one
+_GAP = 0.12  # between images, as a share of an image's width
 _ASIDE = 0.35  # between x, x̂ and the rest
 _MARGIN = 0.04  # inches
-_HEAD = 0.36  # inches over the images
+_HEAD = 0.36  # inches above the images
 
 
 def draw_generated(figure: "GeneratedFigure", form: str, columns: int = 1) -> bytes:
-    """The bytes of a file: png, svg or pdf, over one or two of a page's columns."""
+    """Return the bytes of a png, svg or pdf file, one or two page columns wide."""
     with style():
         canvas = _generated(figure, columns)
         return saved(canvas, form, f"Generated. {figure.title}", " ".join([caption(figure), *figure.notes]))
@@ -61,7 +61,7 @@ def _row(axes: "Axes", figure: "GeneratedFigure", row: int, starts: list[float],
 
 
 def _image(axes: "Axes", image: NDArray[np.uint8], left: float, top: float) -> None:
-    """(C, H, W); digits are drawn dark on white, for paper."""
+    """Draw an image (C, H, W); digits are drawn dark on white, for paper."""
     from matplotlib.patches import Rectangle
 
     shown = np.repeat(255 - image, 3, axis=0) if len(image) == 1 else image

@@ -1,4 +1,4 @@
-"""Histograms of detectors' scores by matplotlib, as ``drawing.namid`` draws: an axes per detector."""
+"""Histograms of detectors' scores, drawn in the style of ``drawing.namid``: one axes per detector."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ _DASHES: dict[str, Any] = {"solid": "-", "dashed": (0, (2.5, 1.2)), "dotted": (0
 
 
 def draw_scores(figure: "ScoresFigure", form: str, columns: int = 1) -> bytes:
-    """The bytes of a file: png, svg or pdf, over one or two of a page's columns."""
+    """Return the bytes of a png, svg or pdf file, one or two page columns wide."""
     with style():
         canvas = _scores(figure, columns)
         return saved(canvas, form, f"Scores. {figure.title}", " ".join([caption(figure), *figure.notes]))
@@ -60,11 +60,11 @@ def _panel(axes: "Axes", histogram: "Histogram") -> None:
 
 
 def _flagged(histogram: "Histogram") -> list[str]:
-    """What each threshold flags, with its dashes in words where there are several."""
+    """Return what each threshold flags, naming its dash style if there are several."""
     said = [f"{100 * line.fpr:.1f} | {100 * line.tpr:.1f} %" for line in histogram.lines]
     return said if len(said) == 1 else [f"{word} {text}" for word, text in zip(_DASHES, said, strict=False)]
 
 
 def _plain(score: float) -> str:
-    """1e-05 as 1e-5."""
+    """Format a score, with 1e-05 as 1e-5."""
     return f"{score:g}".replace("e-0", "e-").replace("e+0", "e")

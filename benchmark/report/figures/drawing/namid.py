@@ -1,8 +1,8 @@
-"""Figures as PNG, SVG and PDF by matplotlib, without a display; the same figure gives the same SVG and PDF.
+"""Figures as PNG, SVG and PDF with matplotlib, without a display; the same figure gives the same SVG and PDF.
 
-Bars differ in colour, in lightness and in hatching, curves in colour, marker and dashes, so that nothing
-is lost in grey. Colours: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/. Text is 7 pt or larger at the
-width on the page, its font (matplotlib's own) embedded in PDF; in SVG text stays text.
+Bars differ in colour, lightness and hatching, curves in colour, marker and dashes, so that they can be
+distinguished in grey. Colours: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/. Text is 7 pt or larger
+at the width on the page; its font (matplotlib's own) is embedded in PDF; in SVG text stays text.
 """
 
 import io
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg", "pdf")
 WIDTHS = {1: 3.3, 2: 7.0}
-"""Columns of a page -> inches."""
+"""Number of page columns -> width in inches."""
 _DPI = 300
 FONT = 7.0
 _RC: Any = {
@@ -50,7 +50,7 @@ _DESCRIPTION = {"svg": "Description", "pdf": "Subject", "png": "Description"}
 
 
 def draw(figure: "Figure", form: str, columns: int = 1) -> bytes:
-    """The bytes of a file.
+    """Return the bytes of a file.
 
     Args:
         form: png, svg or pdf.
@@ -63,7 +63,7 @@ def draw(figure: "Figure", form: str, columns: int = 1) -> bytes:
 
 
 def saved(canvas: "Canvas", form: str, title: str, description: str) -> bytes:
-    """The bytes of a file, undated; under ``style``."""
+    """Return the bytes of a file, without a date; call it under ``style``."""
     buffer = io.BytesIO()
     about = {"Title": title, _DESCRIPTION[form]: description}
     canvas.savefig(buffer, format=form, dpi=_DPI, metadata={**about, **_UNDATED[form]})
@@ -72,11 +72,11 @@ def saved(canvas: "Canvas", form: str, title: str, description: str) -> bytes:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Drawn under it, a figure looks the same whatever the user's own style is."""
+    """Context in which a figure looks the same whatever the user's matplotlib style."""
     import matplotlib
 
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # nothing of the user's own style
+        matplotlib.rcdefaults()  # ignore the user's style
         matplotlib.rcParams.update(_RC)
         yield
 
@@ -90,7 +90,7 @@ def _canvas(columns: int, heights: dict[int, float]) -> "Canvas":
 def legend(
     canvas: "Canvas", title: str, handles: list[Any], labels: list[str], *, beside: bool = False
 ) -> None:
-    """The title and below it the series: above the axes in as few rows as the width allows, or beside."""
+    """Add the title and the series below it: above the axes in as few rows as fit, or to the right."""
     for columns in [1] if beside else range(len(labels), 0, -1):
         placed = canvas.legend(
             handles,
@@ -112,7 +112,7 @@ def legend(
 
 
 def _bars(figure: "Figure", columns: int) -> "Canvas":
-    """Groups of bars from 0, an axes per panel; a place without a number says why."""
+    """Draw groups of bars from 0, one axes per panel; a missing bar's place says why."""
     canvas = _canvas(columns, {1: 2.2, 2: 2.7})
     panels = figure.panels
     sizes = [len(figure.groups(panel)) for panel in panels]
@@ -171,7 +171,7 @@ def _bar(axes: "Axes", value: "Value | None", x: float, width: float, index: int
     axes.bar(x, mean, width * 0.92, **_fill(index))
     if std is not None:
         low = min(std, mean)  # the axis starts at 0
-        for colour, line in (("white", 2.0), (INK, 0.8)):  # seen on dark bars too
+        for colour, line in (("white", 2.0), (INK, 0.8)):  # so that it is visible on dark bars too
             axes.errorbar(
                 x, mean, [[low], [std]], color=colour, elinewidth=line, capsize=1.8, capthick=line, fmt="none"
             )
@@ -181,13 +181,13 @@ def _bar(axes: "Axes", value: "Value | None", x: float, width: float, index: int
 
 
 def _text(value: "Value") -> str:
-    """The number above a bar."""
+    """Return the number above a bar."""
     mean = value.figure.mean if value.figure else 0.0
     return f"{mean:.2f}" if value.offset is not None and mean < 10 else f"{mean:.1f}".replace("100.0", "100")
 
 
 def _radar(figure: "Figure", columns: int) -> "Canvas":
-    """A spoke per group from 0 in the centre, a closed curve per series."""
+    """Draw a spoke per group, with 0 in the centre, and a closed curve per series."""
     from matplotlib.ticker import MaxNLocator
 
     canvas = _canvas(columns, {1: 2.9, 2: 4.0})
@@ -212,7 +212,7 @@ def _radar(figure: "Figure", columns: int) -> "Canvas":
 
 
 def _web(axes: "Axes", angles: list[float], groups: list[str], ticks: list[float], unit: str) -> None:
-    """Spokes, rings, the names at their ends and the numbers between the last spoke and the first."""
+    """Draw spokes, rings, names at the spokes' ends, and numbers between the last and the first spoke."""
     between = angles[0] + math.pi / len(angles)
     for tick in ticks:
         ring = [_at(angle, tick) for angle in [*angles, angles[0]]]
@@ -245,7 +245,7 @@ def _at(angle: float, radius: float) -> tuple[float, float]:
 
 
 def _outline(figure: "Figure", name: str, angles: list[float]) -> list[tuple[float, float]]:
-    """The corners of a series' curve, closed."""
+    """Return the corners of a series' curve, closed."""
     corners = []
     for angle, group in zip(angles, figure.groups(""), strict=True):
         value = figure.at("", group, name)
@@ -255,7 +255,7 @@ def _outline(figure: "Figure", name: str, angles: list[float]) -> list[tuple[flo
 
 
 def _shade(axes: "Axes", outer: list[tuple[float, float]], inner: list[tuple[float, float]]) -> None:
-    """The area between two closed curves."""
+    """Shade the area between two closed curves."""
     corners = [*outer, *inner[::-1]]
     axes.fill(*zip(*corners, strict=True), facecolor="#56B4E9", alpha=0.35, linewidth=0, zorder=2)
 
@@ -267,7 +267,7 @@ def _curve(
     angles: list[float],
     index: int,
 ) -> Any:
-    """A closed curve with its error bars along the spokes."""
+    """Draw a closed curve with its error bars along the spokes."""
     colour = _CURVE_COLOURS[index]
     (line,) = axes.plot(
         *zip(*outline, strict=True), color=colour, linestyle=_DASHES[index], linewidth=1.1,

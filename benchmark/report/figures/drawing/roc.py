@@ -1,6 +1,6 @@
-"""Detectors' ROC curves by matplotlib, as ``drawing.namid`` draws: an axes per attack, a curve per detector.
+"""Detectors' ROC curves in the style of ``drawing.namid``: one axes per attack, one curve per detector.
 
-A detector has its colour, dashes and symbol by its place among all detectors, whichever else is drawn.
+A detector's colour, dashes and symbol depend on its place among all detectors, whichever are drawn.
 """
 
 import textwrap
@@ -34,7 +34,7 @@ _TICKS = (0.001, 0.01, 0.1, 1.0)
 
 
 def draw_roc(figure: "RocFigure", form: str, columns: int = 1) -> bytes:
-    """The bytes of a file: png, svg or pdf, over one or two of a page's columns."""
+    """Return the bytes of a png, svg or pdf file, one or two page columns wide."""
     with style():
         canvas = _roc(figure, columns)
         return saved(canvas, form, f"ROC. {figure.title}", " ".join([caption(figure), *figure.notes]))
@@ -43,10 +43,10 @@ def draw_roc(figure: "RocFigure", form: str, columns: int = 1) -> bytes:
 def grid(
     columns: int, panels: int, row_height: float, above: float, across: int
 ) -> "tuple[Canvas, list[Axes]]":
-    """A canvas with ``panels`` axes in rows of ``across``.
+    """Return a canvas with ``panels`` axes in rows of ``across``.
 
     Args:
-        row_height, above: inches of a row, and of the legend over all.
+        row_height, above: height in inches of a row, and of the legend above all rows.
     """
     from matplotlib.figure import Figure as Canvas
 
@@ -60,7 +60,7 @@ def grid(
 
 
 def wrapped(text: str, width: int) -> str:
-    """On as many lines as it needs."""
+    """Return the text wrapped to this width."""
     return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
@@ -83,7 +83,7 @@ def _roc(figure: "RocFigure", columns: int) -> "Canvas":
 
 
 def look(detector: str, met: Sequence[str]) -> dict[str, Any]:
-    """Colour, dashes and symbol of a detector; those that compute the same score count once."""
+    """Return colour, dashes and symbol of a detector; detectors with the same score share them."""
     presets = {name: canonical_json(preset.identity()) for name, preset in detector_presets().items()}
     strangers = sorted({*met, detector} - set(presets))
     scores = list(dict.fromkeys([*presets.values(), *strangers]))
@@ -126,7 +126,7 @@ def _line(axes: "Axes", curve: "Curve", looks: dict[str, Any]) -> None:
 
 
 def _symbol(axes: "Axes", curve: "Curve", looks: dict[str, Any]) -> None:
-    """The threshold in use."""
+    """Draw the symbol of the threshold in use."""
     if curve.tpr is not None:
         axes.plot(
             max(curve.fpr.mean, FPRS[0]), 100 * curve.tpr.mean, color=looks["color"], marker=looks["marker"],

@@ -1,4 +1,4 @@
-"""The words around the tables of Hsu et al. 2018: what was measured, how, and what it does not claim."""
+"""Captions of the tables of Hsu et al. 2018: what was measured, how, and what is not claimed."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,22 +21,22 @@ from robustness_bench.benchmark.report.rendering.wording import JUDGED
 _PAPER = SOURCES["magnet"]
 _IMAGES = 1000
 _NATURAL = {"mnist": (99.42, 99.13, 98.63), "cifar10": (86.91, 83.33, 83.18)}  # printed: alone, and guarded
-_JSD_NATURAL = 97.75  # of the JSD variant on MNIST, printed by Lu et al.
+_JSD_NATURAL = 97.75  # accuracy of the JSD variant on MNIST, printed by Lu et al.
 
 
 def number(table: str) -> str:
-    """magnet-1 is their Table 1."""
+    """Return the paper's table number: magnet-1 is their Table 1."""
     return table.removeprefix("magnet-")
 
 
 def title(shape: Layout, blocks: Sequence[MagnetBlock]) -> str:
-    """What a table is called."""
+    """Return the title of a table."""
     names = " and ".join(block.label for block in blocks)
     return f"Table {number(shape.table)} of {_PAPER}: oblivious attacks, {names}"
 
 
 def caption(shape: Layout, cells: Sequence[MagnetCell], blocks: Sequence[MagnetBlock]) -> str:
-    """What the table shows: measure, images, seeds; how it is judged."""
+    """Return what the table shows (measure, images, seeds) and how it is judged."""
     several = any(cell.line and len(cell.line.per_seed) > 1 for cell in cells)
     spread = ", mean ± sample standard deviation over training seeds" if several else ""
     parts = [
@@ -64,7 +64,7 @@ def _made(block: MagnetBlock, cells: Sequence[MagnetCell]) -> str:
 
 
 def remarks(shape: Layout, blocks: Sequence[MagnetBlock], *, beside: bool) -> Iterator[Note]:
-    """What holds of the whole table."""
+    """Yield notes on the whole table."""
     labels = " and ".join(f"detectors-{block.label}" for block in blocks)
     yield Note(
         text="Oblivious only: not a security claim. The attacks see the classifier alone; attacks that know "
@@ -84,7 +84,7 @@ def remarks(shape: Layout, blocks: Sequence[MagnetBlock], *, beside: bool) -> It
 
 
 def _natural(block: MagnetBlock, beside: bool) -> Iterator[Note]:
-    """Accuracy on natural images, which the paper prints beside its tables."""
+    """Yield accuracy on natural images, which the paper prints outside its tables."""
     at = {line.system: line for line in block.lines if line.setting == NATURAL}
     shown = {
         "classifier alone": _accuracy(at.get("magnet"), "none"),
@@ -123,7 +123,7 @@ def _against(shape: Layout, block: MagnetBlock) -> Iterator[Note]:
 
 
 def _departures(block: MagnetBlock) -> Iterator[str]:
-    """In what our lines differ from the paper's setting."""
+    """Yield how our lines differ from the paper's setting."""
     lines = [line for line in block.lines if line.setting == OBLIVIOUS]
     counts = {line.n for line in lines if line.n}
     if counts and counts != {_IMAGES}:
@@ -137,7 +137,7 @@ def _departures(block: MagnetBlock) -> Iterator[str]:
 
 
 def _two_lines(dataset: str) -> Iterator[Note]:
-    """An older detector, which the paper does not compare with."""
+    """Yield the numbers of an older detector that the paper does not compare with."""
     points = [each for each in curves() if (each.dataset, each.variant) == (dataset, "jsd")]
     attacks = dict.fromkeys(each.attack for each in points if each.attack.startswith("ead"))
     rows = [

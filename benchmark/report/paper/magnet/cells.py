@@ -1,4 +1,4 @@
-"""The cells of the tables of Hsu et al. 2018: our figure, the paper's, and how the two compare."""
+"""The cells of the tables of Hsu et al. 2018: our number, the paper's, and how they compare."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,16 +10,16 @@ from robustness_bench.benchmark.report.literature.published import Published
 from robustness_bench.benchmark.report.paper.magnet.oddities import oddities
 from robustness_bench.benchmark.statistics import Interval, MeanStd, inside
 
-OURS = {"cw-l2": "cw"}  # published name -> ours, where they differ
+OURS = {"cw-l2": "cw"}  # published name -> our name, where they differ
 
 
 @dataclass(frozen=True, kw_only=True)
 class MagnetBlock:
-    """What there is of one data set.
+    """The results of one data set.
 
     Attributes:
-        label: what it is called.
-        unread: why no results were looked for; "" if they were.
+        label: its label.
+        unread: why no results were read; "" if they were.
     """
 
     dataset: str
@@ -34,9 +34,9 @@ class MagnetCell:
 
     Attributes:
         column: the system and the attack, as published.
-        line: all that is known of ours.
-        doubt: what is odd about the published figure.
-        obstacle: why the two figures cannot be compared.
+        line: everything known about our number.
+        doubt: what is odd about the published number.
+        obstacle: why the two numbers cannot be compared.
     """
 
     table: str
@@ -50,42 +50,42 @@ class MagnetCell:
 
     @property
     def ours(self) -> MeanStd | None:
-        """Over the seeds; None where nothing ran or a seed failed."""
+        """Mean and spread over the seeds; None if nothing ran or a seed failed."""
         return self.line.figure("both") if self.line else None
 
     @property
     def interval(self) -> Interval | None:
-        """Of ours, in percent: ``statistics.widened`` over the images that count."""
+        """Our interval in percent: ``statistics.widened`` over the images that count."""
         return self.line.interval() if self.line else None
 
     @property
     def failure(self) -> str:
-        """Why a cell that ran has no figure."""
+        """Why a cell that ran has no number."""
         return self.line.error if self.line else ""
 
     @property
     def difference(self) -> float | None:
-        """Ours minus the published figure."""
+        """Our number minus the published one."""
         return self.ours.mean - self.published.mean if self.ours and self.published else None
 
     @property
     def inside(self) -> bool | None:
-        """``statistics.inside``; None if the two figures cannot be compared."""
+        """``statistics.inside``; None if the two numbers cannot be compared."""
         if self.interval is None or self.published is None or self.obstacle:
             return None
         return inside(self.published.mean, self.interval)
 
     def lacking(self, seeds: int) -> list[int]:
-        """Of the first ``seeds`` seeds, those that never ran or failed."""
+        """Return which of the first ``seeds`` seeds never ran or failed."""
         per_seed = self.line.per_seed if self.line else {}
         return [seed for seed in range(seeds) if per_seed.get(seed) is None]
 
 
 def magnet_cells(layout: Layout, block: MagnetBlock, figures: Sequence[Published]) -> list[MagnetCell]:
-    """The cells of one data set, row by row.
+    """Return the cells of one data set, row by row.
 
     Args:
-        figures: the paper's; none to show ours alone.
+        figures: the paper's; empty to show only ours.
     """
     lines = {
         (each.system, each.attack, each.confidence): each for each in block.lines if each.setting == OBLIVIOUS
@@ -114,7 +114,7 @@ def magnet_cells(layout: Layout, block: MagnetBlock, figures: Sequence[Published
 
 
 def _obstacle(line: DetectionLine) -> str:
-    """The published figures are for the β of the strict set."""
+    """Return an obstacle unless β is that of the published numbers, which is the strict set's."""
     printed = attack_presets("strict")[line.attack].parameters.get("beta")
     if line.beta == printed:
         return ""

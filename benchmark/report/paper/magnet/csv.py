@@ -14,7 +14,7 @@ COLUMNS = (
 
 
 def to_csv(cells: Iterable[MagnetCell]) -> str:
-    """A line per cell under a header; the same cells give the same bytes."""
+    """Return CSV text with a header and a line per cell; the same cells give the same bytes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

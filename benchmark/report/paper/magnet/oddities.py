@@ -1,15 +1,15 @@
-"""Figures of Hsu et al. 2018 that its own figures or text contradict: shown as printed, and marked."""
+"""Numbers of Hsu et al. 2018 that its other numbers or text contradict: shown as printed, and marked."""
 
 from collections.abc import Sequence
 
 from robustness_bench.benchmark.report.literature.published import Published
 
 _SYSTEM, _UNION = "magnet", "mi-magnet"
-_LARGEST = 31.2  # "up to": what the paper's abstract and text call the largest gain
+_LARGEST = 31.2  # the largest gain ("up to") in the paper's abstract and text
 
 
 def oddities(figures: Sequence[Published]) -> dict[Published, str]:
-    """Figure of the union -> what of it cannot be, or contradicts the paper's text."""
+    """Return number of the union -> why it is impossible or contradicts the paper's text."""
     gains = {each: gain for each in figures if (gain := _gain(each, figures)) is not None}
     said = {}
     for figure, gain in gains.items():
@@ -32,7 +32,7 @@ def _row(figure: Published) -> tuple[str, str]:
 
 
 def _gain(figure: Published, figures: Sequence[Published]) -> float | None:
-    """Of the union over MagNet, in points; None for MagNet itself."""
+    """Return the union's gain over MagNet in points; None for MagNet itself."""
     if figure.group != _UNION:
         return None
     place = (figure.table, figure.dataset, _SYSTEM, figure.column, figure.row)

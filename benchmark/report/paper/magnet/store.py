@@ -1,4 +1,4 @@
-"""What a store holds for the tables of Hsu et al. 2018, data set by data set."""
+"""Read a store's results for the tables of Hsu et al. 2018, data set by data set."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,15 +21,15 @@ def blocks(
     *,
     needed: bool = True,
 ) -> list[MagnetBlock]:
-    """A block per data set of the protocol, with the results of its settings.
+    """Return a block per data set of the protocol, with the results of its settings.
 
     Args:
-        records: of a store.
-        needed: whether the images have to be there, to know which results are theirs. Otherwise a data
-            set that is not there has no results, and the block says so.
+        records: all detection records of a store.
+        needed: whether the images must be present, to know which results belong to them. If False, a
+            missing data set has no results, and the block says so.
 
     Raises:
-        DataError: a data set that is not there, though it is needed or there are results of it.
+        DataError: a data set is missing, although it is needed or has results.
         StoreError: records that contradict each other.
     """
     check_unions(records)

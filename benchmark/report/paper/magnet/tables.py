@@ -22,25 +22,25 @@ from robustness_bench.benchmark.report.rendering.wording import count
 
 NUMBERS = tuple(dict.fromkeys(each.table for each in published("magnet")))
 Remedy = Callable[[Sequence[MagnetCell]], str]
-"""The command line that fills cells of one data set."""
+"""Returns the command line that runs cells of one data set."""
 
 
 def magnet_layout(table: str) -> Layout:
-    """The layout of magnet-1 or magnet-2."""
+    """Return the layout of magnet-1 or magnet-2."""
     return layout(table, published("magnet"))
 
 
 def shown(shape: Layout, datasets: Sequence[str]) -> list[str]:
-    """Of the data sets asked for, those the table shows."""
+    """Return which of the requested data sets the table shows."""
     return shape.shown(datasets, {each.dataset for each in published("magnet")})
 
 
 def cells_of(shape: Layout, blocks: Sequence[MagnetBlock], *, beside: bool) -> list[MagnetCell]:
-    """The cells of a table, data set by data set.
+    """Return the cells of a table, data set by data set.
 
     Args:
-        blocks: of all data sets asked for; a table may leave out some.
-        beside: whether the published figures stand beside ours.
+        blocks: of all requested data sets; a table may leave out some.
+        beside: whether the published numbers are shown next to ours.
     """
     names = shown(shape, [block.dataset for block in blocks])
     figures = published("magnet") if beside else ()
@@ -52,11 +52,11 @@ def cells_of(shape: Layout, blocks: Sequence[MagnetBlock], *, beside: bool) -> l
 def magnet_table(
     shape: Layout, cells: Sequence[MagnetCell], *, seeds: int, beside: bool, remedy: Remedy
 ) -> Table:
-    """The finished table.
+    """Return the finished table.
 
     Args:
         cells: ``cells_of`` the shape.
-        seeds: how many were asked for; a cell that lacks one is named with its remedy.
+        seeds: number of requested seeds; a cell that lacks one is named with its remedy.
     """
     blocks = list({cell.block.label: cell.block for cell in cells}.values())
     notes = Notes()
@@ -77,7 +77,7 @@ def magnet_table(
 def _rows(
     block: MagnetBlock, cells: Sequence[MagnetCell], stacked: bool, notes: Notes, seeds: int
 ) -> Iterator[Row]:
-    """A row per κ, and under it what the paper printed and the difference."""
+    """Yield a row per κ and, below it, the paper's number and the difference."""
     heading = block.label if stacked else ""
     for kappa, found in groupby((cell for cell in cells if cell.block is block), key=lambda cell: cell.row):
         line = list(found)
@@ -92,7 +92,7 @@ def _rows(
 
 
 def _ours(cell: MagnetCell, notes: Notes, seeds: int) -> Cell:
-    """A mean over fewer seeds than were asked for is marked."""
+    """Return our cell; a mean over fewer seeds than requested is marked."""
     if cell.failure:
         return Cell(text="ERROR", error=cell.failure, marks=notes.marks(f"failed: {cell.failure}"))
     if cell.ours is None or cell.line is None:
@@ -109,7 +109,7 @@ def _printed(cell: MagnetCell, notes: Notes) -> Cell:
 
 
 def _compared(cell: MagnetCell, notes: Notes) -> Cell:
-    """The difference, and ≈ or ≠ where it can be judged."""
+    """Return the difference, with ≈ or ≠ if it can be judged."""
     if cell.difference is None:
         return Cell(text="")
     sign = {True: " ≈", False: " ≠", None: ""}[cell.inside]
@@ -117,7 +117,7 @@ def _compared(cell: MagnetCell, notes: Notes) -> Cell:
 
 
 def gaps(cells: Sequence[MagnetCell], seeds: int) -> list[list[MagnetCell]]:
-    """The cells short of one of the first ``seeds`` seeds, data set by data set."""
+    """Return the cells that lack one of the first ``seeds`` seeds, data set by data set."""
     short: dict[str, list[MagnetCell]] = {}
     for cell in cells:
         if cell.lacking(seeds):

@@ -1,4 +1,4 @@
-"""The words around the tables of the paper: what was measured, how, and what the paper had otherwise."""
+"""Captions of the paper's tables: what was measured, how, and how the paper's setting differs."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,7 +18,7 @@ _PAPER = SOURCES["namid"]
 
 
 def title(shape: Layout, blocks: Sequence[Block]) -> str:
-    """What a table is called."""
+    """Return the title of a table."""
     sets = dict.fromkeys(block.settings.attack_set for block in blocks)
     suffix = "".join(f", {each} set" for each in sets if each != "strict")
     names = " and ".join(block.label for block in blocks)
@@ -26,7 +26,7 @@ def title(shape: Layout, blocks: Sequence[Block]) -> str:
 
 
 def caption(shape: Layout, cells: Sequence[PaperCell], blocks: Sequence[Block]) -> str:
-    """What the table shows: measure, images, seeds, ε, attacks, models; how it is judged and marked."""
+    """Return what the table shows: measure, images, seeds, ε, attacks, models; how it judges and marks."""
     spread = "mean ± sample standard deviation" if shape.spread else "mean"
     parts = [
         f"{_THREATS[shape.threat]}: accuracy in %, {spread} over training seeds, in the layout of Table "
@@ -45,7 +45,7 @@ def caption(shape: Layout, cells: Sequence[PaperCell], blocks: Sequence[Block]) 
 
 
 def _made(block: Block, cells: Sequence[PaperCell], norms: Sequence[str], threat: str) -> str:
-    """One data set's images, seeds, ε and models."""
+    """Return one data set's images, seeds, ε and models."""
     settings = block.settings
     counts = sorted({len(cell.line.per_seed) for cell in cells if cell.line})
     eps = ", ".join(f"{NORM_SYMBOLS[norm]} ε = {budget(settings.eps[norm])}" for norm in norms)
@@ -64,7 +64,7 @@ def _made(block: Block, cells: Sequence[PaperCell], norms: Sequence[str], threat
 
 
 def recipe(settings: Settings) -> str:
-    """What was attacked, in a few words."""
+    """Return what was attacked, in a few words."""
     if text := given(settings):
         return text
     network = f"{settings.model.name} of width {settings.model.width}"
@@ -72,7 +72,7 @@ def recipe(settings: Settings) -> str:
 
 
 def _counted(shape: Layout, blocks: Sequence[Block]) -> str:
-    """How minimum-norm attacks are judged, where there are any."""
+    """Return how minimum-norm attacks are judged, if there are any."""
     labels = [attack_presets("paper")[axis.key].label for axis in shape.columns if minimum_norm(axis.key)]
     if not labels:
         return ""
@@ -86,7 +86,7 @@ def _counted(shape: Layout, blocks: Sequence[Block]) -> str:
 
 
 def _flagged(cells: Sequence[PaperCell]) -> Iterator[str]:
-    """Models that show signs of hidden gradients."""
+    """Yield the models that show signs of hidden gradients."""
     raised: dict[tuple[str, str], set[str]] = {}
     for cell in cells:
         if cell.line and cell.line.flags:
@@ -103,7 +103,7 @@ def _model(cell: PaperCell) -> str:
 
 
 def remarks(shape: Layout, blocks: Sequence[Block], *, beside: bool) -> Iterator[Note]:
-    """What holds of a whole data set: what was not looked for, and how far it is from the paper's setting."""
+    """Yield notes on a whole data set: what was not read, and how it differs from the paper's setting."""
     for block in blocks:
         if block.unread:
             yield Note(text=f"{block.label}: no results were looked for: {block.unread}.")
@@ -131,7 +131,7 @@ def _against(shape: Layout, block: Block) -> Iterator[Note]:
 
 
 def _departures(block: Block) -> Iterator[str]:
-    """In what the settings are not those that stand for the paper's."""
+    """Yield how the settings differ from those that represent the paper's."""
     settings = block.settings
     asked = {"datasets": [settings.dataset], "attack_set": "paper"}
     (paper,) = load_protocol(None, asked).settings

@@ -1,4 +1,4 @@
-"""The cells of a published table: our figure, the paper's, and how the two compare."""
+"""The cells of a published table: our number, the paper's, and how they compare."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,13 +15,13 @@ from robustness_bench.benchmark.statistics import Interval, MeanStd, inside, wid
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """What there is of one data set.
+    """The results of one data set.
 
     Attributes:
-        label: what it is called.
-        images: how many test images a cell has, of the ``available``.
-        lines: of the settings' own records at the settings' own ε.
-        unread: why no results were looked for; "" if they were.
+        label: its label.
+        images: number of test images per cell, of the ``available``.
+        lines: lines of the records with these settings, at their ε.
+        unread: why no results were read; "" if they were.
     """
 
     settings: Settings
@@ -37,12 +37,12 @@ class PaperCell:
     """One cell. Accuracies and differences in percent and points.
 
     Attributes:
-        counted: "any distance" where images at any distance count, else "within ε".
-        ours: mean over seeds; None where nothing ran or a seed failed.
-        line: all that is known of ours.
-        interval: of ours, in percent: ``statistics.widened`` over the test images.
-        doubt: what the paper says elsewhere of its figure.
-        obstacle: why the two figures cannot be compared.
+        counted: "any distance" if images at any distance count, else "within ε".
+        ours: mean over seeds; None if nothing ran or a seed failed.
+        line: everything known about our number.
+        interval: our interval in percent: ``statistics.widened`` over the test images.
+        doubt: what the paper says about its number elsewhere.
+        obstacle: why the two numbers cannot be compared.
     """
 
     table: str
@@ -60,32 +60,32 @@ class PaperCell:
 
     @property
     def failure(self) -> str:
-        """Why a cell that ran has no figure."""
+        """Why a cell that ran has no number."""
         return self.line.error if self.line is not None and self.ours is None else ""
 
     @property
     def difference(self) -> float | None:
-        """Ours minus the published mean."""
+        """Our mean minus the published one."""
         return self.ours.mean - self.published.mean if self.ours and self.published else None
 
     @property
     def inside(self) -> bool | None:
-        """``statistics.inside``; None if the two figures cannot be compared."""
+        """``statistics.inside``; None if the two numbers cannot be compared."""
         if self.interval is None or self.published is None or self.obstacle:
             return None
         return inside(self.published.mean, self.interval)
 
     def lacking(self, seeds: int) -> list[int]:
-        """Of the first ``seeds`` seeds, those that never ran or failed."""
+        """Return which of the first ``seeds`` seeds never ran or failed."""
         per_seed = self.line.per_seed if self.line else {}
         return [seed for seed in range(seeds) if per_seed.get(seed) is None]
 
 
 def paper_cells(layout: Layout, block: Block, figures: Sequence[Published]) -> list[PaperCell]:
-    """The cells of one data set, row by row.
+    """Return the cells of one data set, row by row.
 
     Args:
-        figures: the paper's; none to show ours alone.
+        figures: the paper's; empty to show only ours.
     """
     lines = {
         (each.norm, each.attack, each.defense): each for each in block.lines if each.threat == layout.threat
@@ -132,17 +132,17 @@ def _cell(
 
 
 def minimum_norm(attack: str) -> bool:
-    """Whether an attack looks for the nearest image rather than the worst within ε."""
+    """Return whether it is a minimum-norm attack rather than one that stays within ε."""
     return attack_presets("paper")[attack].kind == "minimum-norm"
 
 
 def reading(settings: Settings, attack: str) -> str:
-    """Which adversarial images count, as in every table of these settings' attack set."""
+    """Return which adversarial images count, as in every table of these settings' attack set."""
     return "any distance" if minimum_norm(attack) and settings.attack_set == "paper" else "within ε"
 
 
 def _obstacle(settings: Settings, column: Axis) -> str:
-    """What keeps our figure of a column from being compared with the published one; "" if nothing does."""
+    """Return why a column's numbers cannot be compared with the published ones, or ""."""
     eps, printed = settings.eps[column.group], dataset_named(settings.dataset).info.eps(column.group)
     if minimum_norm(column.key) and reading(settings, column.key) == "within ε":
         return "not comparable: the published figure counts images at any distance, ours only those within ε"

@@ -33,7 +33,7 @@ COLUMNS = (
 
 
 def to_csv(cells: Iterable[PaperCell]) -> str:
-    """A line per cell under a header; the same cells give the same bytes."""
+    """Return CSV text with a header and a line per cell; the same cells give the same bytes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -73,7 +73,7 @@ def _row(cell: PaperCell) -> list[str]:
 
 
 def _per_seed(cell: PaperCell) -> str:
-    """Seed by seed what was counted; a line keeps only what was counted within ε."""
+    """Return the number per seed as counted; a line has only those within ε."""
     if cell.line is None or cell.counted == "any distance":
         return ""
     return " ".join(f"{seed}:{_number(value) or 'ERROR'}" for seed, value in cell.line.per_seed.items())

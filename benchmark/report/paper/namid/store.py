@@ -1,4 +1,4 @@
-"""What a store holds for the tables of the paper, data set by data set."""
+"""Read a store's results for the tables of the paper, data set by data set."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +15,14 @@ from robustness_bench.benchmark.store.cells import Record, read_records
 def blocks(
     protocol: Protocol, out: Path, data_dir: Path, download: bool = False, *, needed: bool = True
 ) -> list[Block]:
-    """A block per data set of the protocol, with the results of its settings at its own ε.
+    """Return a block per data set of the protocol, with the results of its settings at its ε.
 
     Args:
-        needed: whether the images have to be there, to know which results are theirs. Otherwise a data
-            set that is not there has no results, and the block says so.
+        needed: whether the images must be present, to know which results belong to them. If False, a
+            missing data set has no results, and the block says so.
 
     Raises:
-        DataError: a data set that is not there, though it is needed or the store has results of it.
+        DataError: a data set is missing, although it is needed or has results in the store.
     """
     records = read_records(out)
     made = []

@@ -23,21 +23,21 @@ from robustness_bench.defenses.registry import defense_presets
 
 NUMBERS = tuple(dict.fromkeys(each.table for each in published("namid")))
 Remedy = Callable[[Sequence[PaperCell]], str]
-"""The command line that fills cells of one data set and norm."""
+"""Returns the command line that runs cells of one data set and norm."""
 
 
 def paper_layout(number: str) -> Layout:
-    """The layout of Table 1 … 6."""
+    """Return the layout of Table 1 … 6."""
     groups = {name: preset.group for name, preset in defense_presets().items()}
     return layout(number, published("namid"), groups)
 
 
 def cells_of(shape: Layout, blocks: Sequence[Block], *, beside: bool) -> list[PaperCell]:
-    """The cells of a table, data set by data set.
+    """Return the cells of a table, data set by data set.
 
     Args:
-        blocks: of all data sets asked for; a table may leave out some (``Layout.shown``).
-        beside: whether the published figures stand beside ours.
+        blocks: of all requested data sets; a table may leave out some (``Layout.shown``).
+        beside: whether the published numbers are shown next to ours.
     """
     figures = published("namid")
     shown = shape.shown([block.settings.dataset for block in blocks], {each.dataset for each in figures})
@@ -52,11 +52,11 @@ def cells_of(shape: Layout, blocks: Sequence[Block], *, beside: bool) -> list[Pa
 def paper_table(
     shape: Layout, cells: Sequence[PaperCell], *, seeds: int, beside: bool, remedy: Remedy
 ) -> Table:
-    """The finished table.
+    """Return the finished table.
 
     Args:
         cells: ``cells_of`` the shape.
-        seeds: how many were asked for; a cell that lacks one is named with its remedy.
+        seeds: number of requested seeds; a cell that lacks one is named with its remedy.
     """
     blocks = list({cell.block.label: cell.block for cell in cells}.values())
     notes = Notes()
@@ -76,7 +76,7 @@ def paper_table(
 
 
 def _name(shape: Layout, blocks: Sequence[Block]) -> str:
-    """What the files are called; the default set has no suffix."""
+    """Return the name of the files; the default set has no suffix."""
     labels = "-".join(block.label for block in blocks)
     sets = dict.fromkeys(block.settings.attack_set for block in blocks)
     return f"table-{shape.table}-{labels}" + "".join(f"-{each}" for each in sets if each != "strict")
@@ -89,7 +89,7 @@ def _columns(shape: Layout, blocks: Sequence[Block]) -> tuple[Column, ...]:
 
 
 def _norm(norm: str, blocks: Sequence[Block]) -> str:
-    """With ε where all data sets share it; the caption has it anyway."""
+    """Return the norm, with ε if all data sets share it (the caption has it anyway)."""
     budgets = {budget(block.settings.eps[norm]) for block in blocks}
     symbol = NORM_SYMBOLS[norm]
     return f"{symbol} (ε = {budgets.pop()})" if len(budgets) == 1 else symbol
@@ -106,7 +106,7 @@ def _attack(name: str, blocks: Sequence[Block]) -> str:
 def _block_rows(
     shape: Layout, block: Block, cells: Sequence[PaperCell], stacked: bool, notes: Notes, seeds: int
 ) -> Iterator[Row]:
-    """A row per defense, and under it what the paper printed and the difference."""
+    """Yield a row per defense and, below it, the paper's number and the difference."""
     own = [cell for cell in cells if cell.block is block]
     decimals = 2 if block.images >= 1000 else 1
     heading = block.label if stacked else ""
@@ -127,7 +127,7 @@ def _block_rows(
 def _ours(
     shape: Layout, cell: PaperCell, group: Sequence[PaperCell], decimals: int, notes: Notes, seeds: int
 ) -> Cell:
-    """A mean over fewer seeds than were asked for is marked, and never the best."""
+    """Return our cell; a mean over fewer seeds than requested is marked, and never the best."""
     if cell.failure:
         return Cell(text="ERROR", error=cell.failure, marks=notes.marks(f"failed: {cell.failure}"))
     if cell.ours is None:
@@ -159,7 +159,7 @@ def _printed(shape: Layout, cell: PaperCell, group: Sequence[PaperCell], notes: 
 
 
 def _compared(cell: PaperCell, decimals: int, notes: Notes) -> Cell:
-    """The difference, and ≈ or ≠ where it can be judged."""
+    """Return the difference, with ≈ or ≠ if it can be judged."""
     if cell.difference is None:
         return Cell(text="")
     sign = {True: " ≈", False: " ≠", None: ""}[cell.inside]
@@ -167,13 +167,13 @@ def _compared(cell: PaperCell, decimals: int, notes: Notes) -> Cell:
 
 
 def _is_best(mean: float, rivals: Sequence[float], decimals: int) -> bool:
-    """Whether a figure is the highest of its group as shown, and the group is not all alike."""
+    """Return whether a number is the highest of its group as shown, and the group is not all equal."""
     shown = {round(rival, decimals) for rival in rivals}
     return len(shown) > 1 and round(mean, decimals) == max(shown)
 
 
 def gaps(cells: Sequence[PaperCell], seeds: int) -> list[list[PaperCell]]:
-    """The cells short of one of the first ``seeds`` seeds, apart by data set and norm."""
+    """Return the cells that lack one of the first ``seeds`` seeds, grouped by data set and norm."""
     short: dict[tuple[str, str], list[PaperCell]] = {}
     for cell in cells:
         if cell.lacking(seeds):

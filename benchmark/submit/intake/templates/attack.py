@@ -1,4 +1,4 @@
-"""An attack for bench: it runs perturb() confined, and judges what comes back itself. Replace its steps."""
+"""An attack for bench, which runs perturb() confined and judges the result itself. Replace its steps."""
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,9 @@ def perturb(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, eps: float, se
     """Projected gradient descent (Madry et al. 2018, arXiv:1706.06083) from a random start.
 
     ``model`` maps float32 images (N, C, H, W) in [0, 1] to logits (N, classes), with gradients with respect
-    to the images; it counts both. ``x`` are images that it classifies correctly, ``y`` (N,) their labels.
-    Returned are as many images in [0, 1], within ``eps`` in ``norm`` ("linf" or "l2"); one that does
-    not fool the model does no harm. Take all randomness from ``seed``, and read no files.
+    to the images; it counts its forward and backward passes. ``x`` are images that it classifies correctly,
+    ``y`` (N,) their labels. Return as many images in [0, 1], within ``eps`` in ``norm`` ("linf" or "l2"); an
+    image that does not fool the model does no harm. Take all randomness from ``seed``, and read no files.
     """
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed))
     x_adv = project(x + eps * (2 * noise - 1), x, norm, eps)
@@ -31,18 +31,18 @@ def perturb(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, eps: float, se
 
 
 def log_odds(logits: Tensor, y: Tensor) -> Tensor:
-    """The cross-entropy's direction, which float32 loses where a model is very sure: (N,)"""
+    """Return a loss with the cross-entropy's direction, which float32 loses for a very sure model: (N,)."""
     others = logits.scatter(1, y[:, None], -torch.inf)
     return others.logsumexp(1) - logits.gather(1, y[:, None])[:, 0]
 
 
 def ascent(gradient: Tensor, norm: str) -> Tensor:
-    """The direction of length 1 in which the loss grows fastest."""
+    """Return the direction of length 1 in which the loss grows fastest."""
     return gradient.sign() if norm == "linf" else gradient / lengths(gradient).clamp_min(1e-12)
 
 
 def project(x_adv: Tensor, x: Tensor, norm: str, eps: float) -> Tensor:
-    """Back into the ball around ``x`` and into the box."""
+    """Project into the ball around ``x`` and clip into the box."""
     delta = x_adv - x
     if norm == "linf":
         delta = delta.clamp(-eps, eps)

@@ -12,7 +12,7 @@ class Network(nn.Module):
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
-        # Normalisation belongs here, into the model: bench hands over pixels from 0 to 1 as they are.
+        # Normalisation belongs here, in the model: bench passes pixels from 0 to 1 unchanged.
         self.register_buffer("mean", torch.full((1, channels, 1, 1), 0.5))
         self.register_buffer("std", torch.full((1, channels, 1, 1), 0.25))
         self.features = nn.Sequential(
@@ -30,9 +30,9 @@ class Network(nn.Module):
 
 
 def build(*, classes: int, channels: int, size: int) -> nn.Module:
-    """The network without its weights, for images (N, channels, size, size); logits are (N, classes).
+    """Return the network without its weights, for images (N, channels, size, size); logits (N, classes).
 
-    Read no file and fetch nothing here: the names and shapes of this model's state_dict() must be
-    those of the weights file, and bench loads it.
+    Read no file and download nothing here: bench loads the weights file, whose names and shapes must
+    match this model's state_dict().
     """
     return Network(classes, channels)

@@ -89,7 +89,7 @@ STARTING = {
     "import-ends": Failing(
         "import os, sys\nprint('\\x1b[1mfare\\twell', file=sys.stderr, flush=True)\nos._exit(7)\n",
         "died",
-        r"ended with status 7 \(import\), its last words: \?\[1mfare well; mend attack\.py",
+        r"ended with status 7 \(import\), its last words: \?\[1mfare well; fix attack\.py",
     ),
 }
 CALLED = {

@@ -83,7 +83,7 @@ STARTING = {
     "import-ends": Failing(
         "import os, sys\nprint('\\x1b[1mfare\\twell', file=sys.stderr, flush=True)\nos._exit(7)\n",
         "died",
-        r"ended with status 7 \(import and build\(\)\), its last words: \?\[1mfare well; mend",
+        r"ended with status 7 \(import and build\(\)\), its last words: \?\[1mfare well; fix",
     ),
 }
 CALLED = {
