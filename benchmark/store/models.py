@@ -2,8 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch

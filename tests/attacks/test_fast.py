@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def fast(norm: Norm, audit: float = 0.0) -> FastAutoAttack:
 
 def weaker(norm: Norm, audit: float) -> FastAutoAttack:
     """One step from anywhere, in a ball so large that AutoAttack breaks many more."""
-    few = {"targets": 1, "steps": 1, "close_targets": 1, "close_steps": 1}
+    few: dict[str, Any] = {"targets": 1, "steps": 1, "close_targets": 1, "close_steps": 1}
     return dataclasses.replace(fast(norm, audit), eps=1.5 * EPS[norm], **few)
 
 
