@@ -132,7 +132,7 @@ def _trial(task: Task, context: Context, matched: Matched) -> Trial:
         asked = RULE  # it is, by the file's own
     if matched.mean is not None and asked != RULE:
         raise BenchError(
-            f"{task.source} brings its own normalisation of pixels: leave --weights-input {asked} out"
+            f"{task.source} has its own normalisation of pixels: leave --weights-input {asked} out"
         )
     return Trial(
         matched=matched,

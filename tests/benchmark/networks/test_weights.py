@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from robustness_bench.benchmark.data import DATASETS
 from robustness_bench.benchmark.errors import BenchError
-from robustness_bench.benchmark.networks import MODELS, OWN_MODELS, build_model
+from robustness_bench.benchmark.networks import OWN_MODELS, build_model
 from robustness_bench.benchmark.networks.matching import fit_weights
 from robustness_bench.benchmark.networks.weights import fingerprint, read_weights
 from tests.support import images, small_model
@@ -366,14 +366,14 @@ def test_values_beyond_float32(tmp_path: Path) -> None:
 # Fitting
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", OWN_MODELS)
 def test_our_own_names(name: str) -> None:
     source, model = ours(seed=1, name=name), ours(name=name)
     model.load_state_dict(fit_weights(source.state_dict(), model, "w"), strict=True)
     assert_equal(model.state_dict(), source.state_dict())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", OWN_MODELS)
 def test_the_network_alone_keeps_our_normalisation(name: str) -> None:
     source, model = ours(seed=1, name=name), ours(name=name)
     model.load_state_dict(fit_weights(source[1].state_dict(), model, "w"), strict=True)

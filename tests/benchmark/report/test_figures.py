@@ -363,9 +363,9 @@ def test_the_command_keeps_the_options_that_were_given() -> None:
     )
     assert shlex.split(command(request, gap)) == [
         *("bench", "run", "--defense", "standard,namid", "--dataset", "digits", "--norm", "l2"),
-        *("--attacks", "pgd-40,aa", "--threat", "white", "--seeds", "7", "--set", "paper"),
-        *("--n-examples", "100", "--schedule", "fast", "--epochs", "3", "--width", "16", "--eps-l2", "0.4"),
-        *("--plugin", "a.py", "--plugin", "b.py", "--config", "my own.toml", "--out", "elsewhere"),
+        *("--attacks", "pgd-40,aa", "--threat", "white", "--seeds", "7", "--n-examples", "100"),
+        *("--eps-l2", "0.4", "--plugin", "a.py", "--plugin", "b.py", "--config", "my own.toml"),
+        *("--set", "paper", "--schedule", "fast", "--epochs", "3", "--width", "16", "--out", "elsewhere"),
         "--download",
     ]
 

@@ -81,7 +81,7 @@ def test_what_one_defense_faced_every_defense_must_have_faced(error: str) -> Non
 def test_other_samples_are_refused() -> None:
     other = record("standard", "aa", 0, 6)
     shifted = dataclasses.replace(other, rows=other.rows | {"sample": np.arange(10) + 1})
-    with pytest.raises(ValueError, match="same samples"):
+    with pytest.raises(ValueError, match="same images in the same order"):
         worst_case([record("standard", "none", 0, 10), record("standard", "pgd-40", 0, 6), shifted], "strict")
 
 
