@@ -136,7 +136,7 @@ def test_filters_and_columns(page: Any, digits: Path) -> None:
     page.goto((digits / "boards" / f"{BOARD}.html").as_uri())
     assert page.locator("#count").inner_text() == "12 of 12 rows"
     page.locator("#q").fill("namid no")
-    assert column(page, "defense") == ["NAMID, no natural MI", "NAMID, no adversarial MI", "NAMID, λ = 0"]
+    assert column(page, "defense") == ["NAMID, no natural MI", "NAMID, λ = 0", "NAMID, no adversarial MI"]
     assert page.locator("#count").inner_text() == "3 of 12 rows"
     page.locator("#q").fill("")
     page.locator("#group").select_option("standard")
