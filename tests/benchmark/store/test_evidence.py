@@ -151,7 +151,7 @@ def test_what_cannot_be_verified_is_one_line(bench: Bench, store: Path, tmp_path
     assert "no record under" in bench("verify", tmp_path / "results" / "tables").err
     other = evidence_of(record_of(store, "ddn", "l2"))
     shutil.copy(other, evidence_of(record))
-    assert "is of " in bench("verify", record).err
+    assert "is for " in bench("verify", record).err
     shutil.rmtree(store / "checkpoints")
     shutil.copy(evidence_of(record_of(store, "pgd-40", "l2")), other)
     said = bench("verify", record_of(store, "pgd-40", "l2"))
