@@ -229,7 +229,7 @@ def test_a_partial_state_of_an_older_version_is_named(
         older.setattr(loop, "_STORY", ("history", "step", "seconds", "sums", "largest", "best_epoch"))
         with pytest.raises(KilledError):
             fit_to(tmp_path, "sgd", kill_at=(2, 1))
-    with pytest.raises(BenchError, match=r"model\.partial is of an older version.*counts.*delete it"):
+    with pytest.raises(BenchError, match=r"model\.partial is from an older version.*counts.*delete it"):
         fit_to(tmp_path, "sgd")
 
 

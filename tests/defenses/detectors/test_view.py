@@ -111,5 +111,5 @@ def test_a_part_of_another_data_set_does_not_broadcast(toys: Networks) -> None:
             return x.mean(1, keepdim=True)
 
     wrong = dataclasses.replace(toys, parts={"grey": Grey()})
-    with pytest.raises(DetectorError, match=r"'grey' makes images \(5, 1, 8, 8\) of \(5, 3, 8, 8\)"):
+    with pytest.raises(DetectorError, match=r"'grey' makes images \(5, 1, 8, 8\) from \(5, 3, 8, 8\)"):
         View(images(N, (3, 8, 8)), wrong).rebuilt("grey")
