@@ -151,7 +151,7 @@ def test_filters_and_columns(page: Any, digits: Path) -> None:
     page.locator(".columns summary").click()
     page.locator('.columns input[data-column="aa"]').uncheck()
     assert not head(page, "aa").is_visible()
-    assert page.locator("#board tbody tr").first.locator("td:visible, th:visible").count() == 10
+    assert page.locator("#board tbody tr:visible").first.locator("td:visible, th:visible").count() == 10
     assert state(page) == {"seeds": ["3"], "flag": ["no"], "hide": ["aa"]}
     page.keyboard.press("Escape")
     assert not page.locator(".columns fieldset").is_visible()
