@@ -190,7 +190,7 @@ def test_a_lost_cell_alone_is_made_again_to_the_bit(store: Path, config: Path, b
 
 
 def test_a_part_that_fails_its_gate_is_said_so(tmp_path: Path, bench: Bench) -> None:
-    said = bench("run", "--defense", "mi-magnet", *TINY, "--out", tmp_path / "r", "--workers", 2)
+    said = bench("run", "--defense", "mi-magnet", *TINY, "--out", tmp_path / "r")
     assert said.status in (0, 1)
     cells = [read_detection(path) for path in find_detections(tmp_path / "r")]
     assert {cell.spec["setting"] for cell in cells} == {"natural", "oblivious", "white", "grey"}
@@ -203,7 +203,7 @@ def test_a_part_that_fails_its_gate_is_said_so(tmp_path: Path, bench: Bench) -> 
 def test_a_threshold_that_cannot_be_had_fails_its_cells_and_no_others(tmp_path: Path, bench: Bench) -> None:
     said = bench(
         "run", "--defense", "magnet", "--epochs", 1, "--train-limit", 100, "--n-examples", 4, "--kappa", 0,
-        "--out", tmp_path / "r", "--workers", 2,
+        "--out", tmp_path / "r",
     )  # fmt: skip
     assert said.status == 1
     assert "a rate of 0.01 flags none of 20 images" in said.err
