@@ -34,7 +34,10 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a model is trained; all of it enters its id. Units, sources: ``schedules/namid-paper.toml``."""
+    """How a model is trained; all of it enters its id. Units, sources: ``schedules/namid-paper.toml``.
+
+    A field with a default here is younger than the first records: see ``identity``.
+    """
 
     epochs: int
     batch_size: int
@@ -53,12 +56,13 @@ class Training:
     clip_norm: float
     ema: float
     precision: str
+    selection_steps: int = 0
 
     def __post_init__(self) -> None:
         _at_least(1, epochs=self.epochs, attack_steps=self.attack_steps)
         _at_least(2, batch_size=self.batch_size)
         _at_least(0, train_limit=self.train_limit, clip_norm=self.clip_norm, momentum=self.momentum)
-        _at_least(0, weight_decay=self.weight_decay)
+        _at_least(0, weight_decay=self.weight_decay, selection_steps=self.selection_steps)
         if self.train_limit == 1:
             raise BenchError("train-limit must be 0 (all) or at least 2, got 1: batch norm needs two images")
         _positive(lr=self.lr, rel_step_size=self.rel_step_size)
@@ -91,8 +95,10 @@ class Estimators:
     floor: bool
     selection: str
     clip_norm: float
+    rel_step_size: float = 0.0
 
     def __post_init__(self) -> None:
+        _at_least(0, **{"estimators.rel_step_size": self.rel_step_size})
         _at_least(1, epochs=self.epochs, units=self.units, attack_steps=self.attack_steps)
         _at_least(2, batch_size=self.batch_size)
         _at_least(0, clip_norm=self.clip_norm)
@@ -101,6 +107,12 @@ class Estimators:
         _one_of("estimators.scores", self.scores, ("cosine", "dot"))
         _one_of("estimators.bound", self.bound, ("dv", "jsd", "infonce"))
         _one_of("estimators.objective", self.objective, OBJECTIVES)
+
+
+def identity(recipe: Training | Estimators) -> dict[str, Any]:
+    """Return a recipe as it enters ids: a younger field at its default is left out, so older ids stay."""
+    fields = dataclasses.fields(recipe)
+    return {f.name: getattr(recipe, f.name) for f in fields if getattr(recipe, f.name) != f.default}
 
 
 @dataclass(frozen=True, kw_only=True)

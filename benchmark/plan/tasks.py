@@ -17,7 +17,7 @@ from robustness_bench.benchmark.networks.weights import fingerprint
 from robustness_bench.benchmark.networks.zoo import robustbench_file
 from robustness_bench.benchmark.plan.kinds import TASK_KINDS, TaskKind
 from robustness_bench.benchmark.plan.probe import probe_for
-from robustness_bench.benchmark.plan.protocol import Protocol, Settings
+from robustness_bench.benchmark.plan.protocol import Protocol, Settings, identity
 from robustness_bench.defenses.registry import DefensePreset, defense_presets
 
 ZOO = "robustbench:"
@@ -210,7 +210,7 @@ class Planner:
             "width": width,
             **MODELS[model].identity(),
             "defense": preset.identity(),
-            "training": asdict(settings.training),
+            "training": identity(settings.training),
             **self.dataset(),
         }
         name = f"{defense}-{model}"
@@ -225,7 +225,7 @@ class Planner:
         for key in preset.estimators:
             if key not in recipe:
                 raise unknown(f"key in the estimators of defense {preset.name!r}", key, recipe)
-        return asdict(replace(self.settings.estimators, **preset.estimators))
+        return identity(replace(self.settings.estimators, **preset.estimators))
 
     def _load(self, defense: str, norm: str, model: str, width: int) -> Task:
         """Return the task that copies given weights into the store."""
@@ -257,7 +257,7 @@ class Planner:
             "eps": settings.eps[norm],
             "inner_loss": INNER_LOSS,
             "estimators": recipe,
-            "training": asdict(settings.training),
+            "training": identity(settings.training),
             **self.dataset(),
         }
         name = f"estimators-{recipe['objective']}-on-{defense}-{norm}"
@@ -268,7 +268,7 @@ class Planner:
         """Return the task for the MI of a model's outputs on natural and attacked test images, per image."""
         settings = self.settings
         eps, model = settings.eps[norm], self.train(defense, norm, seed)
-        recipe = asdict(settings.estimators) | {"objective": objective}
+        recipe = identity(settings.estimators) | {"objective": objective}
         preset = attack_presets(settings.attack_set)[attack]
         parents = {
             "model": model,

@@ -69,11 +69,11 @@ def _train(task: Task, context: Context, advance: Advance, ranks: Ranks) -> None
             terms = defense.terms(contract.Batch(Float(shared), batch.x, batch.y, x_adv, estimators))
         return terms
 
-    held = data.held_out()
+    held, judge = data.held_out(), _judge(attack, recipe)
     fit = dataclasses.replace(
         _fit(task, context, advance, recipe, data, recipe["lr_schedule"]),
         epochs=natural + recipe["epochs"],
-        evaluate=None if held is None or not ranks.leads else lambda m: accuracies(m, held, attack, context),
+        evaluate=None if held is None or not ranks.leads else lambda m: accuracies(m, held, judge, context),
         select=_selected(recipe, attack) if ranks.leads else "",
         ema=recipe["ema"],
         keeps=ranks.leads,
@@ -130,6 +130,8 @@ def train_estimators(task: Task, context: Context, advance: Advance) -> None:
     recipe = task.spec["estimators"]
     data = TrainingData(task, device)
     attack = dataclasses.replace(inner_attack(task.spec), steps=recipe["attack_steps"])
+    if recipe.get("rel_step_size"):
+        attack = dataclasses.replace(attack, rel_step_size=recipe["rel_step_size"])
     pretrained = load_model(task.parents["pretrained"], context)
     module = seeded(task.seed, lambda: new_estimators(task)).to(device).train()
 
@@ -201,6 +203,19 @@ def inner_attack(spec: dict[str, Any]) -> InnerAttack:
         rel_step_size=recipe["rel_step_size"],
         start=recipe["attack_start"],
     )
+
+
+def _judge(attack: InnerAttack | None, recipe: dict[str, Any]) -> InnerAttack | None:
+    """Return the attack on held-out images: the inner one, or of ``selection_steps`` of 2.5·ε / steps.
+
+    After catastrophic overfitting (Wong et al. 2020, arXiv:2001.03994) a model withstands the one step it is
+    trained against and nothing longer, so one step would choose the collapsed epoch. The step size is that
+    of Madry et al. 2018, arXiv:1706.06083: 2.5·ε over the number of steps.
+    """
+    steps = recipe.get("selection_steps", 0)
+    if attack is None or not steps:
+        return attack
+    return dataclasses.replace(attack, steps=steps, rel_step_size=2.5 / steps)
 
 
 def against(y: Tensor) -> InnerLoss:
