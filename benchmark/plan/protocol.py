@@ -57,6 +57,11 @@ class Training:
     ema: float
     precision: str
     selection_steps: int = 0
+    label_smoothing: float = 0.0
+    cutmix: float = 0.0
+    erase: float = 0.0
+    awp: float = 0.0
+    awp_from: float = 0.0
 
     def __post_init__(self) -> None:
         _at_least(1, epochs=self.epochs, attack_steps=self.attack_steps)
@@ -71,8 +76,12 @@ class Training:
         _one_of("training.selection", self.selection, ("last", "best"))
         _one_of("training.attack_start", self.attack_start, ("uniform", "near"))
         _one_of("training.precision", self.precision, ("float32", "bf16"))
-        for name, share in (("holdout", self.holdout), ("ema", self.ema)):
-            if not 0 <= share < 1:
+        _at_least(0, awp=self.awp)
+        for name in ("cutmix", "erase"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise BenchError(f"training.{name} is a share of the images, from 0 to 1, got {share}")
+        for name in ("holdout", "ema", "label_smoothing", "awp_from"):
+            if not 0 <= (share := getattr(self, name)) < 1:
                 raise BenchError(f"training.{name} must be at least 0 and below 1, got {share}")
         if self.selection == "best" and not self.holdout:
             raise BenchError('training.selection "best" needs held-out images: training.holdout above 0')

@@ -99,7 +99,7 @@ class ConfinedProcess:
         return process, Channel(from_read, to_send)
 
     def _spawn(self, told: dict[str, Any], ends: tuple[int, int], threads: int) -> subprocess.Popen[bytes]:
-        """Start a fresh Python in the scratch folder that knows ``told`` and has the two ``ends`` of pipes."""
+        """Start a fresh Python in the scratch folder, with ``told`` and the two ``ends`` of pipes."""
         return subprocess.Popen(
             [sys.executable, "-I", "-B", "-W", "ignore", "-c", _START, json.dumps(told), str(_ROOT)],
             stdin=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -59,10 +60,10 @@ def _serve(process: ConfinedProcess, told: dict[str, Any], ends: tuple[int, int]
         null = os.open(os.devnull, os.O_RDWR)
         for ours, theirs in ((null, 0), (null, 1), (process._errors.fileno(), 2)):
             os.dup2(ours, theirs)
-        for name in os.listdir("/proc/self/fd"):
-            if int(name) > 2 and int(name) not in ends:
+        for number in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+            if number > 2 and number not in ends:
                 with contextlib.suppress(OSError):
-                    os.close(int(name))
+                    os.close(number)
         sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115 - the process's own
         sys.argv = ["", json.dumps(told)]
         child.confine = lambda *_, **__: None  # type: ignore[assignment]
