@@ -129,7 +129,7 @@ class Request:
         str | None,
         typer.Option(
             "--schedule",
-            help="How models are trained: namid-paper, fast or digits.",
+            help="How models are trained (bench list schedules).",
             rich_help_panel=TRAINING,
         ),
     ] = None

@@ -18,7 +18,7 @@ from robustness_bench.benchmark.train import defenses as training
 from robustness_bench.benchmark.train.awp import WeightPerturbation
 from robustness_bench.benchmark.train.images import TrainingData
 from robustness_bench.benchmark.train.loop import TrainingError
-from robustness_bench.defenses.base import Batch, Defense
+from robustness_bench.defenses.base import Batch, Defense, InnerAttack, craft
 from tests.benchmark.train.test_defenses import ignore, where
 
 N, SIZE = 4000, 16
@@ -248,3 +248,34 @@ def test_the_judge_of_one_step_training_takes_more_steps() -> None:
     assert training._judge(inner, {**task.spec["training"], "selection_steps": 0}) == inner
     assert training._judge(None, task.spec["training"]) is None
     assert dataclasses.replace(judge, steps=1, rel_step_size=1.25) == inner
+
+
+def test_held_out_images_are_judged_by_that_longer_attack(tmp_path: Path) -> None:
+    one_step = {"attack_steps": 1, "rel_step_size": 0.5, "epochs": 4, "lr": 0.05, "holdout": 0.5}
+    one = curve(tmp_path / "one", "standard", **one_step)
+    ten = curve(tmp_path / "ten", "standard", **one_step, selection_steps=10)
+    assert [each["adversarial"] for each in ten] == [each["adversarial"] for each in one]
+    accuracies = [(each["held_out_pgd"], other["held_out_pgd"]) for each, other in zip(one, ten, strict=True)]
+    assert all(longer <= short for short, longer in accuracies)
+    assert any(longer < short for short, longer in accuracies)
+
+
+def test_estimators_may_have_steps_of_another_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = {
+        "defenses": ["namid"],
+        "model": {"width": 2},
+        "training": {"epochs": 1, "train_limit": 60, "attack_steps": 1, "rel_step_size": 1.25},
+        "estimators": {"epochs": 1, "units": 4, "attack_steps": 3, "rel_step_size": 0.5},
+    }
+    (settings,) = load_protocol(None, tree).settings
+    task = Planner(settings, locate("digits", Path())).train("namid", "linf", 0).parents["estimators"]
+    seen = set()
+
+    def noted(attack: InnerAttack, *rest: Any) -> Tensor:
+        seen.add((attack.steps, attack.rel_step_size))
+        return craft(attack, *rest)
+
+    training.train(task.parents["pretrained"], where(tmp_path), ignore)
+    monkeypatch.setattr(training, "craft", noted)
+    training.train_estimators(task, where(tmp_path), ignore)
+    assert seen == {(3, 0.5)}
