@@ -66,7 +66,7 @@ def _serve(process: ConfinedProcess, told: dict[str, Any], ends: tuple[int, int]
                     os.close(number)
         sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115 - the process's own
         sys.argv = ["", json.dumps(told)]
-        child.confine = lambda *_, **__: None  # type: ignore[assignment]
+        child.confine = lambda *_, **__: None
         child.main()
     finally:
         os._exit(1)

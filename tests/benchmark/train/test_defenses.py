@@ -564,7 +564,7 @@ def test_estimators_are_what_the_preset_asks_for(
     assert getattr(module, "objective", "standard") == objective
     held, model = held_out(task), load_model(task.parents["pretrained"], where(tmp_path))
     attack = dataclasses.replace(inner_attack(task.spec), steps=3)
-    x_adv = attack(model, held.x, held.noise, training.training.against(held.y))
+    x_adv = attack(model, held.x, held.noise, training.against(held.y))
     with torch.no_grad():
         estimates = module.measure(held.x, x_adv, model(held.x), model(x_adv))
     entry = card["history"][card["epoch"] - 1]

@@ -106,7 +106,7 @@ def test_only_the_asked_share_is_mixed() -> None:
 
 def test_labels_are_smoothed_and_mixed() -> None:
     """(1 - s)(λ y + (1 - λ) y') + s / K, rows of probabilities; y is the class with most of it."""
-    plain, mixed = (TrainingData(task_of(**recipe), torch.device("cpu")) for recipe in ({}, {"cutmix": 1.0}))
+    plain, mixed = (TrainingData(task_of(cutmix=share), torch.device("cpu")) for share in (0.0, 1.0))
     rows = plain.indices[:40]
     hard = plain.regularised(rows, 0)
     assert hard.soft is None
@@ -180,15 +180,16 @@ def test_a_step_with_awp_is_that_of_the_paper_by_hand() -> None:
 
 
 def test_batch_norm_sees_a_batch_once_and_no_terms_are_no_move() -> None:
-    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).train()
+    linear, norm = nn.Linear(4, 3), nn.BatchNorm1d(3)
+    model = nn.Sequential(linear, norm).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     awp, x = WeightPerturbation(model, optimizer, 0.1), torch.randn(8, 4)
     awp(lambda: {"loss": model(x).square().sum()})["loss"].backward()
     optimizer.step()
-    assert int(model[1].num_batches_tracked) == 1  # type: ignore[arg-type]
-    before = model[0].weight.clone()
+    assert norm.num_batches_tracked == 1
+    before = linear.weight.clone()
     assert awp(dict) == {}
-    assert torch.equal(model[0].weight, before)
+    assert torch.equal(linear.weight, before)
 
 
 RECIPES: dict[str, dict[str, Any]] = {

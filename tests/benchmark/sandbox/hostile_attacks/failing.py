@@ -56,7 +56,7 @@ def _sends(head: str, stage: str, says: str, payload: str = "b''", size: str | N
     return _asks(_PIPE + frame + _WAIT, stage, says)
 
 
-_SMALL = {"memory": 512 * _MIB}
+_SMALL: dict[str, Any] = {"memory": 512 * _MIB}
 _SHARED = "eaten = mmap.mmap(-1, 2**31); [eaten.write(b'x' * 2**20) for _ in range(2**11)]" + _WAIT
 _THREADS = "[threading.Thread(target=time.sleep, args=(60,)).start() for _ in range(100)]" + _WAIT
 _FILES = "[open(f'file-{i}', 'w') for i in range(200)]" + _WAIT
