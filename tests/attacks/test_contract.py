@@ -18,7 +18,16 @@ PRESETS = attack_presets("paper") | attack_presets("strict")
 CASES = [(name, norm) for name, preset in PRESETS.items() for norm in preset.norms]
 every_attack = pytest.mark.parametrize(("name", "norm"), CASES, ids=[f"{n}-{m}" for n, m in CASES])
 ROUNDING = 1e-3  # sign steps and line searches amplify float32 rounding; sharing noise moves pixels by ε
-MOST = {"square_queries": 15, "search_steps": 2, "steps": 6, "full_steps": 6, "bisections": 10, "restarts": 2}
+MOST = {
+    "square_queries": 15,
+    "search_steps": 2,
+    "steps": 6,
+    "full_steps": 6,
+    "bisections": 10,
+    "restarts": 2,
+    "copies": 2,
+    "neighbours": 2,
+}
 
 
 def build(name: str, norm: str, eps: float | None = None) -> Attack:
