@@ -55,6 +55,7 @@ ROOMS = [
     "defenses/detectors",
     "defenses",
     "defenses/mutual_information",
+    "attacks/black_box",
     "attacks",
     "attacks/searches",
     "attacks/numerics",

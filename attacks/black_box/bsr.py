@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robustness_bench.attacks.black_box.momentum import MomentumAttack
 from robustness_bench.attacks.numerics.noise import Noise
-from robustness_bench.attacks.transfer.momentum import MomentumAttack
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from robustness_bench.attacks.black_box.momentum import MomentumAttack
 from robustness_bench.attacks.numerics.noise import Noise
 from robustness_bench.attacks.ti_dim import mean_normalised
-from robustness_bench.attacks.transfer.momentum import MomentumAttack
 
 
 @dataclass(frozen=True, kw_only=True)

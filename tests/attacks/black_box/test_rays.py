@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from robustness_bench.attacks.base import predict
-from robustness_bench.attacks.rays import RayS, _flips, _stages
+from robustness_bench.attacks.black_box.rays import RayS, _flips, _stages
 from tests.support import Linear, images, small_model
 
 

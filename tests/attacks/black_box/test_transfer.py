@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from robustness_bench.attacks.base import BudgetAttack, predict
+from robustness_bench.attacks.black_box.bsr import BSR, _places, _sources, shuffled
+from robustness_bench.attacks.black_box.mef import MEF
 from robustness_bench.attacks.numerics.geometry import Norm
 from robustness_bench.attacks.numerics.noise import Noise
 from robustness_bench.attacks.registry import attack_presets
 from robustness_bench.attacks.ti_dim import TIDIM, mean_normalised
-from robustness_bench.attacks.transfer.bsr import BSR, _places, _sources, shuffled
-from robustness_bench.attacks.transfer.mef import MEF
 from tests.attacks.test_ti_dim import digits, trained_on_digits
 from tests.support import images, small_model
 

@@ -1,0 +1,1 @@
+"""Attacks that see less than the model: another model in its place (transfer), or only its labels."""
