@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from robustness_bench.attacks.registry import attack_names, attack_presets
 from robustness_bench.defenses.detectors.registry import GROUPS, detector_presets, system_presets
 
+_PRINTED = {"cw": "cw-l2"}  # our name -> the papers', where they differ
 _FIRST = ("none", "cw", "ead-l1", "ead-en")  # as in the published tables
 
 
@@ -40,6 +41,16 @@ def attack_label(name: str) -> str:
     """Return the preset's label, or the name if there is no preset."""
     presets = attack_presets("strict")
     return presets[name].label if name in presets else name
+
+
+def published_name(attack: str) -> str:
+    """Return the detectors' papers' name of one of our attacks."""
+    return _PRINTED.get(attack, attack)
+
+
+def our_name(attack: str) -> str:
+    """Return our name of an attack in the detectors' papers."""
+    return next((ours for ours, theirs in _PRINTED.items() if theirs == attack), attack)
 
 
 def position(name: str, names: Sequence[str]) -> tuple[int, str]:

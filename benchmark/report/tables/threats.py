@@ -9,13 +9,13 @@ from robustness_bench.benchmark.report.lines.results import Line
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
-from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, count
+from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, count, counts
 from robustness_bench.benchmark.report.tables.given import given
 from robustness_bench.benchmark.statistics import MeanStd
 from robustness_bench.benchmark.store.diagnoses import EARLIER, SIGNS_ONLY
 from robustness_bench.defenses.registry import defense_presets
 
-_THREAT_NAMES = {"white": "White box", "black": "Black box"}
+THREAT_NAMES = {"white": "White box", "black": "Black box"}
 _MISSING = "–"
 _OWN_BALL = ("wasserstein", "unbounded")
 Pick = Callable[[Line], MeanStd | None]
@@ -103,13 +103,17 @@ def _costs(threat: str, lines: list[Line], settings: Settings, label: str) -> Ta
 
 
 def _name(label: str, threat: str, settings: Settings) -> str:
-    """Return the name of the table's files; the default set has no suffix."""
-    return f"{label}-{threat}" + ("" if settings.attack_set == "strict" else f"-{settings.attack_set}")
+    return f"{label}-{threat}{suffix_of(settings.attack_set)}"
+
+
+def suffix_of(attack_set: str) -> str:
+    """Return the end of a table's file name; the default set has none."""
+    return "" if attack_set == "strict" else f"-{attack_set}"
 
 
 def _title(label: str, threat: str, settings: Settings) -> str:
     suffix = "" if settings.attack_set == "strict" else f", {settings.attack_set} set"
-    return f"{_THREAT_NAMES[threat]}, {label}{suffix}"
+    return f"{THREAT_NAMES[threat]}, {label}{suffix}"
 
 
 def _by_cell(lines: list[Line]) -> dict[tuple[str, str, str], Line]:
@@ -199,11 +203,8 @@ def _cell(line: Line | None, figure: MeanStd | None, best: float | None, decimal
 
 
 def _caption(threat: str, lines: list[Line], settings: Settings, label: str) -> str:
-    seeds = sorted({len(line.per_seed) for line in lines})
-    runs = count(seeds[-1], "training seed")
-    if len(seeds) > 1:
-        runs = f"{seeds[0]} to {runs}"
-    if seeds[-1] > 1:
+    runs = counts((len(line.per_seed) for line in lines), "training seed")
+    if any(len(line.per_seed) > 1 for line in lines):
         runs += ", mean ± sample standard deviation over seeds"
     text = f"Accuracy in % on {lines[0].images} test images of {label}, {runs}. {_models(settings, lines)}."
     if threat == "black":
