@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustness_bench.benchmark.report.figures.roc_words import as_csv
+from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
 from robustness_bench.benchmark.store.generated import ConditionalExamples
 
@@ -84,7 +84,7 @@ def caption(figure: GeneratedFigure) -> str:
 def to_csv(figure: GeneratedFigure) -> str:
     """Return CSV text with a header and a line per image and class, drawn or not."""
     examples = figure.examples
-    return as_csv(
+    return csv_text(
         COLUMNS,
         [
             [

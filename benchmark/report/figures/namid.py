@@ -3,8 +3,6 @@
 Only data: every number to draw, what is missing, and the words around it. ``drawing.namid`` draws it.
 """
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +13,8 @@ from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.plan.protocol import Settings
 from robustness_bench.benchmark.report.lines.information import mi_lines
 from robustness_bench.benchmark.report.lines.results import Line, summarize
+from robustness_bench.benchmark.report.rendering.csv import number
+from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget
 from robustness_bench.benchmark.statistics import MeanStd, mean_std
@@ -27,27 +27,9 @@ NUMBERS: tuple[Number, ...] = ("2", "4", "5", "7")
 ESTIMATED = ("2", "4")
 """The figures of mutual-information estimates; the others show accuracies."""
 COLUMNS = (
-    "figure",
-    "dataset",
-    "norm",
-    "eps",
-    "set",
-    "panel",
-    "group",
-    "series",
-    "defense",
-    "attack",
-    "objective",
-    "estimate",
-    "unit",
-    "mean",
-    "std",
-    "seeds",
-    "images",
-    "per_seed",
-    "offset",
-    "status",
-    "remedy",
+    *("figure", "dataset", "norm", "eps", "set", "panel", "group", "series", "defense", "attack"),
+    *("objective", "estimate", "unit", "mean", "std", "seeds", "images", "per_seed", "offset"),
+    *("status", "remedy"),
 )
 _ATTACKS: dict[Number, tuple[str, ...]] = {
     "2": ("pgd-10", "pgd-40", "fwa-10", "fwa-40", "aa"),
@@ -570,11 +552,7 @@ _SAYS: dict[Number, Callable[[Question, Sequence[Value]], str]] = {
 
 def to_csv(figure: Figure) -> str:
     """Return CSV text with a header and a line per number, drawn or missing."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(_row(figure, value) for value in figure.values)
-    return buffer.getvalue()
+    return csv_text(COLUMNS, (_row(figure, value) for value in figure.values))
 
 
 def _row(figure: Figure, value: Value) -> list[object]:
@@ -583,12 +561,12 @@ def _row(figure: Figure, value: Value) -> list[object]:
         *(figure.number, figure.dataset, figure.norm, f"{figure.eps:.6g}", figure.attack_set),
         *(spot.panel, spot.group, spot.series, spot.defense, spot.attack, spot.objective, spot.estimate),
         "nats" if figure.number in ESTIMATED else "%",
-        f"{shown.mean:.5f}" if shown else value.status,
-        f"{shown.std:.5f}" if shown and shown.std is not None else "",
+        number(shown.mean, 5) if shown else value.status,
+        number(shown.std if shown else None, 5),
         shown.n if shown else 0,
         value.images or "",
-        " ".join(f"{s}:{'ERROR' if v is None else f'{v:.5f}'}" for s, v in value.per_seed.items()),
-        "" if value.offset is None else f"{value.offset:.5f}",
+        " ".join(f"{s}:{number(v, 5) or 'ERROR'}" for s, v in value.per_seed.items()),
+        number(value.offset, 5),
         _note(value) or "ok",
         figure.remedy if value.lacking else "",
     ]

@@ -1,7 +1,5 @@
 """The text of a figure of ROC curves: its caption, its CSV, its numbers as a table."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 
 from robustness_bench.benchmark.report.detectors.lines import OBLIVIOUS
@@ -9,6 +7,8 @@ from robustness_bench.benchmark.report.detectors.roc import RATES
 from robustness_bench.benchmark.report.figures.pairs import Panel, detector_label
 from robustness_bench.benchmark.report.figures.roc import WORST_AT, Curve, RocFigure, which
 from robustness_bench.benchmark.report.figures.roc_curves import FPRS
+from robustness_bench.benchmark.report.rendering.csv import number
+from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
 from robustness_bench.benchmark.statistics import MeanStd
 
@@ -64,16 +64,7 @@ def to_csv(figure: RocFigure) -> str:
 
     For drawn curves, ``curve`` has FPR:TPR wherever TPR changes.
     """
-    return as_csv(COLUMNS, [_row(figure, curve) for curve in figure.curves])
-
-
-def as_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """CSV text."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return buffer.getvalue()
+    return csv_text(COLUMNS, [_row(figure, curve) for curve in figure.curves])
 
 
 def _row(figure: RocFigure, curve: Curve) -> list[object]:
@@ -97,7 +88,7 @@ def _row(figure: RocFigure, curve: Curve) -> list[object]:
 def _mean_std(figure: MeanStd | None) -> tuple[str, str]:
     if figure is None:
         return "", ""
-    return f"{figure.mean:.5f}", "" if figure.std is None else f"{figure.std:.5f}"
+    return number(figure.mean, 5), number(figure.std, 5)
 
 
 def _points(curve: Curve) -> str:

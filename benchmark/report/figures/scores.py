@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from robustness_bench.benchmark.report.figures.bins import Scale, scale_of
 from robustness_bench.benchmark.report.figures.pairs import Pair, Panel, detector_label, pair_up
 from robustness_bench.benchmark.report.figures.roc import Curve, RocFigure, roc_figure, suffix, which
-from robustness_bench.benchmark.report.figures.roc_words import as_csv, chosen, claim
+from robustness_bench.benchmark.report.figures.roc_words import chosen, claim
+from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
 from robustness_bench.benchmark.store.detections import Detection
 
@@ -147,7 +148,7 @@ def caption(figure: ScoresFigure) -> str:
 
 def to_csv(figure: ScoresFigure) -> str:
     """Return CSV text with a header and a line per detector and bin; shares in [0, 1]."""
-    return as_csv(COLUMNS, [row for each in figure.histograms for row in _rows(figure, each)])
+    return csv_text(COLUMNS, [row for each in figure.histograms for row in _rows(figure, each)])
 
 
 def _rows(figure: ScoresFigure, each: Histogram) -> list[list[object]]:

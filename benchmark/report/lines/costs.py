@@ -5,29 +5,17 @@ Separate from ``results.csv``, because seconds differ from run to run.
 
 from collections.abc import Sequence
 
+from robustness_bench.benchmark.report.rendering.csv import to_csv
 from robustness_bench.benchmark.store.cells import Record
 
 COLUMNS = (
-    "dataset",
-    "norm",
-    "eps",
-    "threat",
-    "defense",
-    "attack",
-    "seed",
-    "images",
-    "forwards",
-    "backwards",
-    "seconds",
-    "hardware",
-    "setting",
+    *("dataset", "norm", "eps", "threat", "defense", "attack", "seed", "images", "forwards"),
+    *("backwards", "seconds", "hardware", "setting"),
 )
 
 
 def costs(records: Sequence[Record]) -> str:
     """Return CSV text; passes are per image, seconds per cell."""
-    import pandas as pd
-
     rows = []
     for record in records:
         spec = record.spec
@@ -46,5 +34,4 @@ def costs(records: Sequence[Record]) -> str:
                     record.family,
                 ]
             )
-    text: str = pd.DataFrame(rows, columns=COLUMNS, dtype=str).to_csv(index=False, lineterminator="\n")
-    return text
+    return to_csv(COLUMNS, rows)

@@ -13,6 +13,8 @@ from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.files import write_atomic
 from robustness_bench.benchmark.plan.protocol import OBJECTIVES, Protocol, Settings
 from robustness_bench.benchmark.plan.tasks import make_mi_plan
+from robustness_bench.benchmark.report.rendering.csv import number
+from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, count
 from robustness_bench.benchmark.statistics import MeanStd, mean_std
@@ -29,21 +31,8 @@ LABELS = {
     "standard_across": "Ê(x; h(x̃))",
 }
 COLUMNS = (
-    "dataset",
-    "norm",
-    "eps",
-    "defense",
-    "attack",
-    "objective",
-    "estimate",
-    "mean",
-    "std",
-    "seeds",
-    "images",
-    "per_seed",
-    "selected_mean",
-    "selected_images",
-    "setting",
+    *("dataset", "norm", "eps", "defense", "attack", "objective", "estimate", "mean", "std"),
+    *("seeds", "images", "per_seed", "selected_mean", "selected_images", "setting"),
 )
 
 
@@ -121,25 +110,22 @@ def _order(line: MILine) -> tuple[object, ...]:
 
 def to_csv(lines: Iterable[MILine]) -> str:
     """Return the lines as CSV text with a header."""
-    import pandas as pd
-
     rows = [
         [
             *(line.dataset, line.norm, f"{line.eps:.6g}", line.defense, line.attack, line.objective),
             line.estimate,
-            f"{line.all.mean:.5f}",
-            "" if line.all.std is None else f"{line.all.std:.5f}",
+            number(line.all.mean, 5),
+            number(line.all.std, 5),
             line.all.n,
             line.images,
             " ".join(f"{seed}:{value:.5f}" for seed, value in line.per_seed.items()),
-            "" if line.selected is None else f"{line.selected:.5f}",
+            number(line.selected, 5),
             line.selected_images,
             line.setting,
         ]
         for line in lines
     ]
-    text: str = pd.DataFrame(rows, columns=COLUMNS, dtype=str).to_csv(index=False, lineterminator="\n")
-    return text
+    return csv_text(COLUMNS, rows)
 
 
 def publish_mi(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Table]:

@@ -8,31 +8,16 @@ import numpy as np
 
 from robustness_bench.attacks.registry import SETS, attack_names, attack_presets
 from robustness_bench.benchmark.report.lines.flags import flags_by_family, looked_at
+from robustness_bench.benchmark.report.rendering.csv import number
+from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.statistics import MeanStd, mean_std
 from robustness_bench.benchmark.store.cells import Record
 from robustness_bench.defenses.registry import defense_presets
 
 COLUMNS = (
-    "dataset",
-    "norm",
-    "eps",
-    "threat",
-    "defense",
-    "attack",
-    "set",
-    "mean",
-    "std",
-    "seeds",
-    "images",
-    "per_seed",
-    "unbounded_mean",
-    "unbounded_std",
-    "median_distance",
-    "forwards",
-    "backwards",
-    "flags",
-    "status",
-    "setting",
+    *("dataset", "norm", "eps", "threat", "defense", "attack", "set", "mean", "std", "seeds"),
+    *("images", "per_seed", "unbounded_mean", "unbounded_std", "median_distance", "forwards"),
+    *("backwards", "flags", "status", "setting"),
 )
 
 
@@ -177,8 +162,6 @@ def _position(name: str, names: list[str]) -> tuple[int, str]:
 
 def to_csv(lines: Iterable[Line]) -> str:
     """Return the lines as CSV text with a header; the same records give the same bytes."""
-    import pandas as pd
-
     rows = []
     for line in lines:
         bounded, unbounded = line.bounded, line.unbounded
@@ -191,29 +174,24 @@ def to_csv(lines: Iterable[Line]) -> str:
                 line.defense,
                 line.attack,
                 " ".join(line.sets),
-                _number(bounded.mean) if bounded else _absent(line),
-                _number(bounded.std if bounded else None),
+                number(bounded.mean) if bounded else _absent(line),
+                number(bounded.std if bounded else None),
                 len(line.per_seed),
                 line.images,
-                " ".join(f"{seed}:{_number(v) or _absent(line)}" for seed, v in line.per_seed.items()),
-                _number(unbounded.mean if unbounded else None),
-                _number(unbounded.std if unbounded else None),
-                _number(line.median_distance),
-                _number(line.forwards),
-                _number(line.backwards),
+                " ".join(f"{seed}:{number(v) or _absent(line)}" for seed, v in line.per_seed.items()),
+                number(unbounded.mean if unbounded else None),
+                number(unbounded.std if unbounded else None),
+                number(line.median_distance),
+                number(line.forwards),
+                number(line.backwards),
                 "; ".join(filter(None, [" ".join(line.flags), line.unlooked])),
                 line.error or "ok",
                 line.setting,
             ]
         )
-    text: str = pd.DataFrame(rows, columns=COLUMNS, dtype=str).to_csv(index=False, lineterminator="\n")
-    return text
+    return csv_text(COLUMNS, rows)
 
 
 def _absent(line: Line) -> str:
     """Return what replaces a missing number."""
     return "missing" if line.missing else "ERROR"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

@@ -1,33 +1,21 @@
 """A comparison as a table for the terminal, as JSON and as CSV."""
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
 from robustness_bench.benchmark.report.lines.compare import Accuracy, Comparison, points, side, span
 from robustness_bench.benchmark.report.lines.trained import UNKNOWN, column
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
+from robustness_bench.benchmark.report.rendering.csv import number
+from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, count
 
 COLUMNS = (
-    "dataset",
-    "norm",
-    "eps",
-    "threat",
-    "attack",
-    "union",
-    "images",
+    *("dataset", "norm", "eps", "threat", "attack", "union", "images"),
     *(f"{side}{column}" for side in ("first", "second") for column in ("", "_mean", "_std", "_low", "_high")),
-    "difference",
-    "low",
-    "high",
-    "simultaneous_low",
-    "simultaneous_high",
-    "first_per_seed",
-    "second_per_seed",
-    "mcnemar",
+    *("difference", "low", "high", "simultaneous_low", "simultaneous_high"),
+    *("first_per_seed", "second_per_seed", "mcnemar"),
     *(f"{side}_{kind}_epochs" for side in ("first", "second") for kind in ("natural", "adversarial")),
     "claim",
 )
@@ -160,25 +148,21 @@ def _accuracy_dict(accuracy: Accuracy) -> dict[str, Any]:
 
 def to_csv(found: Sequence[Comparison]) -> str:
     """Return CSV, a line per comparison; seeds as SEED:VALUE, McNemar as SEED:ONLY-FIRST/ONLY-SECOND/P."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(_line(each) for each in found)
-    return text.getvalue()
+    return csv_text(COLUMNS, map(_line, found))
 
 
 def _line(found: Comparison) -> list[object]:
     where = found.where
     head = [where.dataset, where.norm, f"{where.eps:.6g}", where.threat, found.attack]
     sides = [field for each in (found.first, found.second) for field in _accuracy_fields(each)]
-    numbers = [*found.difference, found.wide.low, found.wide.high]
+    numbers = map(number, (*found.difference, found.wide.low, found.wide.high))
     tests = (f"{s}:{t.only_first}/{t.only_second}/{t.p:.6g}" for s, t in found.tests.items())
     return [
         *head,
         " ".join(found.union),
         found.images,
         *sides,
-        *(f"{number:.4f}" for number in numbers),
+        *numbers,
         _seeds(found.first),
         _seeds(found.second),
         " ".join(tests),
@@ -190,13 +174,7 @@ def _line(found: Comparison) -> list[object]:
 def _accuracy_fields(accuracy: Accuracy) -> list[str]:
     mean, std, _ = accuracy.summary
     low, high = accuracy.interval
-    return [
-        accuracy.defense,
-        f"{mean:.4f}",
-        "" if std is None else f"{std:.4f}",
-        f"{low:.4f}",
-        f"{high:.4f}",
-    ]
+    return [accuracy.defense, *map(number, (mean, std, low, high))]
 
 
 def _seeds(accuracy: Accuracy) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.site.contents.boards import Board, Row
 from robustness_bench.benchmark.site.contents.cells import Cell
 from robustness_bench.benchmark.site.contents.families import Family
@@ -72,13 +73,7 @@ def to_json(lines: list[dict[str, Any]]) -> bytes:
 
 def to_csv(lines: list[dict[str, Any]]) -> bytes:
     """Return CSV: lists are separated by spaces, a failed seed is ERROR, a missing number is empty."""
-    import csv
-
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_FIELDS)
-    writer.writerows([_text(line[name]) for name in _FIELDS] for line in lines)
-    return buffer.getvalue().encode()
+    return csv_text(_FIELDS, ([_text(line[name]) for name in _FIELDS] for line in lines)).encode()
 
 
 def _text(value: Any) -> str:
