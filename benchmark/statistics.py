@@ -68,6 +68,7 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"wilson needs 0 <= successes <= n and n >= 1, got {successes} of {n}")
+    # Not scipy's binomtest: it wants whole successes, and scipy.stats takes a second to import.
     z = statistics.NormalDist().inv_cdf((1 + level) / 2)
     p = successes / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
@@ -116,6 +117,7 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     if min(only_first, only_second) < 0:
         raise ValueError(f"mcnemar_exact counts images, got {only_first} and {only_second}")
     n = only_first + only_second
+    # scipy's binomtest gives the same p a thousand times slower, and a site has thousands of pairs.
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), n, 0.5)))
 
 
