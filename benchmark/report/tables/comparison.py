@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from robustness_bench.benchmark.report.lines.compare import Accuracy, Comparison, points, side, span
+from robustness_bench.benchmark.report.lines.compare import Accuracy, Comparison, p_text, points, side, span
 from robustness_bench.benchmark.report.lines.trained import UNKNOWN, column
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
 from robustness_bench.benchmark.report.rendering.csv import number
@@ -32,7 +32,7 @@ def to_table(found: Comparison) -> Table:
         _row("difference", [points(found.difference.mean), span(found.difference)], seeds, _points(gaps)),
         _row(f"only {first.defense}", ["", ""], seeds, {s: str(t.only_first) for s, t in tests.items()}),
         _row(f"only {second.defense}", ["", ""], seeds, {s: str(t.only_second) for s, t in tests.items()}),
-        _row("McNemar p", ["", ""], seeds, {s: _p(t.p) for s, t in tests.items()}),
+        _row("McNemar p", ["", ""], seeds, {s: p_text(t.p) for s, t in tests.items()}),
     ]
     where = found.where
     attack = {WORST_CASE: f"the worst of {', '.join(found.union)}", "none": "no attack"}
@@ -64,10 +64,6 @@ def _row(label: str, head: list[str], seeds: Sequence[int], values: dict[int, st
 
 def _points(values: dict[int, float]) -> dict[int, str]:
     return {seed: points(value) for seed, value in values.items()}
-
-
-def _p(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
 def cautions(found: Sequence[Comparison]) -> list[str]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from robustness_bench.attacks.registry import BOUNDED
 from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget
 from robustness_bench.benchmark.site.contents import names
 from robustness_bench.benchmark.site.contents.cells import Cell, make_cell, worst_of
@@ -37,6 +38,10 @@ class Row:
     problem: str
     rank: Rank | None = None
     sent: tuple[Record, ...] = ()
+
+    def at(self, key: str) -> Cell | None:
+        """Return the cell of a column, or the worst case."""
+        return self.worst if key == WORST else self.cells.get(key)
 
     @property
     def records(self) -> Records:

@@ -19,6 +19,13 @@ def figure(found: MeanStd | None, decimals: int = 1) -> Markup:
     return Markup(f"{found.mean:.{decimals}f}{spread}")
 
 
+def plain(found: MeanStd | None) -> str:
+    """Return mean and spread without markup, or a dash."""
+    if found is None:
+        return "–"
+    return f"{found.mean:.1f}" + ("" if found.std is None else f" ±{found.std:.1f}")
+
+
 def interval(cell: Cell | None) -> Markup:
     """Return both ends of the 95 % interval, or nothing."""
     if cell is None or cell.interval is None:
