@@ -16,6 +16,7 @@ _DEVIATIONS = 4.0
 _NORMAL = 1.4826  # from a median absolute deviation to a normal standard deviation
 _HIGH, _SHARE = 10.0, 0.25  # accuracy under PGD at least this; accuracy under AA below this share of it
 _CHANCE = 0.05
+_PGD, _AUTOATTACK = "attacks.pgd:PGD", "attacks.autoattack:AutoAttack"  # as recorded, whatever a preset's name
 
 
 class _Found(NamedTuple):
@@ -115,10 +116,10 @@ def _pgd_alone(records: Iterable[Record]) -> Iterator[_Found]:
     """Compare, per model and budget, the weakest PGD with the strongest AutoAttack."""
     models: dict[str, tuple[list[Record], list[Record]]] = {}
     for record in records:
-        attack = f"{record.spec['attack']}-"
-        if record.spec["threat"] == "white" and attack.startswith(("pgd-", "aa-")):
+        kind = record.spec["parameters"].get("attack")
+        if record.spec["threat"] == "white" and kind in (_PGD, _AUTOATTACK):
             model = models.setdefault(_model(record), ([], []))
-            model[attack.startswith("aa-")].append(record)
+            model[kind == _AUTOATTACK].append(record)
     for pgds, autoattacks in models.values():
         if pgds and autoattacks:
             pgd = max(pgds, key=lambda record: percent(record.robust))

@@ -37,6 +37,7 @@ from robustness_bench.benchmark.store.detections import Detection
 Cells = Sequence[PaperCell[DetectionLine]]
 Blocks = Sequence[Block[DetectionLine]]
 _IMAGES = 1000
+_EAD = ("ead-l1", "ead-en")
 _NATURAL = {"mnist": (99.42, 99.13, 98.63), "cifar10": (86.91, 83.33, 83.18)}  # printed: alone, and guarded
 _JSD_NATURAL = 97.75  # accuracy of the JSD variant on MNIST, printed by Lu et al.
 
@@ -182,7 +183,7 @@ class Magnet(Paper[DetectionLine]):
     def literature(self, dataset: str) -> Iterator[Note]:
         """Yield the numbers of an older detector that the paper does not compare with."""
         points = [each for each in curves() if (each.dataset, each.variant) == (dataset, "jsd")]
-        attacks = dict.fromkeys(each.attack for each in points if each.attack.startswith("ead"))
+        attacks = dict.fromkeys(each.attack for each in points if each.attack in _EAD)
         rows = [
             f"{attack.upper()} {', '.join(f'{each.both:.1f}' for each in points if each.attack == attack)}"
             for attack in attacks
