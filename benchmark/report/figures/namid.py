@@ -5,7 +5,7 @@ Only data: every number to draw, what is missing, and the words around it. ``dra
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from robustness_bench.attacks.registry import SETS, attack_presets
@@ -15,7 +15,7 @@ from robustness_bench.benchmark.report.lines.information import mi_lines
 from robustness_bench.benchmark.report.lines.results import Line, summarize
 from robustness_bench.benchmark.report.rendering.csv import number
 from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
-from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
+from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table, spread
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget
 from robustness_bench.benchmark.statistics import MeanStd, mean_std
 from robustness_bench.benchmark.store.cells import Record
@@ -135,9 +135,9 @@ class Value:
     """
 
     spot: Spot
-    figure: MeanStd | None
-    per_seed: dict[int, float | None]
-    images: int
+    figure: MeanStd | None = None
+    per_seed: dict[int, float | None] = field(default_factory=dict)
+    images: int = 0
     offset: float | None = None
     status: Literal["ok", "missing", "ERROR"] = "ok"
     error: str = ""
@@ -224,11 +224,8 @@ def accuracy_figure(question: Question, records: Sequence[Record], remedy: Remed
         BenchError: an attack that counts at any distance, or is not available for the question.
     """
     eps = question.settings.eps[question.norm]
-    near = [
-        r
-        for r in records
-        if (r.spec["threat"], r.spec["norm"], r.spec["eps"]) == ("white", question.norm, eps)
-    ]
+    place = {"threat": "white", "norm": question.norm, "eps": eps}
+    near = [record for record in records if place.items() <= record.spec.items()]
     attacks, notes = _attacks(question)
     _check_bounded(question, attacks)
     by_cell = {(line.defense, line.attack): line for line in summarize(near)}
@@ -352,7 +349,7 @@ def _halves(question: Question, attacks: Sequence[str]) -> list[Spot]:
 
 def _accuracy(spot: Spot, line: Line | None) -> Value:
     if line is None:
-        return Value(spot=spot, figure=None, per_seed={}, images=0, status="missing")
+        return Value(spot=spot, status="missing")
     return Value(
         spot=spot,
         figure=line.bounded,
@@ -371,15 +368,11 @@ def _estimates(spots: Sequence[Spot], records: Sequence[MIRecord]) -> list[Value
     for spot in spots:
         line = lines.get((spot.defense, spot.attack, spot.objective, spot.estimate))
         if line is None:
-            values.append(Value(spot=spot, figure=None, per_seed={}, images=0, status="missing"))
+            values.append(Value(spot=spot, status="missing"))
         elif not math.isfinite(line.all.mean):
             per_seed = {seed: v if math.isfinite(v) else None for seed, v in line.per_seed.items()}
-            error = "an estimate is not finite"
-            values.append(
-                Value(
-                    spot=spot, figure=None, per_seed=per_seed, images=line.images, status="ERROR", error=error
-                )
-            )
+            failed = Value(spot=spot, per_seed=per_seed, images=line.images, status="ERROR")
+            values.append(replace(failed, error="an estimate is not finite"))
         else:
             own = [r.rows[spot.estimate].min() for r in records if r.family == line.setting]
             worst[spot.panel] = min(worst[spot.panel], *map(float, own))
@@ -398,7 +391,10 @@ def _offset(value: Value, worst: float) -> Value:
 def _finished(question: Question, values: Sequence[Value], notes: Sequence[str], remedy: Remedy) -> Figure:
     """Return the finished figure, with notes on what is missing."""
     seeds = max([question.seeds, *(1 + seed for value in values for seed in value.per_seed)])
-    values = [_lacking(value, seeds) for value in values]
+    values = [
+        replace(value, lacking=tuple(seed for seed in range(seeds) if value.per_seed.get(seed) is None))
+        for value in values
+    ]
     gap = _gap(question, values, seeds)
     command = remedy(gap) if gap else ""
     said = [*notes, *dict.fromkeys(note for value in values if (note := _note(value)))]
@@ -425,12 +421,6 @@ def _finished(question: Question, values: Sequence[Value], notes: Sequence[str],
         notes=tuple([*said, f"to fill this: {command}"] if command else said),
         remedy=command,
     )
-
-
-def _lacking(value: Value, seeds: int) -> Value:
-    """Return the value with the seeds it lacks: those that never ran, and those that failed."""
-    absent = tuple(seed for seed in range(seeds) if value.per_seed.get(seed) is None)
-    return replace(value, lacking=absent)
 
 
 def _gap(question: Question, values: Sequence[Value], seeds: int) -> Gap | None:
@@ -481,12 +471,12 @@ def _caption(question: Question, values: Sequence[Value]) -> str:
     there = [value for value in values if value.figure]
     counts = sorted({value.figure.n for value in there if value.figure})
     seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
-    spread = f"Means over {seeds} training seeds; error bars: sample std over {seeds} seeds."
+    several = f"Means over {seeds} training seeds; error bars: sample std over {seeds} seeds."
     return (
         f"{_SAYS[question.number](question, there)} {there[0].images} test images of {question.label}, "
         f"{NORM_SYMBOLS[question.norm]}, ε = {question.budget}, attacks of the set {settings.attack_set}, "
         f"{_trained(settings)}. "
-        f"{spread if counts[-1] > 1 else 'One training seed.'}"
+        f"{several if counts[-1] > 1 else 'One training seed.'}"
     )
 
 
@@ -598,5 +588,4 @@ def _cell(value: Value | None, decimals: int) -> Cell:
         return Cell(text="–")
     if value.figure is None:
         return Cell(text="ERROR", error=value.error)
-    std = "" if value.figure.std is None else f" ± {value.figure.std:.{decimals}f}"
-    return Cell(text=f"{value.figure.mean:.{decimals}f}{std}")
+    return Cell(text=spread(*value.figure[:2], decimals))

@@ -15,7 +15,7 @@ from robustness_bench.benchmark.plan.protocol import OBJECTIVES, Protocol, Setti
 from robustness_bench.benchmark.plan.tasks import make_mi_plan
 from robustness_bench.benchmark.report.rendering.csv import number
 from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
-from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
+from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table, spread
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, count
 from robustness_bench.benchmark.statistics import MeanStd, mean_std
 from robustness_bench.benchmark.store.information import MIRecord, find_mi_records, read_mi_record
@@ -164,12 +164,12 @@ def _table(lines: list[MILine], label: str) -> Table:
     presets = defense_presets()
     objective = lines[0].objective
     seeds = max(line.all.n for line in lines)
-    spread = ", mean ± sample standard deviation over seeds" if seeds > 1 else ""
+    over = ", mean ± sample standard deviation over seeds" if seeds > 1 else ""
     return Table(
         name=f"{label}-mi-{objective}",
         title=f"Mutual information ({objective}), {label}",
         caption=(
-            f"Lower bounds in nats on {lines[0].images} test images, {count(seeds, 'training seed')}{spread}."
+            f"Lower bounds in nats on {lines[0].images} test images, {count(seeds, 'training seed')}{over}."
             f" Estimators trained on each model by {objective}; n is the attack's noise. Bounds of "
             "different models come from different estimators: compare within a row."
         ),
@@ -182,15 +182,11 @@ def _table(lines: list[MILine], label: str) -> Table:
             Row(
                 group=presets[defense].group,
                 label=presets[defense].label,
-                cells=tuple(_cell(by_cell.get((defense, *column))) for column in columns),
+                cells=tuple(
+                    Cell(text=spread(*line.all[:2], 2) if (line := by_cell.get((defense, *column))) else "–")
+                    for column in columns
+                ),
             )
             for defense in defenses
         ),
     )
-
-
-def _cell(line: MILine | None) -> Cell:
-    if line is None:
-        return Cell(text="–")
-    std = "" if line.all.std is None else f" ± {line.all.std:.2f}"
-    return Cell(text=f"{line.all.mean:.2f}{std}")

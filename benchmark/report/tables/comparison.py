@@ -8,7 +8,7 @@ from robustness_bench.benchmark.report.lines.trained import UNKNOWN, column
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
 from robustness_bench.benchmark.report.rendering.csv import number
 from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
-from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
+from robustness_bench.benchmark.report.rendering.table import Table, plain_table
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, count
 
 COLUMNS = (
@@ -26,40 +26,36 @@ def to_table(found: Comparison) -> Table:
     first, second, tests = found.first, found.second, found.tests
     seeds = sorted({*first.per_seed, *second.per_seed})
     gaps = {seed: first.per_seed[seed] - second.per_seed[seed] for seed in tests}
-    rows = [
-        _accuracy_row(first, seeds),
-        _accuracy_row(second, seeds),
-        _row("difference", [points(found.difference.mean), span(found.difference)], seeds, _points(gaps)),
-        _row(f"only {first.defense}", ["", ""], seeds, {s: str(t.only_first) for s, t in tests.items()}),
-        _row(f"only {second.defense}", ["", ""], seeds, {s: str(t.only_second) for s, t in tests.items()}),
-        _row("McNemar p", ["", ""], seeds, {s: p_text(t.p) for s, t in tests.items()}),
+    counted = {
+        f"only {first.defense}": {seed: str(test.only_first) for seed, test in tests.items()},
+        f"only {second.defense}": {seed: str(test.only_second) for seed, test in tests.items()},
+        "McNemar p": {seed: p_text(test.p) for seed, test in tests.items()},
+    }
+    rows: list[tuple[str, list[str], dict[int, str]]] = [
+        *(
+            (each.defense, [_mean(each), span(each.interval)], _points(each.per_seed))
+            for each in (first, second)
+        ),
+        ("difference", [points(found.difference.mean), span(found.difference)], _points(gaps)),
+        *((label, ["", ""], values) for label, values in counted.items()),
     ]
     where = found.where
     attack = {WORST_CASE: f"the worst of {', '.join(found.union)}", "none": "no attack"}
-    return Table(
+    return plain_table(
         name="compare",
         title=f"{where.dataset}, {NORM_SYMBOLS[where.norm]} (ε = {budget(where.eps)}), {where.threat} box, "
         f"{attack.get(found.attack, found.attack)}",
         caption=f"Accuracy in % and difference in points on {count(found.images, 'test image')}. "
         f"Trained: {found.trained}.",
         measure="accuracy",
-        columns=tuple(
-            Column(group="", label=label)
-            for label in ("mean ± std", "95 % interval", *(f"seed {seed}" for seed in seeds))
-        ),
-        rows=tuple(rows),
+        heads=[("", head) for head in ("mean ± std", "95 % interval", *(f"seed {seed}" for seed in seeds))],
+        rows=[(label, [*texts, *(own.get(seed, "–") for seed in seeds)]) for label, texts, own in rows],
     )
 
 
-def _accuracy_row(accuracy: Accuracy, seeds: Sequence[int]) -> Row:
+def _mean(accuracy: Accuracy) -> str:
     mean, std, _ = accuracy.summary
-    text = points(mean) if std is None else f"{points(mean)} ± {points(std)}"
-    return _row(accuracy.defense, [text, span(accuracy.interval)], seeds, _points(accuracy.per_seed))
-
-
-def _row(label: str, head: list[str], seeds: Sequence[int], values: dict[int, str]) -> Row:
-    cells = [*head, *(values.get(seed, "–") for seed in seeds)]
-    return Row(group="", label=label, cells=tuple(Cell(text=text) for text in cells))
+    return points(mean) if std is None else f"{points(mean)} ± {points(std)}"
 
 
 def _points(values: dict[int, float]) -> dict[int, str]:

@@ -8,7 +8,7 @@ from robustness_bench.benchmark.plan.protocol import Settings
 from robustness_bench.benchmark.report.lines.results import Line
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
-from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
+from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table, spread
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, count, counts
 from robustness_bench.benchmark.report.tables.given import given
 from robustness_bench.benchmark.statistics import MeanStd
@@ -196,10 +196,7 @@ def _cell(line: Line | None, figure: MeanStd | None, best: float | None, decimal
         return Cell(text=_MISSING)
     if figure is None:
         return Cell(text=_MISSING) if line.missing else Cell(text="ERROR", error=line.error)
-    text = f"{figure.mean:.{decimals}f}"
-    if figure.std is not None:
-        text += f" ± {figure.std:.{decimals}f}"
-    return Cell(text=text, best=round(figure.mean, decimals) == best)
+    return Cell(text=spread(*figure[:2], decimals), best=round(figure.mean, decimals) == best)
 
 
 def _caption(threat: str, lines: list[Line], settings: Settings, label: str) -> str:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from robustness_bench.benchmark.report.rendering.table import spread
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, count
 from robustness_bench.benchmark.site.contents import names
 from robustness_bench.benchmark.site.contents.boards import Board, Row
@@ -202,8 +203,7 @@ def _mean(values: Sequence[float]) -> float:
 def _mean_text(values: Sequence[float]) -> str:
     if not values:
         return "–"
-    figure = mean_std(values)
-    return f"{figure.mean:.1f}" + ("" if figure.std is None else f" ± {figure.std:.1f}")
+    return spread(*mean_std(values)[:2], 1)
 
 
 def _number(value: float | None) -> str:
