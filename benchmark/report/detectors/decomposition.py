@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from robustness_bench.benchmark.report.detectors.cells import plain
 from robustness_bench.benchmark.report.detectors.lines import OBLIVIOUS, DetectionLine
 from robustness_bench.benchmark.report.detectors.names import attack_label, confidence, published_name
-from robustness_bench.benchmark.report.detectors.tables import NOT_A_CLAIM, Found
+from robustness_bench.benchmark.report.detectors.tables import NOT_A_CLAIM, Found, plain
 from robustness_bench.benchmark.report.literature.published import LU, Curve, curves
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Notes, Row, Table
 from robustness_bench.benchmark.report.rendering.wording import counts, span

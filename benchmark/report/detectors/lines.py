@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness_bench.benchmark.report.detectors.names import known_attacks, position, system_names
+from robustness_bench.benchmark.report.detectors.names import known_attacks, system_names
+from robustness_bench.benchmark.report.lines.results import position
 from robustness_bench.benchmark.statistics import Interval, MeanStd, mean_std, widened
 from robustness_bench.benchmark.store.detections import Detection, Mask
 

@@ -1,7 +1,5 @@
 """Names and order of systems, detectors and attacks in the tables."""
 
-from collections.abc import Sequence
-
 from robustness_bench.attacks.registry import attack_names, attack_presets
 from robustness_bench.defenses.detectors.registry import GROUPS, detector_presets, system_presets
 
@@ -51,11 +49,6 @@ def published_name(attack: str) -> str:
 def our_name(attack: str) -> str:
     """Return our name of an attack in the detectors' papers."""
     return next((ours for ours, theirs in _PRINTED.items() if theirs == attack), attack)
-
-
-def position(name: str, names: Sequence[str]) -> tuple[int, str]:
-    """Return a sort key: known names in their order, then the others."""
-    return (names.index(name) if name in names else len(names), name)
 
 
 def confidence(kappa: float) -> str:

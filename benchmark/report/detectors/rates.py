@@ -18,8 +18,9 @@ from robustness_bench.benchmark.report.detectors.lines import (
     remarks,
     successful,
 )
-from robustness_bench.benchmark.report.detectors.names import detector_names, position
+from robustness_bench.benchmark.report.detectors.names import detector_names
 from robustness_bench.benchmark.report.detectors.roc import RATES, Scores, at_rates, auroc
+from robustness_bench.benchmark.report.lines.results import position
 from robustness_bench.benchmark.statistics import Interval, MeanStd, mean_std, widened
 from robustness_bench.benchmark.store.detections import Detection, Mask
 

@@ -37,11 +37,7 @@ _ATTACKS: dict[Number, tuple[str, ...]] = {
     "5": ("pgd-40", "aa"),
     "7": ("none", "pgd-40", "aa", "ti-dim"),
 }
-_CURVES = {
-    "standard_of_x": "I(x; h(x))",
-    "standard_of_x_adv": "I(x̃; h(x̃))",
-    "standard_across": "I(x; h(x̃))",
-}
+_CURVES = {"standard_of_x": "I(x; h(x))", "standard_of_x_adv": "I(x̃; h(x̃))", "standard_across": "I(x; h(x̃))"}
 _SHADED = (_CURVES["standard_of_x_adv"], _CURVES["standard_across"])
 _HALVES = {"natural": "Natural MI", "adversarial": "Adversarial MI"}
 _TRAINED_BY = {"eq-4": "MIM (eq. 4)", "eq-5": "Our (eq. 5)"}

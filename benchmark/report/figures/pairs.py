@@ -20,10 +20,10 @@ from robustness_bench.benchmark.report.detectors.lines import (
 from robustness_bench.benchmark.report.detectors.names import (
     attack_label,
     detector_names,
-    position,
     system_label,
     system_names,
 )
+from robustness_bench.benchmark.report.lines.results import position
 from robustness_bench.benchmark.store.detections import Detection
 from robustness_bench.defenses.detectors.registry import detector_presets
 

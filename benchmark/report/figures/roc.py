@@ -4,10 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from robustness_bench.benchmark.report.detectors.roc import RATES, auroc
+from robustness_bench.benchmark.report.detectors.roc import RATES, auroc, roc, tpr_at
 from robustness_bench.benchmark.report.figures.namid import NothingToDrawError
 from robustness_bench.benchmark.report.figures.pairs import Pair, Panel, detector_label, pair_up, panels_of
-from robustness_bench.benchmark.report.figures.roc_curves import roc, tpr_at
 from robustness_bench.benchmark.statistics import MeanStd, mean_std
 from robustness_bench.benchmark.store.detections import Detection
 

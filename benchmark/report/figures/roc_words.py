@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 from robustness_bench.benchmark.report.detectors.lines import OBLIVIOUS
-from robustness_bench.benchmark.report.detectors.roc import RATES
+from robustness_bench.benchmark.report.detectors.roc import FPRS, RATES
 from robustness_bench.benchmark.report.figures.pairs import Panel, detector_label
 from robustness_bench.benchmark.report.figures.roc import WORST_AT, Curve, RocFigure, which
-from robustness_bench.benchmark.report.figures.roc_curves import FPRS
 from robustness_bench.benchmark.report.rendering.csv import number
 from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.report.rendering.table import Table, plain_table

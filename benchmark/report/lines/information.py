@@ -13,6 +13,7 @@ from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.files import write_atomic
 from robustness_bench.benchmark.plan.protocol import OBJECTIVES, Protocol, Settings
 from robustness_bench.benchmark.plan.tasks import make_mi_plan
+from robustness_bench.benchmark.report.lines.results import position
 from robustness_bench.benchmark.report.rendering.csv import number
 from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table, spread
@@ -95,14 +96,13 @@ def _selected(record: MIRecord) -> NDArray[np.bool_]:
 
 
 def _order(line: MILine) -> tuple[object, ...]:
-    defenses, attacks = list(defense_presets()), attack_names()
     return (
         line.dataset,
         NORMS.index(line.norm),
         line.eps,
         OBJECTIVES.index(line.objective),
-        defenses.index(line.defense) if line.defense in defenses else len(defenses),
-        attacks.index(line.attack) if line.attack in attacks else len(attacks),
+        position(line.defense, list(defense_presets())),
+        position(line.attack, attack_names()),
         line.setting,
         list(LABELS).index(line.estimate),
     )

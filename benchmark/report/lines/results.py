@@ -48,11 +48,11 @@ class Line:
     sets: tuple[str, ...]
     kind: str
     bounded: MeanStd | None
-    unbounded: MeanStd | None
-    median_distance: float | None
-    forwards: float | None
-    backwards: float | None
-    flags: tuple[str, ...]
+    unbounded: MeanStd | None = None
+    median_distance: float | None = None
+    forwards: float | None = None
+    backwards: float | None = None
+    flags: tuple[str, ...] = ()
     per_seed: dict[int, float | None]
     images: int
     error: str
@@ -88,17 +88,13 @@ def _line(records: list[Record], flags: tuple[str, ...]) -> Line:
         record.seed: None if record.status == "error" else percent(record.robust) for record in records
     }
     return Line(
-        dataset=spec["dataset"],
-        norm=spec["norm"],
-        eps=spec["eps"],
-        threat=spec["threat"],
-        defense=spec["defense"],
+        **{name: spec[name] for name in ("dataset", "norm", "eps", "threat", "defense")},
         attack=spec["attack"],
         sets=sets_of(spec),
         kind=spec["kind_of_attack"],
         bounded=mean_std([value for value in per_seed.values() if value is not None]) if whole else None,
         unbounded=mean_std([percent(r.withstood) for r in records]) if whole and open_ended else None,
-        median_distance=_median_distance(records) if whole and open_ended else None,
+        median_distance=median_distance(records) if whole and open_ended else None,
         forwards=_mean(records, "forwards") if whole else None,
         backwards=_mean(records, "backwards") if whole else None,
         flags=flags,
@@ -132,7 +128,8 @@ def _mean(records: list[Record], column: str) -> float:
     return float(np.mean([record.rows[column].mean() for record in records]))
 
 
-def _median_distance(records: list[Record]) -> float | None:
+def median_distance(records: Sequence[Record]) -> float | None:
+    """Return the median distance of the images that a minimum-norm attack fooled, mean over seeds."""
     medians = []
     for record in records:
         fell = record.clean & ~record.withstood
@@ -148,15 +145,16 @@ def _order(line: Line) -> tuple[object, ...]:
         line.norm != "linf",
         line.norm,
         line.threat != "white",
-        _position(line.defense, defenses),
-        _position(line.attack, attacks),
+        position(line.defense, defenses),
+        position(line.attack, attacks),
         line.sets,
         line.eps,
         line.setting,
     )
 
 
-def _position(name: str, names: list[str]) -> tuple[int, str]:
+def position(name: str, names: Sequence[str]) -> tuple[int, str]:
+    """Return a sort key: known names in their order, then the others."""
     return (names.index(name) if name in names else len(names), name)
 
 

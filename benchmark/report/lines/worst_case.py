@@ -58,20 +58,11 @@ def _line(records: list[Record], required: list[str], attack_set: str) -> Line:
         per_seed = {seed: percent(each) for seed, each in stood.items()}
     spec = records[0].spec
     return Line(
-        dataset=spec["dataset"],
-        norm=spec["norm"],
-        eps=spec["eps"],
-        threat=spec["threat"],
-        defense=spec["defense"],
+        **{name: spec[name] for name in ("dataset", "norm", "eps", "threat", "defense")},
         attack=NAME,
         sets=(attack_set,),
         kind=NAME,
         bounded=mean_std([value for value in per_seed.values() if value is not None]) if whole else None,
-        unbounded=None,
-        median_distance=None,
-        forwards=None,
-        backwards=None,
-        flags=(),
         per_seed=per_seed,
         images=spec["n_examples"],
         error="" if whole else f"no worst case without {', '.join(failed or lacking)}",

@@ -7,8 +7,7 @@ from typing import Generic, TypeVar
 from robustness_bench.benchmark.plan.protocol import Settings
 from robustness_bench.benchmark.report.detectors.lines import DetectionLine
 from robustness_bench.benchmark.report.lines.results import Line
-from robustness_bench.benchmark.report.literature.layout import Axis
-from robustness_bench.benchmark.report.literature.published import Published
+from robustness_bench.benchmark.report.literature.published import Axis, Published
 from robustness_bench.benchmark.statistics import Interval, MeanStd, inside
 
 AnyLine = TypeVar("AnyLine", bound=Line | DetectionLine)
@@ -86,6 +85,10 @@ class PaperCell(Generic[AnyLine]):
         return [seed for seed in range(seeds) if per_seed.get(seed) is None]
 
 
-def blocks_of(cells: Sequence[PaperCell[AnyLine]]) -> list[Block[AnyLine]]:
+Cells = Sequence[PaperCell[AnyLine]]
+Blocks = Sequence[Block[AnyLine]]
+
+
+def blocks_of(cells: Cells[AnyLine]) -> list[Block[AnyLine]]:
     """Return the data sets of some cells, in order."""
     return list({cell.block.label: cell.block for cell in cells}.values())

@@ -23,9 +23,15 @@ from robustness_bench.benchmark.report.detectors.names import (
     system_label,
 )
 from robustness_bench.benchmark.report.detectors.store import detections, fitting
-from robustness_bench.benchmark.report.literature.layout import Axis, Layout
-from robustness_bench.benchmark.report.literature.published import LU, Published, curves, published
-from robustness_bench.benchmark.report.paper.cells import Block, PaperCell, blocks_of
+from robustness_bench.benchmark.report.literature.published import (
+    LU,
+    Axis,
+    Layout,
+    Published,
+    curves,
+    published,
+)
+from robustness_bench.benchmark.report.paper.cells import Block, Blocks, Cells, PaperCell, blocks_of
 from robustness_bench.benchmark.report.paper.oddities import oddities
 from robustness_bench.benchmark.report.paper.tables import Paper
 from robustness_bench.benchmark.report.rendering.csv import number
@@ -34,8 +40,6 @@ from robustness_bench.benchmark.report.rendering.wording import counts, span
 from robustness_bench.benchmark.statistics import Interval, MeanStd
 from robustness_bench.benchmark.store.detections import Detection
 
-Cells = Sequence[PaperCell[DetectionLine]]
-Blocks = Sequence[Block[DetectionLine]]
 _IMAGES = 1000
 _EAD = ("ead-l1", "ead-en")
 _NATURAL = {"mnist": (99.42, 99.13, 98.63), "cifar10": (86.91, 83.33, 83.18)}  # printed: alone, and guarded
@@ -113,7 +117,7 @@ class Magnet(Paper[DetectionLine]):
         """Return κ."""
         return row.key
 
-    def column(self, axis: Axis, blocks: Blocks) -> Column:
+    def column(self, axis: Axis, blocks: Blocks[DetectionLine]) -> Column:
         """Return system and attack."""
         return Column(group=system_label(axis.group), label=axis.key.upper())
 
@@ -121,12 +125,12 @@ class Magnet(Paper[DetectionLine]):
         """Return the remarks on the system's detectors."""
         return line.remarks
 
-    def title(self, shape: Layout, blocks: Blocks) -> str:
+    def title(self, shape: Layout, blocks: Blocks[DetectionLine]) -> str:
         """Return the paper's table number and the data sets."""
         names = " and ".join(block.label for block in blocks)
         return f"Table {_number(shape)} of {self.name}: oblivious attacks, {names}"
 
-    def says(self, shape: Layout, cells: Cells) -> Iterator[str]:
+    def says(self, shape: Layout, cells: Cells[DetectionLine]) -> Iterator[str]:
         """Yield measure; images, seeds and β of each data set."""
         several = any(cell.line and len(cell.line.per_seed) > 1 for cell in cells)
         spread = ", mean ± sample standard deviation over training seeds" if several else ""
@@ -137,7 +141,7 @@ class Magnet(Paper[DetectionLine]):
         for block in blocks_of(cells):
             yield _made(block, [cell.line for cell in cells if cell.block is block and cell.line])
 
-    def notes(self, blocks: Blocks) -> Iterator[Note]:
+    def notes(self, blocks: Blocks[DetectionLine]) -> Iterator[Note]:
         """Yield what is not claimed."""
         labels = " and ".join(f"detectors-{block.label}" for block in blocks)
         yield Note(
@@ -198,7 +202,7 @@ class Magnet(Paper[DetectionLine]):
         """Return the data set."""
         return cell.block.label
 
-    def options(self, cells: Cells) -> dict[str, str]:
+    def options(self, cells: Cells[DetectionLine]) -> dict[str, str]:
         """Return the options of one data set."""
         return {
             "--defense": ",".join(dict.fromkeys(cell.column.group for cell in cells)),

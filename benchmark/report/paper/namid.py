@@ -9,21 +9,24 @@ from robustness_bench.benchmark.data import Located, dataset_named
 from robustness_bench.benchmark.plan.protocol import Protocol, Settings, load_protocol
 from robustness_bench.benchmark.report.lines.results import Line, summarize
 from robustness_bench.benchmark.report.lines.selection import fitting
-from robustness_bench.benchmark.report.literature.layout import Axis, Layout, layout
-from robustness_bench.benchmark.report.literature.published import Published, contradictions, published
-from robustness_bench.benchmark.report.paper.cells import Block, PaperCell, blocks_of
+from robustness_bench.benchmark.report.literature.published import (
+    Axis,
+    Layout,
+    Published,
+    contradictions,
+    layout,
+    published,
+)
+from robustness_bench.benchmark.report.paper.cells import Block, Blocks, Cells, PaperCell, blocks_of
 from robustness_bench.benchmark.report.paper.tables import Paper
 from robustness_bench.benchmark.report.rendering.csv import number
 from robustness_bench.benchmark.report.rendering.table import Column
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, count, counts
-from robustness_bench.benchmark.report.tables.given import given
-from robustness_bench.benchmark.report.tables.threats import THREAT_NAMES, suffix_of, unlooked
+from robustness_bench.benchmark.report.tables.threats import THREAT_NAMES, given, suffix_of, unlooked
 from robustness_bench.benchmark.statistics import Interval, MeanStd, widened
 from robustness_bench.benchmark.store.cells import Record, read_records
 from robustness_bench.defenses.registry import defense_presets
 
-Cells = Sequence[PaperCell[Line]]
-Blocks = Sequence[Block[Line]]
 _FAR, _NEAR = "any distance", "within ε"  # which adversarial images count
 _COUNTED = {
     "strict": "only images within ε count (≤ε)",
@@ -95,7 +98,7 @@ class Namid(Paper[Line]):
         """Return the defense's label."""
         return defense_presets()[row.key].label
 
-    def column(self, axis: Axis, blocks: Blocks) -> Column:
+    def column(self, axis: Axis, blocks: Blocks[Line]) -> Column:
         """Return norm and attack; ε if all data sets share it (the caption has it anyway)."""
         group, label = NORM_SYMBOLS[axis.group], attack_presets("paper")[axis.key].label
         budgets = {budget(block.settings.eps[axis.group]) for block in blocks}
@@ -106,18 +109,18 @@ class Namid(Paper[Line]):
             label += " any" if sets == {"paper"} else " ≤ε"
         return Column(group=group, label=label)
 
-    def suffix(self, blocks: Blocks) -> str:
+    def suffix(self, blocks: Blocks[Line]) -> str:
         """Return the attack sets but the default."""
         return "".join(map(suffix_of, dict.fromkeys(block.settings.attack_set for block in blocks)))
 
-    def title(self, shape: Layout, blocks: Blocks) -> str:
+    def title(self, shape: Layout, blocks: Blocks[Line]) -> str:
         """Return the threat model and the data sets."""
         sets = dict.fromkeys(block.settings.attack_set for block in blocks)
         named = "".join(f", {each} set" for each in sets if each != "strict")
         names = " and ".join(block.label for block in blocks)
         return f"Table {shape.table}: {THREAT_NAMES[shape.threat].lower()}, {names}{named}"
 
-    def says(self, shape: Layout, cells: Cells) -> Iterator[str]:
+    def says(self, shape: Layout, cells: Cells[Line]) -> Iterator[str]:
         """Yield measure; images, seeds, ε, attacks and models of each data set; what counts and is marked."""
         spread = "mean ± sample standard deviation" if shape.spread else "mean"
         yield (
@@ -134,7 +137,7 @@ class Namid(Paper[Line]):
             yield f"{' and '.join(labels)}: {'; '.join(ways)}."
         yield "The best of each group of rows is marked, column by column."
 
-    def flagged(self, cells: Cells) -> Iterator[str]:
+    def flagged(self, cells: Cells[Line]) -> Iterator[str]:
         """Yield the models that show signs of hidden gradients, and those that were not checked for them."""
         seen = [(f"{c.block.label} × {self.row_label(c.row)}", c.line) for c in cells if c.line]
         raised: dict[str, set[str]] = {}
@@ -171,7 +174,7 @@ class Namid(Paper[Line]):
         """Return data set and norm."""
         return f"{cell.block.label}, {NORM_SYMBOLS[cell.column.group]}"
 
-    def options(self, cells: Cells) -> dict[str, str]:
+    def options(self, cells: Cells[Line]) -> dict[str, str]:
         """Return the options of one data set, norm and threat."""
         first, attacks = cells[0], {cell.column.key for cell in cells}
         return {

@@ -9,15 +9,17 @@ from typing import Any, ClassVar, Generic
 from robustness_bench.benchmark.data import Located, dataset_named, locate
 from robustness_bench.benchmark.errors import DataError
 from robustness_bench.benchmark.plan.protocol import Protocol, Settings
-from robustness_bench.benchmark.report.literature.layout import Axis, Layout, layout
 from robustness_bench.benchmark.report.literature.published import (
     SOURCES,
+    Axis,
+    Layout,
     Published,
     Source,
+    layout,
     printed_name,
     published,
 )
-from robustness_bench.benchmark.report.paper.cells import AnyLine, Block, PaperCell, blocks_of
+from robustness_bench.benchmark.report.paper.cells import AnyLine, Block, Blocks, Cells, PaperCell, blocks_of
 from robustness_bench.benchmark.report.rendering.csv import number
 from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.report.rendering.table import (
@@ -99,15 +101,15 @@ class Paper(ABC, Generic[AnyLine]):
         """Return a row's label."""
 
     @abstractmethod
-    def column(self, axis: Axis, blocks: Sequence[Block[AnyLine]]) -> Column:
+    def column(self, axis: Axis, blocks: Blocks[AnyLine]) -> Column:
         """Return a column's headings."""
 
     @abstractmethod
-    def title(self, shape: Layout, blocks: Sequence[Block[AnyLine]]) -> str:
+    def title(self, shape: Layout, blocks: Blocks[AnyLine]) -> str:
         """Return a table's title."""
 
     @abstractmethod
-    def says(self, shape: Layout, cells: Sequence[PaperCell[AnyLine]]) -> Iterator[str]:
+    def says(self, shape: Layout, cells: Cells[AnyLine]) -> Iterator[str]:
         """Yield the sentences of a table's caption: what was measured, and how, data set by data set."""
 
     @abstractmethod
@@ -119,14 +121,14 @@ class Paper(ABC, Generic[AnyLine]):
         """Return the place, in words, whose missing cells one command runs."""
 
     @abstractmethod
-    def options(self, cells: Sequence[PaperCell[AnyLine]]) -> dict[str, str]:
+    def options(self, cells: Cells[AnyLine]) -> dict[str, str]:
         """Return the options of `bench run` that select the cells of one gap."""
 
     @abstractmethod
     def fields(self, cell: PaperCell[AnyLine]) -> dict[str, str]:
         """Return the paper's own columns of the CSV."""
 
-    def suffix(self, blocks: Sequence[Block[AnyLine]]) -> str:
+    def suffix(self, blocks: Blocks[AnyLine]) -> str:
         """Return the end of a table's file name."""
         return ""
 
@@ -134,11 +136,11 @@ class Paper(ABC, Generic[AnyLine]):
         """Return remarks on our number."""
         return ()
 
-    def flagged(self, cells: Sequence[PaperCell[AnyLine]]) -> Iterator[str]:
+    def flagged(self, cells: Cells[AnyLine]) -> Iterator[str]:
         """Yield sentences of the caption on signs of hidden gradients."""
         yield from ()
 
-    def notes(self, blocks: Sequence[Block[AnyLine]]) -> Iterator[Note]:
+    def notes(self, blocks: Blocks[AnyLine]) -> Iterator[Note]:
         """Yield notes on the whole table."""
         yield from ()
 
@@ -187,19 +189,14 @@ def read_blocks(
         images = min(settings.n_examples or available, available)
         made.append(
             Block(
-                settings=settings,
-                label=label,
-                images=images,
-                available=available,
-                lines=lines,
-                unread=unread,
+                settings=settings, label=label, images=images, available=available, lines=lines, unread=unread
             )
         )
     return made
 
 
 def cells_of(
-    paper: Paper[AnyLine], shape: Layout, blocks: Sequence[Block[AnyLine]], *, beside: bool
+    paper: Paper[AnyLine], shape: Layout, blocks: Blocks[AnyLine], *, beside: bool
 ) -> list[PaperCell[AnyLine]]:
     """Return the cells of a table, data set by data set and row by row.
 
@@ -242,13 +239,7 @@ def cells_of(
 
 
 def paper_table(
-    paper: Paper[AnyLine],
-    shape: Layout,
-    cells: Sequence[PaperCell[AnyLine]],
-    *,
-    seeds: int,
-    beside: bool,
-    remedy: Remedy,
+    paper: Paper[AnyLine], shape: Layout, cells: Cells[AnyLine], *, seeds: int, beside: bool, remedy: Remedy
 ) -> Table:
     """Return the finished table.
 
@@ -281,12 +272,7 @@ def paper_table(
 
 
 def _rows(
-    paper: Paper[AnyLine],
-    shape: Layout,
-    cells: Sequence[PaperCell[AnyLine]],
-    stacked: bool,
-    notes: Notes,
-    seeds: int,
+    paper: Paper[AnyLine], shape: Layout, cells: Cells[AnyLine], stacked: bool, notes: Notes, seeds: int
 ) -> Iterator[Row]:
     """Yield the rows of one data set: ours and, below each, the paper's number and the difference."""
     for row, found in groupby(cells, key=lambda cell: cell.row):
@@ -308,7 +294,7 @@ def _ours(
     paper: Paper[AnyLine],
     shape: Layout,
     cell: PaperCell[AnyLine],
-    group: Sequence[PaperCell[AnyLine]],
+    group: Cells[AnyLine],
     decimals: int,
     notes: Notes,
     seeds: int,
@@ -332,9 +318,7 @@ def _ours(
     )
 
 
-def _printed(
-    paper: Paper[AnyLine], cell: PaperCell[AnyLine], group: Sequence[PaperCell[AnyLine]], notes: Notes
-) -> Cell:
+def _printed(paper: Paper[AnyLine], cell: PaperCell[AnyLine], group: Cells[AnyLine], notes: Notes) -> Cell:
     figure, decimals = cell.published, paper.printed_decimals
     if figure is None:
         return Cell(text="")
@@ -360,7 +344,7 @@ def _is_best(mean: float, rivals: Sequence[float], decimals: int) -> bool:
     return len(shown) > 1 and round(mean, decimals) == max(shown)
 
 
-def _caption(paper: Paper[AnyLine], shape: Layout, cells: Sequence[PaperCell[AnyLine]]) -> str:
+def _caption(paper: Paper[AnyLine], shape: Layout, cells: Cells[AnyLine]) -> str:
     """Return what the table shows, how it was made, and how it is judged."""
     parts = [*paper.says(shape, cells)]
     if any(cell.published for cell in cells):
@@ -372,9 +356,7 @@ def _caption(paper: Paper[AnyLine], shape: Layout, cells: Sequence[PaperCell[Any
     return " ".join([*parts, *paper.flagged(cells)])
 
 
-def _remarks(
-    paper: Paper[AnyLine], shape: Layout, blocks: Sequence[Block[AnyLine]], beside: bool
-) -> Iterator[Note]:
+def _remarks(paper: Paper[AnyLine], shape: Layout, blocks: Blocks[AnyLine], beside: bool) -> Iterator[Note]:
     """Yield notes on the table and on each data set: what was not read, what differs from the paper."""
     yield from paper.notes(blocks)
     for block in blocks:
@@ -404,9 +386,7 @@ def _against(paper: Paper[AnyLine], shape: Layout, block: Block[AnyLine]) -> Ite
     yield from paper.literature(block.dataset)
 
 
-def gaps(
-    paper: Paper[AnyLine], cells: Sequence[PaperCell[AnyLine]], seeds: int
-) -> list[list[PaperCell[AnyLine]]]:
+def gaps(paper: Paper[AnyLine], cells: Cells[AnyLine], seeds: int) -> list[list[PaperCell[AnyLine]]]:
     """Return the cells that lack one of the first ``seeds`` seeds, a group per command that runs them."""
     short: dict[str, list[PaperCell[AnyLine]]] = {}
     for cell in cells:
@@ -415,9 +395,7 @@ def gaps(
     return list(short.values())
 
 
-def _to_run(
-    paper: Paper[AnyLine], cells: Sequence[PaperCell[AnyLine]], seeds: int, remedy: Remedy
-) -> Iterator[Note]:
+def _to_run(paper: Paper[AnyLine], cells: Cells[AnyLine], seeds: int, remedy: Remedy) -> Iterator[Note]:
     what = "a result" if seeds == 1 else f"one or more of the {seeds} seeds asked for"
     for short in gaps(paper, cells, seeds):
         lack = f"{count(len(short), 'cell')} {'lacks' if len(short) == 1 else 'lack'}"
@@ -426,7 +404,7 @@ def _to_run(
         )
 
 
-def to_csv(paper: Paper[AnyLine], cells: Sequence[PaperCell[AnyLine]]) -> str:
+def to_csv(paper: Paper[AnyLine], cells: Cells[AnyLine]) -> str:
     """Return the cells as CSV text with a header; the same cells give the same bytes."""
     rows = ({**_fields(paper, cell), **paper.fields(cell)} for cell in cells)
     return csv_text(paper.columns, ([row[name] for name in paper.columns] for row in rows))

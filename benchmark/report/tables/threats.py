@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from robustness_bench.attacks.registry import NORMS, SETS, attack_names, attack_presets
 from robustness_bench.benchmark.plan.protocol import Settings
+from robustness_bench.benchmark.plan.tasks import ZOO, weights_hash
 from robustness_bench.benchmark.report.lines.results import Line
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table, spread
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, count, counts
-from robustness_bench.benchmark.report.tables.given import given
 from robustness_bench.benchmark.statistics import MeanStd
 from robustness_bench.benchmark.store.diagnoses import EARLIER, SIGNS_ONLY
 from robustness_bench.defenses.registry import defense_presets
@@ -219,6 +220,20 @@ def _models(settings: Settings, lines: list[Line]) -> str:
     text = text if text.startswith(network) else text[:1].upper() + text[1:]
     readings = sorted({line.reading for line in lines if line.reading})
     return "; input: ".join([text, *readings])
+
+
+def given(settings: Settings) -> str:
+    """Return the weights and their network in a few words; empty if none were given."""
+    if not settings.weights or settings.weights.startswith(ZOO):
+        return settings.weights and f"weights: {settings.weights}"
+    network = f"{settings.model.name} of width {settings.model.width}"
+    if settings.network:
+        network = f"the network of {_named(PurePath(settings.network).name, settings.network)}"
+    return f"{network}, weights: {_named(settings.weights, settings.weights)}"
+
+
+def _named(name: str, file: str) -> str:
+    return f"{name} (SHA-256 {weights_hash(file)[:12]}…)"
 
 
 def _judging(lines: list[Line], attack_set: str) -> str:

@@ -286,10 +286,7 @@ def _ranked(rows: list[Row], natural: str) -> tuple[Row, ...]:
     stood = [_stacked(row.worst) for row in whole if row.worst]
     places = ranks(stood) if stood else []
     partial = sorted((row for row in rows if not row.worst), key=lambda row: (row.defense, row.family))
-    return (
-        *(replace(row, rank=place) for row, place in zip(whole, places, strict=True)),
-        *partial,
-    )
+    return (*(replace(row, rank=place) for row, place in zip(whole, places, strict=True)), *partial)
 
 
 def _stacked(worst: Cell) -> Outcomes:

@@ -21,13 +21,13 @@ from robustness_bench.benchmark.plan.detectors import make_detection_plan
 from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.report.detectors.lines import DetectionLine, detection_lines
 from robustness_bench.benchmark.report.detectors.names import system_names
-from robustness_bench.benchmark.report.detectors.publish import detection_tables
 from robustness_bench.benchmark.report.detectors.store import detections, fitting
 from robustness_bench.benchmark.report.literature.published import curves, published
 from robustness_bench.benchmark.report.paper import tables as paper
 from robustness_bench.benchmark.report.paper.cells import Block, PaperCell
 from robustness_bench.benchmark.report.paper.magnet import MAGNET
 from robustness_bench.benchmark.report.paper.oddities import oddities
+from robustness_bench.benchmark.report.publish import detection_tables
 from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex, to_text
 from robustness_bench.benchmark.report.rendering.markdown import to_markdown
 from robustness_bench.benchmark.report.rendering.table import Row, Table, signed
@@ -421,7 +421,7 @@ def test_tables_of_both_papers_in_one_go(tmp_path: Path) -> None:
 def test_reports_need_no_torch() -> None:
     program = (
         "import sys, robustness_bench.benchmark.cli.tables; "
-        "from robustness_bench.benchmark.report.detectors import publish, store; "
+        "from robustness_bench.benchmark.report import publish; "
         "from robustness_bench.benchmark.report.paper import magnet; "
         "sys.exit(bool({'torch', 'matplotlib'} & sys.modules.keys()))"
     )

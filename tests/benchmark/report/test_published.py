@@ -8,10 +8,11 @@ import pytest
 from robustness_bench.attacks.registry import NORMS, attack_names
 from robustness_bench.benchmark.data import DATASETS
 from robustness_bench.benchmark.plan.protocol import THREATS
-from robustness_bench.benchmark.report.literature.layout import Axis, layout
 from robustness_bench.benchmark.report.literature.published import (
+    Axis,
     Published,
     contradictions,
+    layout,
     printed_name,
     published,
 )
