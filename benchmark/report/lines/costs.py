@@ -16,22 +16,21 @@ COLUMNS = (
 
 def costs(records: Sequence[Record]) -> str:
     """Return CSV text; passes are per image, seconds per cell."""
-    rows = []
-    for record in records:
-        spec = record.spec
-        if record.status == "ok":
-            rows.append(
-                [
-                    *(spec[name] for name in ("dataset", "norm")),
-                    f"{spec['eps']:.6g}",
-                    *(spec[name] for name in ("threat", "defense", "attack")),
-                    record.seed,
-                    spec["n_examples"],
-                    f"{record.rows['forwards'].mean():.2f}",
-                    f"{record.rows['backwards'].mean():.2f}",
-                    f"{record.seconds:.3f}",
-                    record.environment["hardware"],
-                    record.family,
-                ]
-            )
-    return to_csv(COLUMNS, rows)
+    return to_csv(COLUMNS, (_row(record) for record in records if record.status == "ok"))
+
+
+def _row(record: Record) -> list[object]:
+    spec = record.spec
+    return [
+        *(
+            spec["dataset"],
+            spec["norm"],
+            f"{spec['eps']:.6g}",
+            spec["threat"],
+            spec["defense"],
+            spec["attack"],
+        ),
+        *(record.seed, spec["n_examples"]),
+        *(f"{record.rows[name].mean():.2f}" for name in ("forwards", "backwards")),
+        *(f"{record.seconds:.3f}", record.environment["hardware"], record.family),
+    ]

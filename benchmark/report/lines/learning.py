@@ -24,27 +24,24 @@ def learning(checkpoints: Iterable[Path]) -> str:
     information in nats, on held-out images; terms: loss terms, means over the epoch's steps.
     kept: whether the checkpoint is from this epoch.
     """
-    rows = []
-    for path in checkpoints:
-        card = read_card(path)
-        for number, entry in enumerate(card.get("history", ()), start=1):
-            rows.append(_row(path.stem.removesuffix(f"-{card['id']}"), card, number, entry))
-    return to_csv(COLUMNS, rows)
+    cards = ((path, read_card(path)) for path in checkpoints)
+    return to_csv(
+        COLUMNS,
+        (
+            _row(path.stem.removesuffix(f"-{card['id']}"), card, number, entry)
+            for path, card in cards
+            for number, entry in enumerate(card.get("history", ()), start=1)
+        ),
+    )
 
 
 def _row(training: str, card: dict[str, Any], number: int, entry: dict[str, float]) -> list[Any]:
     held = {n.removeprefix("held_out_"): v for n, v in entry.items() if n.startswith("held_out_")}
     terms = {n: v for n, v in entry.items() if n not in _SHARED and not n.startswith("held_out_")}
     return [
-        card["spec"]["dataset"],
-        training,
-        card["seed"],
-        number,
-        number == card["epoch"],
+        *(card["spec"]["dataset"], training, card["seed"], number, number == card["epoch"]),
         *(f"{entry[name]:.6g}" for name in _SHARED),
-        _joined(held),
-        _joined(terms),
-        card["id"],
+        *(_joined(held), _joined(terms), card["id"]),
     ]
 
 

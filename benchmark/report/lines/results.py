@@ -160,34 +160,24 @@ def position(name: str, names: Sequence[str]) -> tuple[int, str]:
 
 def to_csv(lines: Iterable[Line]) -> str:
     """Return the lines as CSV text with a header; the same records give the same bytes."""
-    rows = []
-    for line in lines:
-        bounded, unbounded = line.bounded, line.unbounded
-        rows.append(
-            [
-                line.dataset,
-                line.norm,
-                f"{line.eps:.6g}",
-                line.threat,
-                line.defense,
-                line.attack,
-                " ".join(line.sets),
-                number(bounded.mean) if bounded else _absent(line),
-                number(bounded.std if bounded else None),
-                len(line.per_seed),
-                line.images,
-                " ".join(f"{seed}:{number(v) or _absent(line)}" for seed, v in line.per_seed.items()),
-                number(unbounded.mean if unbounded else None),
-                number(unbounded.std if unbounded else None),
-                number(line.median_distance),
-                number(line.forwards),
-                number(line.backwards),
-                "; ".join(filter(None, [" ".join(line.flags), line.unlooked])),
-                line.error or "ok",
-                line.setting,
-            ]
-        )
-    return csv_text(COLUMNS, rows)
+    return csv_text(COLUMNS, map(_row, lines))
+
+
+def _row(line: Line) -> list[object]:
+    bounded, unbounded = line.bounded, line.unbounded
+    return [
+        *(line.dataset, line.norm, f"{line.eps:.6g}", line.threat, line.defense, line.attack),
+        " ".join(line.sets),
+        number(bounded.mean) if bounded else _absent(line),
+        number(bounded.std if bounded else None),
+        *(len(line.per_seed), line.images),
+        " ".join(f"{seed}:{number(v) or _absent(line)}" for seed, v in line.per_seed.items()),
+        number(unbounded.mean if unbounded else None),
+        number(unbounded.std if unbounded else None),
+        *(number(value) for value in (line.median_distance, line.forwards, line.backwards)),
+        "; ".join(filter(None, [" ".join(line.flags), line.unlooked])),
+        *(line.error or "ok", line.setting),
+    ]
 
 
 def _absent(line: Line) -> str:

@@ -83,13 +83,10 @@ def _block(table: Table, group: str, part: slice) -> str:
     widths = [max(len(line[index]) for line in [head, *body]) for index in range(len(head))]
     rule = "─" * (sum(widths) + 2 * len(widths) - 2)
     lines = [_aligned(head, widths), rule]
-    for index, row in enumerate(table.rows):
-        above = table.rows[index - 1] if index else None
-        if above and (row.block, row.group) != (above.block, above.group):
-            lines.append(rule)
-        if row.block and (above is None or row.block != above.block):
-            lines += [row.block, rule]
-        lines.append(_aligned(body[index], widths))
+    for texts, (row, ruled, opens) in zip(body, table.ruled(), strict=True):
+        lines += [rule] if ruled else []
+        lines += [row.block, rule] if opens else []
+        lines.append(_aligned(texts, widths))
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from string import ascii_lowercase
 from typing import Literal
 
@@ -72,6 +72,13 @@ class Table:
         """Return the column groups in order, with their widths."""
         groups = groupby(column.group for column in self.columns)
         return [(group, len(list(columns))) for group, columns in groups]
+
+    def ruled(self) -> Iterator[tuple[Row, bool, bool]]:
+        """Yield each row, whether a rule separates it from the row above, and whether it opens a block."""
+        for above, row in pairwise([None, *self.rows]):
+            assert row is not None
+            ruled = above is not None and (row.block, row.group) != (above.block, above.group)
+            yield row, ruled, bool(row.block) and (above is None or row.block != above.block)
 
 
 def plain_table(

@@ -1,8 +1,8 @@
 """The white-box and black-box tables of one data set, from the lines of its records."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Literal, NamedTuple
 
 from robustness_bench.attacks.registry import NORMS, SETS, attack_names, attack_presets
 from robustness_bench.benchmark.plan.protocol import Settings
@@ -19,17 +19,20 @@ from robustness_bench.defenses.registry import defense_presets
 THREAT_NAMES = {"white": "White box", "black": "Black box"}
 _MISSING = "–"
 _OWN_BALL = ("wasserstein", "unbounded")
-Pick = Callable[[Line], MeanStd | None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Measure:
+class _Measure(NamedTuple):
     """One column: which attack's lines, and which of their numbers."""
 
     norm: str
     attack: str
     label: str
-    pick: Pick
+    counted: Literal["bounded", "unbounded"] = "bounded"
+
+    def figure(self, line: Line | None) -> MeanStd | None:
+        """Return a line's number in this column."""
+        found: MeanStd | None = getattr(line, self.counted, None)
+        return found
 
 
 def threat_tables(threat: str, lines: list[Line], settings: Settings, label: str) -> list[Table]:
@@ -49,17 +52,15 @@ def _accuracies(threat: str, lines: list[Line], settings: Settings, label: str) 
     cells = _by_cell(lines)
     measures = _measures(lines, settings.attack_set)
     defenses = _defenses(lines)
-    figures = {
-        (defense, measure): _figure(cells.get((measure.norm, measure.attack, defense)), measure.pick)
-        for defense in defenses
-        for measure in measures
-    }
     decimals = 2 if min(line.images for line in lines) >= 1000 else 1
-    best = {m: _best([figures[defense, m] for defense in defenses], decimals) for m in measures}
+    best = {
+        m: _best([m.figure(cells.get((m.norm, m.attack, each))) for each in defenses], decimals)
+        for m in measures
+    }
 
     def cell(defense: str, measure: _Measure) -> Cell:
         line = cells.get((measure.norm, measure.attack, defense))
-        return _cell(line, figures[defense, measure], best[measure], decimals)
+        return _cell(line, measure.figure(line), best[measure], decimals)
 
     return Table(
         name=_name(label, threat, settings),
@@ -74,11 +75,10 @@ def _accuracies(threat: str, lines: list[Line], settings: Settings, label: str) 
 def _costs(threat: str, lines: list[Line], settings: Settings, label: str) -> Table:
     """Return the passes per image of every attack that ran."""
     cells = _by_cell(lines)
-    presets = _labels(lines)
     measures = [
-        _Measure(norm=norm, attack=name, label=text, pick=_bounded)
+        _Measure(norm, name, text)
         for norm in NORMS
-        for name, text in presets.items()
+        for name, text in _labels(lines).items()
         if any((line.norm, line.attack) == (norm, name) and line.kind != WORST_CASE for line in lines)
     ]
 
@@ -164,26 +164,14 @@ def _measures(lines: list[Line], attack_set: str) -> list[_Measure]:
             if name not in present:
                 continue
             if kinds[name] != "minimum-norm":
-                measures.append(_Measure(norm=norm, attack=name, label=label, pick=_bounded))
+                measures.append(_Measure(norm, name, label))
             elif attack_set == "strict":
-                measures.append(_Measure(norm=norm, attack=name, label=f"{label} ≤ε", pick=_bounded))
+                measures.append(_Measure(norm, name, f"{label} ≤ε"))
             else:
-                measures.append(_Measure(norm=norm, attack=name, label=f"{label} any", pick=_unbounded))
+                measures.append(_Measure(norm, name, f"{label} any", "unbounded"))
         if WORST_CASE in present:
-            measures.append(_Measure(norm=norm, attack=WORST_CASE, label="Worst", pick=_bounded))
+            measures.append(_Measure(norm, WORST_CASE, "Worst"))
     return measures
-
-
-def _bounded(line: Line) -> MeanStd | None:
-    return line.bounded
-
-
-def _unbounded(line: Line) -> MeanStd | None:
-    return line.unbounded
-
-
-def _figure(line: Line | None, pick: Pick) -> MeanStd | None:
-    return pick(line) if line is not None else None
 
 
 def _best(column: list[MeanStd | None], decimals: int) -> float | None:

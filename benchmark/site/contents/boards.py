@@ -116,12 +116,13 @@ def make_boards(
         sent: records of submitted images.
         unranked: defense -> why it is not ranked.
     """
-    against = _Sent(sent)
+    against: dict[tuple[str, ...], Records] = {}
+    for record in sent:
+        against.setdefault(_model(record), []).append(record)
     threats: dict[tuple[str, ...], dict[str, Records]] = {}
-    sets = names.Sets()
     for record in records:
         of = threats.setdefault(_threat_model(record), {})
-        for each in sets.of(record.spec):
+        for each in names.sets(record.spec):
             of.setdefault(each, []).append(record)
     boards = []
     for of in threats.values():
@@ -132,12 +133,18 @@ def make_boards(
             kinds = {record.spec["kind_of_attack"] for record in members}
             if "natural" in kinds and kinds & set(BOUNDED) and not _covered(name, of):
                 boards.append(_board(members, name, against, unranked or {}))
-    return _previewed(_distinct(sorted(boards, key=_order)))
+    boards = _distinct(sorted(boards, key=_order))
+    return [_preview(board, boards) for board in boards]
 
 
 def _threat_model(record: Record) -> tuple[str, ...]:
     spec = record.spec
     return tuple(str(spec[key]) for key in ("dataset", "data", "n_examples", "norm", "eps", "threat"))
+
+
+def _model(record: Record) -> tuple[str, ...]:
+    """Return the row and threat model that submitted images are against."""
+    return record.model_family, *_threat_model(record)
 
 
 def _covered(name: str, of: dict[str, Records]) -> bool:
@@ -165,20 +172,18 @@ def _distinct(boards: list[Board]) -> list[Board]:
     for board in boards:
         taken[board.slug] = taken.get(board.slug, 0) + 1
     return [
-        replace(board, slug=f"{board.slug}-{_hash(board)}") if taken[board.slug] > 1 else board
-        for board in boards
+        replace(b, slug=f"{b.slug}-{short_hash([b.dataset, b.data, b.attack_set, b.eps])}")
+        if taken[b.slug] > 1
+        else b
+        for b in boards
     ]
 
 
-def _previewed(boards: list[Board]) -> list[Board]:
-    """Return the boards, without ranks where a board with more images ranks at least as many rows."""
-    return [_preview(board, boards) for board in boards]
-
-
 def _preview(board: Board, boards: Sequence[Board]) -> Board:
+    """Return the board, without ranks if one with more images ranks at least as many rows."""
     same = [each for each in boards if _question(each) == _question(board)]
     # A single row measured on more images must not remove the ranks of a full board.
-    whole = [each for each in same if each.images > board.images and _places(each) >= _places(board)]
+    whole = [each for each in same if each.images > board.images and each.ranked >= board.ranked]
     if not whole:
         return replace(board, among=board.images)
     largest = max(whole, key=lambda each: each.images)
@@ -191,36 +196,16 @@ def _question(board: Board) -> tuple[object, ...]:
     return board.dataset, board.data, board.norm, board.eps, board.threat, board.attack_set
 
 
-def _places(board: Board) -> int:
-    """The number of rows that have a rank."""
-    return sum(row.rank is not None for row in board.rows)
-
-
-def _hash(board: Board) -> str:
-    return short_hash([board.dataset, board.data, board.attack_set, board.eps])
-
-
-class _Sent:
-    """Submitted images, by model and threat model."""
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        self._by_row: dict[tuple[str, ...], Records] = {}
-        for record in records:
-            self._by_row.setdefault((record.model_family, *_threat_model(record)), []).append(record)
-
-    def against(self, row: Records) -> Records:
-        """Return those against the row with these records."""
-        return self._by_row.get((row[0].model_family, *_threat_model(row[0])), [])
-
-
-def _board(members: Records, attack_set: str, against: _Sent, unranked: Mapping[str, str]) -> Board:
+def _board(
+    members: Records, attack_set: str, against: Mapping[tuple[str, ...], Records], unranked: Mapping[str, str]
+) -> Board:
     spec = members[0].spec
     columns, keys = make_columns(members, attack_set)
     families: dict[str, Records] = {}
     for record in members:
         families.setdefault(record.model_family, []).append(record)
     rows = [
-        _row(family, own, columns, keys, against.against(own), unranked)
+        _row(family, own, columns, keys, against.get(_model(own[0]), []), unranked)
         for family, own in sorted(families.items())
     ]
     return Board(

@@ -56,18 +56,15 @@ def attack(name: str) -> Shown:
     return _attacks().get(name) or Shown(name, name, "other", "", len(_attacks()))
 
 
-class Sets:
-    """The parameter sets of records; looks up equal attacks only once."""
+def sets(spec: dict[str, Any]) -> tuple[str, ...]:
+    """Return the parameter sets of a record (``sets_of``), but never an empty tuple."""
+    return _sets(canonical_json({key: spec[key] for key in ("attack", "norm", "eps", "parameters")}))
 
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[str, ...]] = {}
 
-    def of(self, spec: dict[str, Any]) -> tuple[str, ...]:
-        """Return ``sets_of`` the record, but never an empty tuple."""
-        key = canonical_json([spec["attack"], spec["norm"], spec["eps"], spec["parameters"]])
-        if key not in self._known:
-            self._known[key] = sets_of(spec) or (OWN_SET,)
-        return self._known[key]
+@cache
+def _sets(spec: str) -> tuple[str, ...]:
+    """Look up equal attacks only once."""
+    return sets_of(json.loads(spec)) or (OWN_SET,)
 
 
 def set_text(name: str) -> str:
