@@ -6,7 +6,7 @@ from itertools import permutations
 import numpy as np
 
 from robustness_bench.benchmark.errors import StoreError
-from robustness_bench.benchmark.report.detectors.lines import NATURAL, OBLIVIOUS, DetectionLine
+from robustness_bench.benchmark.report.detectors.lines import NATURAL, OBLIVIOUS, DetectionLine, name_of
 from robustness_bench.benchmark.store.detections import Detection
 
 _SHOWN = ("sample", "label", "prediction", "l1", "l2", "linf")  # equal in both: the same images were judged
@@ -39,16 +39,10 @@ def _check(part: Detection, whole: Detection) -> None:
         lost |= part.defended() & ~whole.defended()
     if lost.any():
         raise StoreError(
-            f"{_named(whole)} loses {lost.sum()} of the images that {part.spec['system']} withstands with "
+            f"{name_of(whole)} loses {lost.sum()} of the images that {part.spec['system']} withstands with "
             f"fewer detectors and the same thresholds, which a union cannot do: delete the cells "
             f"{whole.id} and {part.id} and run the same command again"
         )
-
-
-def _named(record: Detection) -> str:
-    spec = record.spec
-    words = " ".join(spec[key] for key in ("dataset", "system", "attack"))
-    return f"{words} at κ = {spec['confidence']:g}, seed {record.seed},"
 
 
 def check_settings(lines: Iterable[DetectionLine]) -> None:

@@ -52,5 +52,5 @@ def our_name(attack: str) -> str:
 
 
 def confidence(kappa: float) -> str:
-    """15.0 as 15."""
+    """Return κ as text, 15.0 as 15."""
     return f"{kappa:g}"

@@ -76,7 +76,7 @@ class Question:
 
     @property
     def budget(self) -> str:
-        """ε as text."""
+        """The budget ε as text."""
         return budget(self.settings.eps[self.norm])
 
 
@@ -111,7 +111,7 @@ class Spot:
 
     @property
     def cell(self) -> str:
-        """Its name in messages."""
+        """The cell's name in messages."""
         presets, attacks = defense_presets(), attack_labels()
         name = f"{presets[self.defense].label} × {attacks[self.attack]}"
         return f"{name} ({self.objective})" if self.objective else name

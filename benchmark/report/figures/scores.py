@@ -50,7 +50,7 @@ class Histogram:
 
     @property
     def label(self) -> str:
-        """Its heading, with a dagger if the notes have a remark on it."""
+        """The heading, with a dagger if the notes have a remark on it."""
         return f"{detector_label(self.detector)}{' †' if self.remark else ''}"
 
 

@@ -31,7 +31,7 @@ class _Found(NamedTuple):
 
 
 def collapsed_seeds(records: Sequence[Record]) -> dict[str, dict[int, str]]:
-    """Model family -> seed -> why its training seems to have failed; only seeds that stand out.
+    """Return model family -> seed -> why its training seems to have failed; only seeds that stand out.
 
     Below its siblings: an accuracy more than 10 points and 4 deviations under the median of the other
     seeds. The deviation is their median absolute deviation (× 1.4826), so that neither the seed itself nor

@@ -45,7 +45,7 @@ class Row:
 
     @property
     def records(self) -> Records:
-        """All of them."""
+        """The records of all cells."""
         return [record for cell in self.cells.values() for record in cell.records]
 
 
@@ -275,7 +275,7 @@ def _ranked(rows: list[Row], natural: str) -> tuple[Row, ...]:
 
 
 def _stacked(worst: Cell) -> Outcomes:
-    """(seeds, images)"""
+    """Return which images withstand: (seeds, images)."""
     return np.stack([outcome for outcome in worst.outcomes.values() if outcome is not None])
 
 

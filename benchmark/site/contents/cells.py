@@ -68,7 +68,7 @@ class Cell:
         return f"missing (seed {_numbers(self.lacking)})" if self.lacking else ""
 
     def passes(self) -> tuple[float, float] | None:
-        """Forward and backward passes per image, means over images and seeds."""
+        """Return forward and backward passes per image, means over images and seeds."""
         if self.figure is None or not self.records:
             return None
         forwards, backwards = (
@@ -78,7 +78,7 @@ class Cell:
         return forwards, backwards
 
     def median_distance(self) -> float | None:
-        """For a minimum-norm attack, the median distance of the images that fooled, mean over seeds."""
+        """Return the median distance that fooled, mean over seeds; None unless the attack is minimum-norm."""
         if any(r.status == "error" or r.spec["kind_of_attack"] != "minimum-norm" for r in self.records):
             return None
         return median_distance(self.records)

@@ -121,7 +121,7 @@ def _generated(store: Path) -> dict[str, ConditionalExamples]:
 
 
 def _needed(story: dict[str, Any]) -> list[str]:
-    """The columns of a record that figures need: of the distances at most one."""
+    """Return the columns of a record that figures need: of the distances at most one."""
     open_ended = story["spec"]["kind_of_attack"] == "minimum-norm"
     return [*_COLUMNS, story["spec"]["norm"]] if open_ended else list(_COLUMNS)
 

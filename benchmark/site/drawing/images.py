@@ -29,7 +29,7 @@ class Sprite(NamedTuple):
 
     @property
     def alt(self) -> str:
-        """In words."""
+        """The picture in words."""
         fooled = sum(a != y for a, y in zip(self.adversarial, self.labels, strict=True))
         return (
             f"{len(self.labels)} test images: natural above, attacked in the middle, their difference "

@@ -64,7 +64,7 @@ def worst_cell(worst: Cell | None, problem: str, decimals: int, best: float | No
 
 
 def rank(place: Rank | None) -> Markup:
-    """1, or 1–3."""
+    """Return a rank, or the range of possible ranks."""
     if place is None:
         return Markup('<abbr title="not ranked">–</abbr>')
     return Markup(f"{place.first}" if place.first == place.last else f"{place.first}–{place.last}")

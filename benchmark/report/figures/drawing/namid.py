@@ -72,7 +72,7 @@ def saved(canvas: "Canvas", form: str, title: str, description: str) -> bytes:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Context in which a figure looks the same whatever the user's matplotlib style."""
+    """Set a style in which a figure looks the same whatever the user's matplotlib style."""
     import matplotlib
 
     with matplotlib.rc_context():
