@@ -6,6 +6,7 @@ from itertools import permutations
 import numpy as np
 
 from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.detectors.lines import NATURAL, OBLIVIOUS, DetectionLine, name_of
 from robustness_bench.benchmark.store.detections import Detection
 
@@ -17,16 +18,17 @@ def check_unions(records: Iterable[Detection]) -> None:
 
     Compares systems that judged the same images: natural ones, and those of oblivious attacks.
     """
-    cells: dict[tuple[object, ...], list[Detection]] = {}
-    for record in records:
-        spec = record.spec
-        if record.status == "ok" and spec["setting"] in (NATURAL, OBLIVIOUS):
-            place = *(spec[key] for key in ("dataset", "setting", "attack", "confidence")), record.seed
-            cells.setdefault(place, []).append(record)
-    for members in cells.values():
+    judged = [
+        each for each in records if each.status == "ok" and each.spec["setting"] in (NATURAL, OBLIVIOUS)
+    ]
+    for members in grouped(judged, _place).values():
         for part, whole in permutations(members, 2):
             if part.thresholds.items() < whole.thresholds.items() and _same_images(part, whole):
                 _check(part, whole)
+
+
+def _place(record: Detection) -> tuple[object, ...]:
+    return *(record.spec[key] for key in ("dataset", "setting", "attack", "confidence")), record.seed
 
 
 def _same_images(part: Detection, whole: Detection) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.detectors.names import known_attacks, system_names
 from robustness_bench.benchmark.report.lines.results import position
 from robustness_bench.benchmark.statistics import Interval, MeanStd, mean_std, widened
@@ -108,10 +109,8 @@ def detection_lines(records: Iterable[Detection]) -> list[DetectionLine]:
 
 def by_family(records: Iterable[Detection]) -> list[list[Detection]]:
     """Group the records that differ only in their seed, in its order."""
-    families: dict[str, list[Detection]] = {}
-    for record in sorted(records, key=lambda record: (record.seed, record.id)):
-        families.setdefault(record.family, []).append(record)
-    return list(families.values())
+    ordered = sorted(records, key=lambda record: (record.seed, record.id))
+    return list(grouped(ordered, lambda record: record.family).values())
 
 
 def _line(records: list[Detection]) -> DetectionLine:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from robustness_bench.attacks.registry import NORMS, attack_names, attack_presets
 from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.files import write_atomic
+from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.plan.protocol import OBJECTIVES, Protocol, Settings
 from robustness_bench.benchmark.plan.tasks import make_mi_plan
 from robustness_bench.benchmark.report.lines.results import position
@@ -66,9 +67,7 @@ class MILine:
 
 def mi_lines(records: Iterable[MIRecord]) -> list[MILine]:
     """Return a line per family and estimate, in the order of the registries."""
-    families: dict[str, list[MIRecord]] = {}
-    for record in records:
-        families.setdefault(record.family, []).append(record)
+    families = grouped(records, lambda record: record.family)
     lines = [_line(members, name) for members in families.values() for name in members[0].estimates]
     return sorted(lines, key=_order)
 

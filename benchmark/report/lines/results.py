@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from robustness_bench.attacks.registry import SETS, attack_names, attack_presets
+from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.flags import flags_by_family, looked_at
 from robustness_bench.benchmark.report.rendering.csv import number
 from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
@@ -66,9 +67,7 @@ class Line:
 
 def summarize(records: Sequence[Record]) -> list[Line]:
     """Return a line per family, in the order of the registries, then by setting."""
-    families: dict[str, list[Record]] = {}
-    for record in records:
-        families.setdefault(record.family, []).append(record)
+    families = grouped(records, lambda record: record.family)
     raised = flags_by_family(records)
     return ordered(_line(members, raised[family]) for family, members in families.items())
 

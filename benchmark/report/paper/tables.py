@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic
 
 from robustness_bench.benchmark.data import Located, dataset_named, locate
 from robustness_bench.benchmark.errors import DataError
+from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.plan.protocol import Protocol, Settings
 from robustness_bench.benchmark.report.literature.published import (
     SOURCES,
@@ -388,11 +389,7 @@ def _against(paper: Paper[AnyLine], shape: Layout, block: Block[AnyLine]) -> Ite
 
 def gaps(paper: Paper[AnyLine], cells: Cells[AnyLine], seeds: int) -> list[list[PaperCell[AnyLine]]]:
     """Return the cells that lack one of the first ``seeds`` seeds, a group per command that runs them."""
-    short: dict[str, list[PaperCell[AnyLine]]] = {}
-    for cell in cells:
-        if cell.lacking(seeds):
-            short.setdefault(paper.gap(cell), []).append(cell)
-    return list(short.values())
+    return list(grouped((cell for cell in cells if cell.lacking(seeds)), paper.gap).values())
 
 
 def _to_run(paper: Paper[AnyLine], cells: Cells[AnyLine], seeds: int, remedy: Remedy) -> Iterator[Note]:

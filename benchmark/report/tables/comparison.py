@@ -106,12 +106,8 @@ def _among_many(found: Sequence[Comparison]) -> str:
 
 def to_dict(found: Comparison) -> dict[str, Any]:
     """Return a dict for JSON; accuracies in percent, differences in points."""
-    where = found.where
     return {
-        "dataset": where.dataset,
-        "norm": where.norm,
-        "eps": where.eps,
-        "threat": where.threat,
+        **vars(found.where),
         "attack": found.attack,
         "union": list(found.union),
         "images": found.images,

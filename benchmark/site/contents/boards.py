@@ -7,6 +7,7 @@ import numpy as np
 
 from robustness_bench.attacks.registry import BOUNDED
 from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget
 from robustness_bench.benchmark.site.contents import names
@@ -116,9 +117,7 @@ def make_boards(
         sent: records of submitted images.
         unranked: defense -> why it is not ranked.
     """
-    against: dict[tuple[str, ...], Records] = {}
-    for record in sent:
-        against.setdefault(_model(record), []).append(record)
+    against = grouped(sent, _model)
     threats: dict[tuple[str, ...], dict[str, Records]] = {}
     for record in records:
         of = threats.setdefault(_threat_model(record), {})
@@ -201,9 +200,7 @@ def _board(
 ) -> Board:
     spec = members[0].spec
     columns, keys = make_columns(members, attack_set)
-    families: dict[str, Records] = {}
-    for record in members:
-        families.setdefault(record.model_family, []).append(record)
+    families = grouped(members, lambda record: record.model_family)
     rows = [
         _row(family, own, columns, keys, against.get(_model(own[0]), []), unranked)
         for family, own in sorted(families.items())
@@ -213,12 +210,8 @@ def _board(
             spec["dataset"], spec["norm"], f"{spec['eps']:.4g}", spec["threat"], attack_set,
             str(spec["n_examples"]),
         ),
-        dataset=spec["dataset"],
-        data=spec["data"],
+        **{name: spec[name] for name in ("dataset", "data", "norm", "eps", "threat")},
         images=spec["n_examples"],
-        norm=spec["norm"],
-        eps=spec["eps"],
-        threat=spec["threat"],
         attack_set=attack_set,
         columns=columns,
         rows=_ranked(rows, next((c.key for c in columns if c.kind == "natural"), "")),

@@ -5,6 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST
 from robustness_bench.benchmark.site.contents import names
 from robustness_bench.benchmark.site.contents.boards import Board, Row
@@ -23,16 +24,13 @@ def index(
     detectors: Sequence[DetectorBoard] = (),
 ) -> dict[str, Any]:
     """Return everything that ``index.html.j2`` needs."""
-    by_dataset: dict[str, list[Board]] = {}
     whole = [board for board in boards if not board.preview_of]
-    for board in whole:
-        by_dataset.setdefault(board.dataset, []).append(board)
     rows = [each.rows for each in found.records if each.status == "ok"]
     rows += [each.rows for each in found.detections if each.status == "ok"]
     return {
         "boards": whole,
         "previews": lambda board: [each for each in boards if each.preview_of == board.slug],
-        "datasets": list(by_dataset.items()),
+        "datasets": list(grouped(whole, lambda board: board.dataset).items()),
         "families": families,
         "defenses": len({family.defense for family in families.values()}),
         "detectors": detectors,
