@@ -250,8 +250,8 @@ def mi_figure(question: Question, records: Sequence[MIRecord], remedy: Remedy) -
         spots = _radar(question, attacks)
     else:
         question = replace(question, attacks=(_one_attack(question, near),))
-        (attacks, notes) = _attacks(question)
-        spots = _halves(question, attacks)
+        (attack,), notes = _attacks(question)
+        spots = _halves(question, attack)
     return _finished(question, _estimates(spots, near), notes, remedy)
 
 
@@ -299,8 +299,7 @@ def _one_attack(question: Question, records: Sequence[MIRecord]) -> str:
 
 def _bars(question: Question, attacks: Sequence[str]) -> list[Spot]:
     """Return the spots of Figures 5 and 7: a group per attack, a bar per defense."""
-    labels = attack_labels()
-    defenses = _ABLATION if question.number == "5" else _ESTIMATORS
+    labels, defenses = attack_labels(), _ABLATION if question.number == "5" else _ESTIMATORS
     return [
         Spot(group=labels[attack], series=series, defense=defense, attack=attack)
         for attack in attacks
@@ -310,32 +309,26 @@ def _bars(question: Question, attacks: Sequence[str]) -> list[Spot]:
 
 def _radar(question: Question, attacks: Sequence[str]) -> list[Spot]:
     """Return the spots of Figure 2: an axis per attack, a curve per estimate of one estimator."""
-    labels, defense = attack_labels(), question.defense or "undefended"
+    labels = attack_labels()
+    shared = {"defense": question.defense or "undefended", "objective": "standard"}
     return [
-        Spot(
-            group=labels[attack],
-            series=series,
-            defense=defense,
-            attack=attack,
-            objective="standard",
-            estimate=estimate,
-        )
+        Spot(group=labels[attack], series=series, attack=attack, estimate=estimate, **shared)
         for attack in attacks
         for estimate, series in _CURVES.items()
     ]
 
 
-def _halves(question: Question, attacks: Sequence[str]) -> list[Spot]:
+def _halves(question: Question, attack: str) -> list[Spot]:
     """Return the spots of Figure 4: a half per MI kind, a group per objective, bars per kind of sample."""
+    shared = {"defense": question.defense or "standard", "attack": attack}
     return [
         Spot(
             panel=panel,
             group=group,
             series=series,
-            defense=question.defense or "standard",
-            attack=attacks[0],
             objective=objective,
             estimate=f"{kind}_{samples}",
+            **shared,
         )
         for kind, panel in _HALVES.items()
         for objective, group in _TRAINED_BY.items()
@@ -469,7 +462,7 @@ def _caption(question: Question, values: Sequence[Value]) -> str:
     seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
     several = f"Means over {seeds} training seeds; error bars: sample std over {seeds} seeds."
     return (
-        f"{_SAYS[question.number](question, there)} {there[0].images} test images of {question.label}, "
+        f"{_says(question.number, there)} {there[0].images} test images of {question.label}, "
         f"{NORM_SYMBOLS[question.norm]}, ε = {question.budget}, attacks of the set {settings.attack_set}, "
         f"{_trained(settings)}. "
         f"{several if counts[-1] > 1 else 'One training seed.'}"
@@ -483,57 +476,42 @@ def _trained(settings: Settings) -> str:
     return f"{settings.model.name} of width {settings.model.width}, epochs: {epochs}"
 
 
-def _says_2(question: Question, values: Sequence[Value]) -> str:
+def _says(number: Number, values: Sequence[Value]) -> str:
+    """Return what a figure shows."""
     defense = defense_presets()[values[0].spot.defense].label
-    return (
-        f"Mutual information in nats by the standard estimator on {defense}: I(x; h(x)) of natural images, "
-        "I(x̃; h(x̃)) of adversarial images, I(x; h(x̃)) of natural images and the outputs for the adversarial "
-        f"ones. {_worst('', values)} of any image, curve, attack and seed is 0. "
-        "Shaded: between I(x̃; h(x̃)) and I(x; h(x̃))."
-    )
-
-
-def _says_4(question: Question, values: Sequence[Value]) -> str:
-    defense = defense_presets()[values[0].spot.defense].label
-    attack = attack_labels()[values[0].spot.attack]
-    offsets = ", ".join(_worst(panel, values) for panel in _HALVES.values())
-    return (
-        f"Natural and adversarial MI in nats of natural samples and of samples under {attack}, by estimators "
-        f"trained on {defense} with equation 4 (MIM) and equation 5 (Our). In each half the smallest "
-        f"estimate of any image, estimator and seed is 0 (offset of {offsets}). Estimators differ in scale: "
-        "compare natural with adversarial samples, not MIM with Our."
-    )
-
-
-def _worst(panel: str, values: Sequence[Value]) -> str:
-    """Return the offset of one panel in words."""
-    offsets = {value.offset for value in values if value.spot.panel == panel and value.offset is not None}
-    amount = f"{offsets.pop():.3f}" if offsets else "not there"
-    return f"{panel}: {amount}" if panel else f"Offset so that the smallest estimate ({amount})"
-
-
-def _says_5(question: Question, values: Sequence[Value]) -> str:
-    shown = ", ".join(dict.fromkeys(value.spot.group for value in values))
-    return (
-        "White-box accuracy in % of NAMID (Ori), of Standard AT and of NAMID without one of its parts: no "
-        "adversarial MI, no natural MI, λ = 0. In Zhou et al. (2022) the text names PGD and FWA, Figure 5 "
-        f"itself PGD and AA; here: {shown}."
-    )
-
-
-def _says_7(question: Question, values: Sequence[Value]) -> str:
+    if number == "2":
+        return (
+            f"Mutual information in nats by the standard estimator on {defense}: I(x; h(x)) of natural "
+            "images, I(x̃; h(x̃)) of adversarial images, I(x; h(x̃)) of natural images and the outputs for the "
+            f"adversarial ones. Offset so that the smallest estimate ({_worst('', values)}) of any image, "
+            "curve, attack and seed is 0. Shaded: between I(x̃; h(x̃)) and I(x; h(x̃))."
+        )
+    if number == "4":
+        attack = attack_labels()[values[0].spot.attack]
+        offsets = ", ".join(f"{panel}: {_worst(panel, values)}" for panel in _HALVES.values())
+        return (
+            f"Natural and adversarial MI in nats of natural samples and of samples under {attack}, by "
+            f"estimators trained on {defense} with equation 4 (MIM) and equation 5 (Our). In each half the "
+            f"smallest estimate of any image, estimator and seed is 0 (offset of {offsets}). Estimators "
+            "differ in scale: compare natural with adversarial samples, not MIM with Our."
+        )
+    if number == "5":
+        shown = ", ".join(dict.fromkeys(value.spot.group for value in values))
+        return (
+            "White-box accuracy in % of NAMID (Ori), of Standard AT and of NAMID without one of its parts: "
+            "no adversarial MI, no natural MI, λ = 0. In Zhou et al. (2022) the text names PGD and FWA, "
+            f"Figure 5 itself PGD and AA; here: {shown}."
+        )
     return (
         "White-box accuracy in % of NAMID with MI estimators trained by equation 4 (MIM) and by equation 5 "
         "(Our)."
     )
 
 
-_SAYS: dict[Number, Callable[[Question, Sequence[Value]], str]] = {
-    "2": _says_2,
-    "4": _says_4,
-    "5": _says_5,
-    "7": _says_7,
-}
+def _worst(panel: str, values: Sequence[Value]) -> str:
+    """Return the offset of one panel."""
+    offsets = {value.offset for value in values if value.spot.panel == panel and value.offset is not None}
+    return f"{offsets.pop():.3f}" if offsets else "not there"
 
 
 def to_csv(figure: Figure) -> str:
