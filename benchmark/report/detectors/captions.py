@@ -29,8 +29,10 @@ def every_caption(label: str, lines: Sequence[DetectionLine]) -> str:
     own = [line for line in lines if line.setting == OBLIVIOUS]
     intervals = [interval for line in own if (interval := line.interval())]
     widest = max(((high - low) / 2 for low, high in intervals), default=0.0)
+    several = any(len(line.per_seed) > 1 for line in own)
+    spread = " ± sample standard deviation over seeds" if several else ""
     return (
-        f"{_withstood(label, own)} Mean{_spread(own)}; every interval ({_INTERVAL}) is in detections.csv."
+        f"{_withstood(label, own)} Mean{spread}; every interval ({_INTERVAL}) is in detections.csv."
         f" The widest is ± {widest:.1f} points. Oblivious only: not a security claim."
     )
 
@@ -54,8 +56,3 @@ def _withstood(label: str, lines: Sequence[DetectionLine]) -> str:
 
 def _images(lines: Iterable[DetectionLine]) -> str:
     return span(line.n for line in lines if line.n)
-
-
-def _spread(lines: Iterable[DetectionLine]) -> str:
-    several = any(len(line.per_seed) > 1 for line in lines)
-    return " ± sample standard deviation over seeds" if several else ""

@@ -23,16 +23,13 @@ def check_unions(records: Iterable[Detection]) -> None:
     ]
     for members in grouped(judged, _place).values():
         for part, whole in permutations(members, 2):
-            if part.thresholds.items() < whole.thresholds.items() and _same_images(part, whole):
+            same = all(np.array_equal(part.rows[name], whole.rows[name]) for name in _SHOWN)
+            if same and part.thresholds.items() < whole.thresholds.items():
                 _check(part, whole)
 
 
 def _place(record: Detection) -> tuple[object, ...]:
     return *(record.spec[key] for key in ("dataset", "setting", "attack", "confidence")), record.seed
-
-
-def _same_images(part: Detection, whole: Detection) -> bool:
-    return all(np.array_equal(part.rows[name], whole.rows[name]) for name in _SHOWN)
 
 
 def _check(part: Detection, whole: Detection) -> None:

@@ -60,14 +60,15 @@ def _rows(there: Found, drawn: dict[tuple[str, float], Curve], notes: Notes) -> 
     for attack in there.attacks:
         for line in there.at(_SYSTEM, OBLIVIOUS, attack):
             ours = [plain(line, part, notes) for part in _PARTS]
-            theirs = _theirs(drawn.get((published_name(attack), line.confidence))) if drawn else []
+            point = drawn.get((published_name(attack), line.confidence))
+            theirs = (
+                [Cell(text=f"{getattr(point, name):.1f}" if point else "") for name in _THEIRS]
+                if drawn
+                else []
+            )
             yield Row(
                 group=attack,
                 label=confidence(line.confidence),
                 cells=(*ours, *theirs),
                 block=attack_label(attack),
             )
-
-
-def _theirs(point: Curve | None) -> list[Cell]:
-    return [Cell(text=f"{getattr(point, name):.1f}" if point else "") for name in _THEIRS]

@@ -140,9 +140,11 @@ def _reading(
         return None
     fooled, natural = successful(record), calibrated.get(_calibrated(record))
     everything = np.ones(len(natural.rows["label"]) if natural else 0, bool)
+    shares = [_nominal(record, each, validation) for each in record.detectors]
+    known = [share for share in shares if share is not None]
     union = Reading(
         threshold=None,
-        nominal=_sum([_nominal(record, each, validation) for each in record.detectors]),
+        nominal=sum(known) if len(known) == len(shares) else None,
         natural=len(everything),
         fpr=percent(_flags(natural, name), everything) if natural else None,
         successful=int(fooled.sum()),
@@ -160,12 +162,6 @@ def _reading(
         auroc=auroc(ordinary, caught) if caught.size and ordinary.size else None,
         tprs=at_rates(caught, _held_out(record, name, validation)),
     )
-
-
-def _sum(shares: Sequence[float | None]) -> float | None:
-    """Return the sum, None if any of them is unknown."""
-    known = [share for share in shares if share is not None]
-    return sum(known) if len(known) == len(shares) else None
 
 
 def _flags(record: Detection, name: str) -> Mask:

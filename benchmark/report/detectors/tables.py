@@ -109,21 +109,17 @@ def _row(there: Found, system: str, notes: Notes) -> Row:
     adaptive = {setting: there.at(system, setting) for setting in _ADAPTIVE}
     claim = "" if any(map(worst_of, adaptive.values())) else NOT_A_CLAIM
     accuracy = _share(there.at(system, NATURAL), "both", notes)
+    remarks = dict.fromkeys(text for line in there.at(system) for text in line.remarks)
     return Row(
         group=system_group(system),
         label=system_label(system),
         cells=(
-            dataclasses.replace(accuracy, marks=notes.marks(*_remarks(there, system)) + accuracy.marks),
+            dataclasses.replace(accuracy, marks=notes.marks(*remarks) + accuracy.marks),
             *_false_positives(there, system),
             *(_worst(there, system, attack, notes, "both") for attack in there.attacks),
             *(_success(lines, notes, claim) for lines in adaptive.values()),
         ),
     )
-
-
-def _remarks(there: Found, system: str) -> list[str]:
-    """Return the remarks of all lines of a system, each once."""
-    return list(dict.fromkeys(text for line in there.at(system) for text in line.remarks))
 
 
 def _share(lines: Sequence[DetectionLine], name: str, notes: Notes) -> Cell:

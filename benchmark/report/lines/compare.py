@@ -200,7 +200,9 @@ def compare(pair: Pair, attack: str, *, among: int = 1) -> Comparison:
         among: number of comparisons that are shown together.
     """
     attacks = pair.made_of(attack)
-    _check_images([record for each in (pair.first, pair.second) for record in _taken(each, attacks)])
+    taken = [r for each in (pair.first, pair.second) for name in attacks for r in each.records[name].values()]
+    if not all(np.array_equal(record.rows["sample"], taken[0].rows["sample"]) for record in taken):
+        raise ValueError("a comparison needs the same images in the same order on both sides")
     ours, theirs = pair.first.outcomes(attacks), pair.second.outcomes(attacks)
     matched = ours.keys() == theirs.keys()
     drawn, other = resample([_stack(ours), _stack(theirs)])
@@ -220,16 +222,6 @@ def compare(pair: Pair, attack: str, *, among: int = 1) -> Comparison:
         wide=wide,
         tests={seed: paired(ours[seed], theirs[seed]) for seed in ours if seed in theirs},
     )
-
-
-def _taken(cells: Cells, attacks: Sequence[str]) -> list[Record]:
-    return [record for attack in attacks for record in cells.records[attack].values()]
-
-
-def _check_images(records: Sequence[Record]) -> None:
-    images = records[0].rows["sample"]
-    if not all(np.array_equal(record.rows["sample"], images) for record in records):
-        raise ValueError("a comparison needs the same images in the same order on both sides")
 
 
 def _accuracy(cells: Cells, attacks: Sequence[str], seeds: Seeds) -> Accuracy:

@@ -1,6 +1,6 @@
 """Robustness curves: accuracy against ε, one line of ``curves.csv`` per point."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from robustness_bench.benchmark.report.lines.results import percent
 from robustness_bench.benchmark.report.rendering.csv import number, to_csv
@@ -34,7 +34,8 @@ def curves(records: Sequence[Record], budgets: dict[str, Sequence[float]]) -> st
             natural.setdefault((*cell, *setting), {})[record.seed] = _accuracy(record, spec["eps"])
         else:
             curve = found.setdefault((*cell, spec["attack"], *setting), {})
-            for eps in _budgets(record, budgets[spec["norm"]]):
+            open_ended = spec["kind_of_attack"] == "minimum-norm"
+            for eps in budgets[spec["norm"]] if open_ended else [spec["eps"]]:
                 curve.setdefault(eps, {})[record.seed] = _accuracy(record, eps)
     rows = []
     for key, curve in sorted(found.items()):
@@ -45,11 +46,6 @@ def curves(records: Sequence[Record], budgets: dict[str, Sequence[float]]) -> st
     if not rows:
         return ""
     return to_csv(COLUMNS, rows)
-
-
-def _budgets(record: Record, grid: Sequence[float]) -> Iterator[float]:
-    open_ended = record.spec["kind_of_attack"] == "minimum-norm"
-    yield from grid if open_ended else [record.spec["eps"]]
 
 
 def _accuracy(record: Record, eps: float) -> float | None:

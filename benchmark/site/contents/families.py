@@ -126,8 +126,10 @@ def _summary(card: Card | None) -> str:
     return ", ".join(filter(None, parts))
 
 
-def identity(card: Card, cards: dict[str, Card]) -> dict[str, str]:
+def identity(card: Card | None, cards: dict[str, Card]) -> dict[str, str]:
     """Return every setting of a training and of its estimators: dotted key -> short value."""
+    if card is None:
+        return {}
     spec = {key: value for key, value in card["spec"].items() if key not in ("kind", "format", "parents")}
     parent = cards.get(card["spec"].get("parents", {}).get("estimators", ""))
     if parent is not None:
@@ -150,16 +152,11 @@ def _kind(family: Family) -> tuple[str, ...]:
 def _setting(family: Family, group: Sequence[Family], cards: dict[str, Card]) -> str:
     if len(group) == 1:
         return family.setting
-    known = [_identity(other, cards) for other in group]
-    own = _identity(family, cards)
+    known = [identity(next(iter(other.cards.values()), None), cards) for other in group]
+    own = identity(next(iter(family.cards.values()), None), cards)
     shown = ("model", "width", "training.epochs", "weights", "data")
     keys = [key for key in own if key not in shown and len({other.get(key) for other in known}) > 1]
     parts = [f"{key.split('.', 1)[-1]} {own[key]}" for key in keys[:4]]
     text = ", ".join(filter(None, [family.setting, *parts]))
-    same = sum(_identity(other, cards) == own for other in group) > 1
+    same = known.count(own) > 1
     return f"{text}, {family.id[:6]}".removeprefix(", ") if same else text
-
-
-def _identity(family: Family, cards: dict[str, Card]) -> dict[str, str]:
-    card = next(iter(family.cards.values()), None)
-    return identity(card, cards) if card else {}

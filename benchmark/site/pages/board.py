@@ -31,7 +31,11 @@ class Line(NamedTuple):
 
 def context(board: Board, boards: Sequence[Board], families: Families, found: Found) -> dict[str, Any]:
     """Return everything that ``board.html.j2`` needs."""
-    lines = [_line(board, row, families[row.family], found) for row in board.rows]
+    lines = []
+    for row in board.rows:
+        said = [markup.status(board.columns, row.cells), *standings.status_of(row, found)]
+        family = families[row.family]
+        lines.append(Line(row, family, family.flags_on(row), family.unlooked_on(row), "; ".join(said)))
     settings = {line.family.setting for line in lines}
     shared = settings.pop() if len(settings) == 1 else ""
     decimals = 2 if board.images >= 1000 else 1
@@ -72,11 +76,6 @@ def context(board: Board, boards: Sequence[Board], families: Families, found: Fo
         "external": standings.external(board, found),
         "data": Markup(names.embedded(_data(board, lines))),
     }
-
-
-def _line(board: Board, row: Row, family: Family, found: Found) -> Line:
-    said = [markup.status(board.columns, row.cells), *standings.status_of(row, found)]
-    return Line(row, family, family.flags_on(row), family.unlooked_on(row), "; ".join(said))
 
 
 def _unbroken(labels: list[str]) -> Markup:
@@ -131,17 +130,15 @@ def _data(board: Board, lines: Sequence[Line]) -> dict[str, Any]:
                 "seeds": list(line.row.seeds),
                 "flags": len(line.flags) + len(line.family.collapsed),
                 "status": line.status,
-                "means": [_sorted_by(line.row.at(key)) for key, _ in columns],
+                "means": [
+                    round(cell.figure.mean, 6) if (cell := line.row.at(key)) and cell.figure else None
+                    for key, _ in columns
+                ],
                 "cells": [_texts(line.row, line.row.at(key)) for key, _ in columns],
             }
             for line in lines
         ],
     }
-
-
-def _sorted_by(cell: Cell | None) -> float | None:
-    """Return the mean, None if a seed failed or none ran."""
-    return round(cell.figure.mean, 6) if cell and cell.figure else None
 
 
 def _texts(row: Row, cell: Cell | None) -> list[str]:
