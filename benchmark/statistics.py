@@ -163,16 +163,13 @@ def resample(sides: Sequence[Outcomes], *, resamples: int = 10_000, seed: int = 
     if len({side.shape[1] for side in sides}) > 1 or not all(side.size for side in sides):
         raise ValueError(f"not the same images, or none: {[side.shape for side in sides]}")
     stood = _on_drawn_images(np.concatenate(sides), resamples, seed)
+    starts = np.cumsum([len(side) for side in sides])[:-1]
     made = []
-    for side, own in zip(
-        sides, np.split(stood, np.cumsum([len(side) for side in sides])[:-1], 1), strict=True
-    ):
+    for side, own in zip(sides, np.split(stood, starts, axis=1), strict=True):
         seeds, images = side.shape
         in_step, apart = (
-            (own * np.random.default_rng([seed, way]).multinomial(seeds, [1 / seeds] * seeds, resamples)).sum(
-                1
-            )
-            for way in (1, 2)
+            (own * rng.multinomial(seeds, [1 / seeds] * seeds, resamples)).sum(1)
+            for rng in (np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2]))
         )
         made.append(Resampled(int(side.sum()), in_step, apart, seeds, images))
     return made

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -117,11 +118,11 @@ def make_boards(
         sent: records of submitted images.
         unranked: defense -> why it is not ranked.
     """
-    against = grouped(sent, _model)
+    against, sets = grouped(sent, _model), cache(names.sets)  # equal attacks are looked up once
     threats: dict[tuple[str, ...], dict[str, Records]] = {}
     for record in records:
         of = threats.setdefault(_threat_model(record), {})
-        for each in names.sets(record.spec):
+        for each in sets(names.attack_key(record.spec)):
             of.setdefault(each, []).append(record)
     boards = []
     for of in threats.values():

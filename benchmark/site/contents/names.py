@@ -56,15 +56,14 @@ def attack(name: str) -> Shown:
     return _attacks().get(name) or Shown(name, name, "other", "", len(_attacks()))
 
 
-def sets(spec: dict[str, Any]) -> tuple[str, ...]:
-    """Return the parameter sets of a record (``sets_of``), but never an empty tuple."""
-    return _sets(canonical_json({key: spec[key] for key in ("attack", "norm", "eps", "parameters")}))
+def attack_key(spec: dict[str, Any]) -> str:
+    """Return what decides a record's parameter sets, as JSON."""
+    return canonical_json({key: spec[key] for key in ("attack", "norm", "eps", "parameters")})
 
 
-@cache
-def _sets(spec: str) -> tuple[str, ...]:
-    """Look up equal attacks only once."""
-    return sets_of(json.loads(spec)) or (OWN_SET,)
+def sets(attack: str) -> tuple[str, ...]:
+    """Return the parameter sets of an ``attack_key`` (``sets_of``), but never an empty tuple."""
+    return sets_of(json.loads(attack)) or (OWN_SET,)
 
 
 def set_text(name: str) -> str:
