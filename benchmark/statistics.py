@@ -41,6 +41,22 @@ class Difference(NamedTuple):
     high: float
 
 
+class Resampled(NamedTuple):
+    """One side of comparisons, and what it withstands in each of many draws of images and seeds.
+
+    Attributes:
+        stood: images that withstand, summed over the seeds, as measured.
+        in_step, apart: the same in each draw: (resamples,). In step, seeds are drawn as those of every side
+            that has as many; apart, on their own.
+    """
+
+    stood: int
+    in_step: NDArray[np.int64]
+    apart: NDArray[np.int64]
+    seeds: int
+    images: int
+
+
 class Rank(NamedTuple):
     """The ranks a row may have, counted from 1; both are equal if its rank is certain."""
 
@@ -68,6 +84,7 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"wilson needs 0 <= successes <= n and n >= 1, got {successes} of {n}")
+    # Not scipy's binomtest: it wants whole successes, and scipy.stats takes a second to import.
     z = statistics.NormalDist().inv_cdf((1 + level) / 2)
     p = successes / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
@@ -116,6 +133,7 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     if min(only_first, only_second) < 0:
         raise ValueError(f"mcnemar_exact counts images, got {only_first} and {only_second}")
     n = only_first + only_second
+    # scipy's binomtest gives the same p a thousand times slower, and a site has thousands of pairs.
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), n, 0.5)))
 
 
@@ -134,47 +152,78 @@ def withstand_all(attacks: Iterable[tuple[NDArray[Any], Outcomes]]) -> Outcomes:
     return np.asarray(np.logical_and.reduce(outcomes))
 
 
-def bootstrap_difference(
-    first: Outcomes,
-    second: Outcomes,
-    *,
-    resamples: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
-    matched: bool = False,
-) -> Difference:
-    """Return the difference of two mean accuracies with its percentile bootstrap interval (Efron 1979).
+def resample(sides: Sequence[Outcomes], *, resamples: int = 10_000, seed: int = 0) -> list[Resampled]:
+    """Draw images, and each side's seeds, with replacement (Efron 1979); the same draws for every side.
+
+    So two sides give the same difference whichever others are resampled with them.
+
+    Args:
+        sides: of each (seeds, images), the same images in the same order.
+    """
+    if len({side.shape[1] for side in sides}) > 1 or not all(side.size for side in sides):
+        raise ValueError(f"not the same images, or none: {[side.shape for side in sides]}")
+    stood = _on_drawn_images(np.concatenate(sides), resamples, seed)
+    starts = np.cumsum([len(side) for side in sides])[:-1]
+    made = []
+    for side, own in zip(sides, np.split(stood, starts, axis=1), strict=True):
+        seeds, images = side.shape
+        in_step, apart = (
+            (own * rng.multinomial(seeds, [1 / seeds] * seeds, resamples)).sum(1)
+            for rng in (np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2]))
+        )
+        made.append(Resampled(int(side.sum()), in_step, apart, seeds, images))
+    return made
+
+
+def differences(
+    first: Resampled, others: Sequence[Resampled], *, matched: Sequence[bool], level: float = 0.95
+) -> list[Difference]:
+    """Return the difference of mean accuracies to each other side, with its percentile bootstrap interval.
 
     Images are drawn together for both sides, so that the comparison stays paired; seeds are drawn within
     each side, or also together. It supports claims about other images and other trainings of the same
     kind; a side with one seed adds no spread of training, and few seeds add too little.
 
     Args:
-        first, second: (seeds, images), the same images in the same order.
-        matched: row i of both sides is the same seed (the same initial weights and draws), so it is drawn
-            for both or neither. The caller must say whether both were trained for as many epochs.
+        matched: per other side, whether row i of both is the same seed (the same initial weights and draws),
+            so that it is drawn for both or neither. The caller must say whether both were trained for as
+            many epochs.
     """
-    if first.shape[1] != second.shape[1] or not first.size or not second.size:
-        raise ValueError(f"not the same images, or none: {first.shape} and {second.shape}")
-    if matched and len(first) != len(second):
-        raise ValueError(f"matched seeds need as many on either side: {first.shape} and {second.shape}")
-    rng = np.random.default_rng(seed)
-    split = len(first)
-    # Images with equal outcomes are interchangeable: drawing how many of each kind is the same draw.
-    kinds, counts = np.unique(np.concatenate([first, second]), axis=1, return_counts=True)
-    n = counts.sum()
-    chunk = max(1, _AT_ONCE // len(counts))
-    drawn = []
+    if any(own and other.seeds != first.seeds for own, other in zip(matched, others, strict=True)):
+        raise ValueError("matched seeds need as many on either side")
+    if not others:
+        return []
+    # Whole numbers: equal differences stay equal, and sort in half the time.
+    drawn = np.stack(
+        [
+            first.in_step * other.seeds - (other.in_step if own else other.apart) * first.seeds
+            for own, other in zip(matched, others, strict=True)
+        ]
+    ).astype(np.int32)
+    drawn.sort(axis=1)
+    places = (drawn.shape[1] - 1) * np.array([(1 - level) / 2, (1 + level) / 2])
+    below, above = np.floor(places).astype(int), np.ceil(places).astype(int)
+    ends = drawn[:, below] + (places - below) * (drawn[:, above] - drawn[:, below])
+    found = []
+    for other, (low, high) in zip(others, ends, strict=True):
+        of = first.images * first.seeds * other.seeds
+        mean = first.stood * other.seeds - other.stood * first.seeds
+        found.append(Difference(mean / of, float(low) / of, float(high) / of))
+    return found
+
+
+def _on_drawn_images(outcomes: Outcomes, resamples: int, seed: int) -> NDArray[np.int64]:
+    """Return how many of the drawn images each row withstands: (rows, images) -> (resamples, rows)."""
+    rng, images = np.random.default_rng(seed), outcomes.shape[1]
+    columns = outcomes.T.astype(np.float32)  # exact: whole numbers below 2**24
+    chunk = max(1, _AT_ONCE // images)
+    stood = []
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
-        accuracies = rng.multinomial(n, counts / n, size) @ kinds.T.astype(float) / n
-        ours, theirs = accuracies[:, :split], accuracies[:, split:]
-        if matched:
-            drawn.append(_mean_of_drawn(ours - theirs, rng))
-        else:
-            drawn.append(_mean_of_drawn(ours, rng) - _mean_of_drawn(theirs, rng))
-    low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2])
-    return Difference(_mean(first) - _mean(second), float(low), float(high))
+        drawn = rng.integers(images, size=(size, images)) + images * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * images).reshape(size, images)
+        stood.append(counts.astype(np.float32) @ columns)
+    return np.concatenate(stood).astype(np.int64)
 
 
 def ranks(outcomes: Sequence[Outcomes]) -> list[Rank]:
@@ -235,10 +284,3 @@ def _training_variance(outcomes: Sequence[Outcomes]) -> tuple[Floats, int]:
 def _mean(outcomes: Outcomes) -> float:
     """Return the share of true values; equal ratios of counts give the same float."""
     return int(outcomes.sum()) / outcomes.size
-
-
-def _mean_of_drawn(accuracies: Floats, rng: np.random.Generator) -> Floats:
-    """Return means over seeds drawn with replacement in each row: (resamples, seeds) -> (resamples,)."""
-    seeds = accuracies.shape[1]
-    weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), len(accuracies)) / seeds
-    return np.asarray((weights * accuracies).sum(1))

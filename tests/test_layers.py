@@ -37,8 +37,6 @@ ROOMS = [
     "benchmark/report/figures/drawing",
     "benchmark/report/figures",
     "benchmark/report/paper",
-    "benchmark/report/paper/magnet",
-    "benchmark/report/paper/namid",
     "benchmark/report/detectors",
     "benchmark/report/tables",
     "benchmark/report/lines",

@@ -4,19 +4,17 @@ import dataclasses
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from robustness_bench.attacks.registry import attack_names
 from robustness_bench.benchmark.cli.shared.options import Names, Request, split, takes_request
 from robustness_bench.benchmark.cli.shared.remedy import command_line, flag
 from robustness_bench.benchmark.errors import BenchError, unknown
 
 if TYPE_CHECKING:
-    from robustness_bench.benchmark.report.literature.layout import Layout
-    from robustness_bench.benchmark.report.paper.magnet.cells import MagnetCell
-    from robustness_bench.benchmark.report.paper.namid.cells import PaperCell
+    from robustness_bench.benchmark.report.paper.cells import PaperCell
+    from robustness_bench.benchmark.report.paper.tables import Paper
     from robustness_bench.benchmark.report.rendering.table import Table
     from robustness_bench.benchmark.store.detections import Detection
 
@@ -63,19 +61,23 @@ def tables(
     unless it is strict; several data sets can share one table and file name. Cells that never ran are blank,
     with the command that runs them. With --published a table needs no results of ours.
     """
-    from robustness_bench.benchmark.report.detectors.store import detections
-    from robustness_bench.benchmark.report.paper.magnet import tables as magnet
-    from robustness_bench.benchmark.report.paper.namid import tables as paper
+    from robustness_bench.benchmark.report.paper.magnet import MAGNET
+    from robustness_bench.benchmark.report.paper.namid import NAMID
 
-    known = [*paper.NUMBERS, *magnet.NUMBERS]
-    asked = _chosen(table, known, "table") if table else []
+    asked = _chosen(table, [*NAMID.numbers, *MAGNET.numbers], "table") if table else []
     wanted = _chosen(formats, list(_FORMATS), "format")
     _check(request)
-    records = detections(request.out)
-    asked = asked or _with_results(request, records)
+    detections = MAGNET.records(request.out)
+    asked = asked or _with_results(request, detections)
+    defenses = [name for name in asked if name in NAMID.numbers]
+    detectors = [name for name in asked if name in MAGNET.numbers]
     made = [
-        *_defenses(request, [name for name in asked if name in paper.NUMBERS], published),
-        *_detectors(request, [name for name in asked if name in magnet.NUMBERS], published, records),
+        *_made(request, NAMID, defenses, published, NAMID.records(request.out) if defenses else []),
+        *(
+            each
+            for name in detectors
+            for each in _made(_placed(request, name, detections), MAGNET, [name], published, detections)
+        ),
     ]
     empty = [
         f"no results for Table {each.number} in {request.out}: run {' and '.join(each.commands)}"
@@ -91,74 +93,59 @@ def tables(
         print(line)
 
 
-def _with_results(request: Request, records: "Sequence[Detection]") -> list[str]:
+def _with_results(request: Request, detections: "Sequence[Detection]") -> list[str]:
     """Return the tables that a store has results for; Tables 1 to 6 if it has none."""
-    from robustness_bench.benchmark.report.paper.magnet import tables as magnet
-    from robustness_bench.benchmark.report.paper.namid import tables as paper
+    from robustness_bench.benchmark.report.paper.magnet import MAGNET
+    from robustness_bench.benchmark.report.paper.namid import NAMID
     from robustness_bench.benchmark.store.cells import find_records
 
-    labels = {record.spec["dataset"] for record in records}
-    own = [name for name in magnet.NUMBERS if labels & set(magnet.magnet_layout(name).datasets)]
-    defenses = paper.NUMBERS if find_records(request.out) or not records else ()
-    return [*defenses, *((own or magnet.NUMBERS[:1]) if records else ())]
+    labels = {record.spec["dataset"] for record in detections}
+    own = [name for name in MAGNET.numbers if labels & set(MAGNET.layout(name).datasets)]
+    defenses = NAMID.numbers if find_records(request.out) or not detections else ()
+    return [*defenses, *((own or MAGNET.numbers[:1]) if detections else ())]
 
 
-def _defenses(request: Request, numbers: Sequence[str], published: bool) -> Iterator[_Set]:
-    """Yield Tables 1 to 6."""
-    from robustness_bench.benchmark.report.paper.namid import tables as paper
-    from robustness_bench.benchmark.report.paper.namid.csv import to_csv
-    from robustness_bench.benchmark.report.paper.namid.store import blocks
+def _made(
+    request: Request, paper: "Paper[Any]", numbers: Sequence[str], published: bool, records: Sequence[Any]
+) -> Iterator[_Set]:
+    """Yield some of a paper's tables."""
+    from robustness_bench.benchmark.report.paper.tables import (
+        cells_of,
+        gaps,
+        paper_table,
+        read_blocks,
+        to_csv,
+    )
 
     if not numbers:
         return
     protocol = request.protocol()
-    there = blocks(protocol, request.out, request.data_dir, request.download, needed=not published)
+    there = read_blocks(paper, protocol, records, request.data_dir, request.download, needed=not published)
 
-    def remedy(cells: "Sequence[PaperCell]") -> str:
-        return command(request, cells, protocol.seeds)
-
-    for number in numbers:
-        shape = paper.paper_layout(number)
-        cells = paper.cells_of(shape, there, beside=published)
-        made, commands = None, [remedy(gap) for gap in paper.gaps(cells, protocol.seeds)]
-        if any(cell.line or cell.published for cell in cells):
-            made = paper.paper_table(shape, cells, seeds=protocol.seeds, beside=published, remedy=remedy)
-        yield _Set(number, made, to_csv(cells), commands)
-
-
-def _detectors(
-    request: Request, numbers: Sequence[str], published: bool, records: "Sequence[Detection]"
-) -> Iterator[_Set]:
-    """Yield magnet-1 and magnet-2."""
-    from robustness_bench.benchmark.report.paper.magnet import tables as magnet
-    from robustness_bench.benchmark.report.paper.magnet.csv import to_csv
-    from robustness_bench.benchmark.report.paper.magnet.store import blocks
+    def remedy(cells: "Sequence[PaperCell[Any]]") -> str:
+        return command(request, paper, cells, protocol.seeds)
 
     for number in numbers:
-        shape = magnet.magnet_layout(number)
-        protocol = _placed(request, shape, records).protocol()
-        there = blocks(protocol, records, request.data_dir, request.download, needed=not published)
-
-        def remedy(cells: "Sequence[MagnetCell]", seeds: int = protocol.seeds) -> str:
-            return detector_command(request, cells, seeds)
-
-        cells = magnet.cells_of(shape, there, beside=published)
-        made, commands = None, [remedy(gap) for gap in magnet.gaps(cells, protocol.seeds)]
+        shape = paper.layout(number)
+        cells = cells_of(paper, shape, there, beside=published)
+        made, commands = None, [remedy(gap) for gap in gaps(paper, cells, protocol.seeds)]
         if any(cell.line or cell.published for cell in cells):
-            made = magnet.magnet_table(shape, cells, seeds=protocol.seeds, beside=published, remedy=remedy)
-        yield _Set(number, made, to_csv(cells), commands)
+            made = paper_table(paper, shape, cells, seeds=protocol.seeds, beside=published, remedy=remedy)
+        yield _Set(number, made, to_csv(paper, cells), commands)
 
 
-def _placed(request: Request, shape: "Layout", records: "Sequence[Detection]") -> Request:
+def _placed(request: Request, number: str, detections: "Sequence[Detection]") -> Request:
     """Return the request with a table's data sets if none is named: those in the store, or the paper's."""
     from robustness_bench.benchmark.data import DATASETS
     from robustness_bench.benchmark.report.literature.published import published
+    from robustness_bench.benchmark.report.paper.magnet import MAGNET
 
     if request.dataset or request.config:
         return request
-    elsewhere = {figure.dataset for figure in published("magnet")} - set(shape.datasets)
-    held = {record.spec["dataset"] for record in records} - elsewhere
-    return dataclasses.replace(request, dataset=[n for n in DATASETS if n in held] or list(shape.datasets))
+    own = MAGNET.layout(number).datasets
+    elsewhere = {figure.dataset for figure in published("magnet")} - set(own)
+    held = {record.spec["dataset"] for record in detections} - elsewhere
+    return dataclasses.replace(request, dataset=[n for n in DATASETS if n in held] or list(own))
 
 
 def _chosen(given: Names, known: Sequence[str], kind: str) -> list[str]:
@@ -181,30 +168,9 @@ def _check(request: Request) -> None:
         raise BenchError(f"the tables have the paper's rows and columns: leave {', '.join(given)} out")
 
 
-def command(request: Request, cells: "Sequence[PaperCell]", seeds: int) -> str:
-    """Return the command line that runs cells of one data set, norm and threat, with all other options."""
-    first = cells[0]
-    attacks = {cell.column.key for cell in cells}
-    options = {
-        "--defense": ",".join(dict.fromkeys(cell.row.key for cell in cells)),
-        "--dataset": first.block.settings.dataset,
-        "--norm": first.column.group,
-        "--attacks": ",".join(name for name in attack_names() if name in attacks),
-        "--threat": first.threat,
-        "--seeds": str(seeds),
-    }
-    return command_line(request, "run", options, _FROM_CELLS)
-
-
-def detector_command(request: Request, cells: "Sequence[MagnetCell]", seeds: int) -> str:
-    """Return the command line that runs cells of one data set, with all other options."""
-    options = {
-        "--defense": ",".join(dict.fromkeys(cell.column.group for cell in cells)),
-        "--dataset": cells[0].block.dataset,
-        "--kappa": ",".join(dict.fromkeys(cell.row for cell in cells)),
-        "--seeds": str(seeds),
-    }
-    return command_line(request, "run", options, _FROM_CELLS)
+def command(request: Request, paper: "Paper[Any]", cells: "Sequence[PaperCell[Any]]", seeds: int) -> str:
+    """Return the command line that runs the cells of one gap (``gaps``), with all other options."""
+    return command_line(request, "run", paper.options(cells) | {"--seeds": str(seeds)}, _FROM_CELLS)
 
 
 def _write(request: Request, made: "Table", csv: str, formats: Sequence[str]) -> None:

@@ -1,14 +1,20 @@
 """Write the CSV files and the tables of a store."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from robustness_bench.attacks.registry import NORMS, SETS
 from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.files import write_atomic
 from robustness_bench.benchmark.plan.protocol import THREATS, Protocol
-from robustness_bench.benchmark.report.detectors.publish import publish_detections
+from robustness_bench.benchmark.report.detectors.checks import check_settings, check_unions
+from robustness_bench.benchmark.report.detectors.csv import detections_csv, detectors_csv
+from robustness_bench.benchmark.report.detectors.decomposition import decomposition
+from robustness_bench.benchmark.report.detectors.lines import detection_lines
+from robustness_bench.benchmark.report.detectors.rates import Validation, detector_lines
 from robustness_bench.benchmark.report.detectors.store import detections, validation_scores
 from robustness_bench.benchmark.report.detectors.store import fitting as fit
+from robustness_bench.benchmark.report.detectors.tables import every_table, found, worst_table
 from robustness_bench.benchmark.report.lines.costs import costs
 from robustness_bench.benchmark.report.lines.curves import curves
 from robustness_bench.benchmark.report.lines.learning import find_trainings, learning
@@ -19,6 +25,7 @@ from robustness_bench.benchmark.report.rendering.formats import to_html, to_late
 from robustness_bench.benchmark.report.rendering.table import Table
 from robustness_bench.benchmark.report.tables.threats import threat_tables
 from robustness_bench.benchmark.store.cells import Record, read_records
+from robustness_bench.benchmark.store.detections import Detection
 
 
 def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Table]:
@@ -51,8 +58,7 @@ def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Tab
         lines = [*summarize(nominal), *worst_case(nominal, settings.attack_set)]
         for threat in THREATS:
             for table in threat_tables(threat, lines, settings, label):
-                write_atomic(out / "tables" / f"{table.name}.html", to_html(table).encode())
-                write_atomic(out / "tables" / f"{table.name}.tex", to_latex(table).encode())
+                _write(out, table)
                 tables.append(table)
     if text := curves(shown, {norm: sorted(values) for norm, values in budgets.items()}):
         write_atomic(out / "curves.csv", text.encode())
@@ -62,12 +68,63 @@ def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Tab
 
 def _publish_detectors(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Table]:
     """Write the CSV files of all detectors, and the tables of those that fit the settings."""
-    found = detections(out)
-    if not found:
+    records = detections(out)
+    if not records:
         return []
-    shown = [each for settings in protocol.settings for each in fit(protocol, settings, data, found)]
+    shown = [each for settings in protocol.settings for each in fit(protocol, settings, data, records)]
     labels = {settings.dataset: data[settings.dataset].label for settings in protocol.settings}
-    return publish_detections(out, found, validation_scores(out), labels, shown)
+    return publish_detections(out, records, validation_scores(out), labels, shown)
+
+
+def publish_detections(
+    out: Path,
+    records: Sequence[Detection],
+    validation: Validation,
+    labels: Mapping[str, str],
+    shown: Sequence[Detection] | None = None,
+) -> list[Table]:
+    """Write detections.csv and detectors.csv of all records, and the tables of those ``shown``.
+
+    Args:
+        labels: data set -> its name in the records, in the order of the tables.
+        shown: the records of one setting; all by default.
+
+    Returns:
+        The tables; those to be shown on a terminal have the measure "accuracy". None without records.
+
+    Raises:
+        StoreError: records that contradict each other, or two settings among those shown.
+    """
+    if not records:
+        return []
+    shown = records if shown is None else shown
+    check_unions(records)
+    check_settings(detection_lines(shown))
+    write_atomic(out / "detections.csv", detections_csv(detection_lines(records)).encode())
+    write_atomic(out / "detectors.csv", detectors_csv(detector_lines(records, validation)).encode())
+    tables = detection_tables(shown, validation, labels)
+    for table in tables:
+        _write(out, table)
+    return tables
+
+
+def detection_tables(
+    records: Sequence[Detection], validation: Validation, labels: Mapping[str, str]
+) -> list[Table]:
+    """Return for each data set with records: the worst κ, every κ, what each part withstands."""
+    lines, detectors = detection_lines(records), detector_lines(records, validation)
+    tables: list[Table | None] = []
+    for dataset, label in labels.items():
+        there = found(label, lines, detectors)
+        tables += [worst_table(there)] if there.lines else []
+        tables += [every_table(there), decomposition(there, dataset)] if there.attacks else []
+    return [table for table in tables if table]
+
+
+def _write(out: Path, table: Table) -> None:
+    """Write a table as HTML and LaTeX."""
+    write_atomic(out / "tables" / f"{table.name}.html", to_html(table).encode())
+    write_atomic(out / "tables" / f"{table.name}.tex", to_latex(table).encode())
 
 
 def _sent_against(nominal: list[Record], records: list[Record]) -> list[Record]:

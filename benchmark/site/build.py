@@ -123,10 +123,9 @@ def _write_downloads(folder: Path, board: Board, families: dict[str, Family]) ->
     _put(stem.with_suffix(".csv"), downloads.to_csv(lines))
     _put(stem.with_suffix(".json"), downloads.to_json(lines))
     _put(stem.with_suffix(".parquet"), downloads.to_parquet(lines))
-    for row in board.rows:
-        value = {"board": board.slug, "row": page_id(row.family), "outcomes": downloads.outcomes(board, row)}
-        script = f"benchOutcomes({names.embedded(value)});\n"
-        _put(folder / "data" / board.slug / f"{page_id(row.family)}.js", script.encode())
+    for name, value in overview.comparisons(board):
+        script = f"benchComparisons({names.embedded(value)});\n"
+        _put(folder / "data" / board.slug / f"{name}.js", script.encode())
 
 
 def _write_defense(folder: Path, found: Found, family: Family, families: dict[str, Family]) -> None:

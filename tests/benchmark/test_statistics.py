@@ -8,14 +8,16 @@ from scipy.stats import binomtest, t  # type: ignore[import-untyped]
 
 from robustness_bench.benchmark import statistics
 from robustness_bench.benchmark.statistics import (
+    Difference,
     MeanStd,
     Outcomes,
     Rank,
-    bootstrap_difference,
+    differences,
     inside,
     mcnemar_exact,
     mean_std,
     ranks,
+    resample,
     widened,
     wilson,
     withstand_all,
@@ -25,6 +27,13 @@ from robustness_bench.benchmark.statistics import (
 def row(*shares: float, images: int = 1000) -> Outcomes:
     """A seed per share: the first images withstand."""
     return np.stack([np.arange(images) < share * images for share in shares])
+
+
+def bootstrap_difference(
+    first: Outcomes, second: Outcomes, *, matched: bool = False, level: float = 0.95, **draws: int
+) -> Difference:
+    one, other = resample([first, second], **draws)
+    return differences(one, [other], matched=[matched], level=level)[0]
 
 
 def random_rows(rng: np.random.Generator, count: int, images: int = 300) -> list[Outcomes]:
@@ -118,7 +127,8 @@ def test_bootstrap_has_a_sign_and_one_answer() -> None:
     first, second = row(0.6, 0.5, 0.55, images=200), row(0.4, 0.45, images=200)
     found = bootstrap_difference(first, second)
     assert found == bootstrap_difference(first, second)
-    assert found != bootstrap_difference(first, second, seed=1)
+    few = [bootstrap_difference(first, second, resamples=50, seed=seed) for seed in (0, 0, 1)]
+    assert few[0] == few[1] != few[2]
     back = bootstrap_difference(second, first)
     assert (back.mean, back.low, back.high) == pytest.approx((-found.mean, -found.high, -found.low), abs=0.01)
     assert 0 < found.low < found.mean < found.high
@@ -138,7 +148,7 @@ def test_bootstrap_level_and_seeds_widen() -> None:
 
 
 def test_bootstrap_in_chunks_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 1250 resamples of 32 kinds of images, and the last one shorter."""
+    """Chunks of 80 resamples, and the last one shorter."""
     rng = np.random.default_rng(0)
     first, second = rng.random((2, 500)) < 0.5, rng.random((3, 500)) < 0.45
     whole = bootstrap_difference(first, second, resamples=9_999)
@@ -147,6 +157,29 @@ def test_bootstrap_in_chunks_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(statistics, "_AT_ONCE", 1)
     one = bootstrap_difference(first, second, resamples=1)
     assert one.low == one.high
+
+
+def test_bootstrap_does_not_depend_on_company() -> None:
+    """Alone or among others, swapped or not: the same interval, of opposite sign where seeds are matched."""
+    rng = np.random.default_rng(1)
+    rows = [rng.random((seeds, 90)) < 0.5 for seeds in (2, 2, 3, 1)]
+    drawn = resample(rows)
+    for one in range(4):
+        for other in {0, 1, 2, 3} - {one}:
+            matched = {one, other} == {0, 1}
+            alone = bootstrap_difference(rows[one], rows[other], matched=matched)
+            assert alone == differences(drawn[one], [drawn[2], drawn[other]], matched=[False, matched])[1]
+            if matched:
+                back = bootstrap_difference(rows[other], rows[one], matched=True)
+                assert back == pytest.approx((-alone.mean, -alone.high, -alone.low))
+
+
+def test_bootstrap_ends_are_numpys_quantiles() -> None:
+    rng = np.random.default_rng(2)
+    one, other = resample([rng.random((2, 70)) < 0.6, rng.random((3, 70)) < 0.5], resamples=501)
+    drawn = one.in_step / 140 - other.apart / 210
+    (found,) = differences(one, [other], matched=[False], level=0.9)
+    assert found[1:] == pytest.approx(np.quantile(drawn, [0.05, 0.95]))
 
 
 def test_bootstrap_refuses_other_images() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from robustness_bench.benchmark.report.detectors.lines import NATURAL, OBLIVIOUS, DetectionLine
 from robustness_bench.benchmark.report.detectors.names import confidence
-from robustness_bench.benchmark.report.rendering.wording import count
+from robustness_bench.benchmark.report.rendering.wording import counts, span
 
 _INTERVAL = "the 95 % Wilson interval of the mean over images, widened by the standard deviation over seeds"
 
@@ -29,8 +29,10 @@ def every_caption(label: str, lines: Sequence[DetectionLine]) -> str:
     own = [line for line in lines if line.setting == OBLIVIOUS]
     intervals = [interval for line in own if (interval := line.interval())]
     widest = max(((high - low) / 2 for low, high in intervals), default=0.0)
+    several = any(len(line.per_seed) > 1 for line in own)
+    spread = " ± sample standard deviation over seeds" if several else ""
     return (
-        f"{_withstood(label, own)} Mean{_spread(own)}; every interval ({_INTERVAL}) is in detections.csv."
+        f"{_withstood(label, own)} Mean{spread}; every interval ({_INTERVAL}) is in detections.csv."
         f" The widest is ± {widest:.1f} points. Oblivious only: not a security claim."
     )
 
@@ -45,31 +47,12 @@ def _withstood(label: str, lines: Sequence[DetectionLine]) -> str:
     natural = [line for line in lines if line.setting == NATURAL]
     everything = [f"{_images(natural)} natural ones"] if natural else []
     attacked = f"of the test images that the classifier gets right {', '.join(counted)}" if counted else ""
+    seeds = counts((len(line.per_seed) for line in lines), "training seed")
     return (
         "Withstood: share in % of the attacked images that are flagged or, reformed, classified correctly. "
-        f"{label}: {'; '.join(filter(None, [attacked, *everything]))}; {seeds(lines)}."
+        f"{label}: {'; '.join(filter(None, [attacked, *everything]))}; {seeds}."
     )
 
 
 def _images(lines: Iterable[DetectionLine]) -> str:
-    return span({line.n for line in lines if line.n})
-
-
-def span(numbers: Iterable[int]) -> str:
-    """Return the range of some numbers, from the smallest to the largest."""
-    found = sorted(numbers)
-    if not found:
-        return "no"
-    return str(found[0]) if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
-
-
-def seeds(lines: Iterable[DetectionLine]) -> str:
-    """Return how many training seeds the lines have."""
-    counts = sorted({len(line.per_seed) for line in lines})
-    most = count(counts[-1] if counts else 0, "training seed")
-    return most if len(counts) < 2 else f"{counts[0]} to {most}"
-
-
-def _spread(lines: Iterable[DetectionLine]) -> str:
-    several = any(len(line.per_seed) > 1 for line in lines)
-    return " ± sample standard deviation over seeds" if several else ""
+    return span(line.n for line in lines if line.n)

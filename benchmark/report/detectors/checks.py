@@ -6,7 +6,8 @@ from itertools import permutations
 import numpy as np
 
 from robustness_bench.benchmark.errors import StoreError
-from robustness_bench.benchmark.report.detectors.lines import NATURAL, OBLIVIOUS, DetectionLine
+from robustness_bench.benchmark.grouping import grouped
+from robustness_bench.benchmark.report.detectors.lines import NATURAL, OBLIVIOUS, DetectionLine, name_of
 from robustness_bench.benchmark.store.detections import Detection
 
 _SHOWN = ("sample", "label", "prediction", "l1", "l2", "linf")  # equal in both: the same images were judged
@@ -17,20 +18,18 @@ def check_unions(records: Iterable[Detection]) -> None:
 
     Compares systems that judged the same images: natural ones, and those of oblivious attacks.
     """
-    cells: dict[tuple[object, ...], list[Detection]] = {}
-    for record in records:
-        spec = record.spec
-        if record.status == "ok" and spec["setting"] in (NATURAL, OBLIVIOUS):
-            place = *(spec[key] for key in ("dataset", "setting", "attack", "confidence")), record.seed
-            cells.setdefault(place, []).append(record)
-    for members in cells.values():
+    judged = [
+        each for each in records if each.status == "ok" and each.spec["setting"] in (NATURAL, OBLIVIOUS)
+    ]
+    for members in grouped(judged, _place).values():
         for part, whole in permutations(members, 2):
-            if part.thresholds.items() < whole.thresholds.items() and _same_images(part, whole):
+            same = all(np.array_equal(part.rows[name], whole.rows[name]) for name in _SHOWN)
+            if same and part.thresholds.items() < whole.thresholds.items():
                 _check(part, whole)
 
 
-def _same_images(part: Detection, whole: Detection) -> bool:
-    return all(np.array_equal(part.rows[name], whole.rows[name]) for name in _SHOWN)
+def _place(record: Detection) -> tuple[object, ...]:
+    return *(record.spec[key] for key in ("dataset", "setting", "attack", "confidence")), record.seed
 
 
 def _check(part: Detection, whole: Detection) -> None:
@@ -39,16 +38,10 @@ def _check(part: Detection, whole: Detection) -> None:
         lost |= part.defended() & ~whole.defended()
     if lost.any():
         raise StoreError(
-            f"{_named(whole)} loses {lost.sum()} of the images that {part.spec['system']} withstands with "
+            f"{name_of(whole)} loses {lost.sum()} of the images that {part.spec['system']} withstands with "
             f"fewer detectors and the same thresholds, which a union cannot do: delete the cells "
             f"{whole.id} and {part.id} and run the same command again"
         )
-
-
-def _named(record: Detection) -> str:
-    spec = record.spec
-    words = " ".join(spec[key] for key in ("dataset", "system", "attack"))
-    return f"{words} at κ = {spec['confidence']:g}, seed {record.seed},"
 
 
 def check_settings(lines: Iterable[DetectionLine]) -> None:

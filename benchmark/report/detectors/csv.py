@@ -1,13 +1,12 @@
 """detections.csv and detectors.csv: per cell a line over all seeds (seed "all"), then one per seed."""
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from robustness_bench.benchmark.report.detectors.lines import FIGURES, NATURAL, DetectionLine, Outcome
 from robustness_bench.benchmark.report.detectors.names import confidence
 from robustness_bench.benchmark.report.detectors.rates import DetectorLine, Reading
 from robustness_bench.benchmark.report.detectors.roc import RATES
+from robustness_bench.benchmark.report.rendering.csv import number, to_csv
 from robustness_bench.benchmark.statistics import Interval, MeanStd, widened
 
 _CELL = ("dataset", "system", "setting", "attack", "confidence", "beta")
@@ -23,20 +22,12 @@ DETECTOR_COLUMNS = (
 
 def detections_csv(lines: Iterable[DetectionLine]) -> str:
     """Return CSV text; shares in percent; the same lines give the same bytes."""
-    return _csv(COLUMNS, (row for line in lines for row in _rows(line)))
+    return to_csv(COLUMNS, (row for line in lines for row in _rows(line)))
 
 
 def detectors_csv(lines: Iterable[DetectorLine]) -> str:
     """Return CSV text; shares in percent, AUROC from 0 to 1; "union" is all of a system's detectors."""
-    return _csv(DETECTOR_COLUMNS, (row for line in lines for row in _detector_rows(line)))
-
-
-def _csv(header: Sequence[str], rows: Iterable[list[str]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+    return to_csv(DETECTOR_COLUMNS, (row for line in lines for row in _detector_rows(line)))
 
 
 def _cell(line: DetectionLine) -> list[str]:
@@ -100,8 +91,3 @@ def _mean(figure: MeanStd | None) -> str:
 
 def _interval(interval: Interval | None) -> list[str]:
     return [number(each) for each in interval or (None, None)]
-
-
-def number(value: float | None) -> str:
-    """Return the number as text, empty for None."""
-    return "" if value is None else f"{value:.4f}"

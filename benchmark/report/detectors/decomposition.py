@@ -2,23 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 
-from robustness_bench.benchmark.report.detectors.captions import seeds, span
-from robustness_bench.benchmark.report.detectors.cells import plain
 from robustness_bench.benchmark.report.detectors.lines import OBLIVIOUS, DetectionLine
-from robustness_bench.benchmark.report.detectors.names import attack_label, confidence
-from robustness_bench.benchmark.report.detectors.tables import NOT_A_CLAIM, Found
+from robustness_bench.benchmark.report.detectors.names import attack_label, confidence, published_name
+from robustness_bench.benchmark.report.detectors.tables import NOT_A_CLAIM, Found, plain
 from robustness_bench.benchmark.report.literature.published import LU, Curve, curves
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Notes, Row, Table
+from robustness_bench.benchmark.report.rendering.wording import counts, span
 
 _SYSTEM = "magnet"
 _PARTS = {"none": "None", "det_only": "Detectors", "ref_only": "Reformer", "both": "Both"}
-_PRINTED = {"cw": "cw-l2"}
 _THEIRS = ("none", "det", "ref", "both")
-
-
-def published_name(attack: str) -> str:
-    """Return the name of one of our attacks in the detectors' papers."""
-    return _PRINTED.get(attack, attack)
 
 
 def decomposition(there: Found, dataset: str) -> Table | None:
@@ -52,9 +45,10 @@ def decomposition(there: Found, dataset: str) -> Table | None:
 
 def _caption(label: str, lines: Sequence[DetectionLine], beside: bool) -> str:
     text = (
-        f"Share in % of {span({line.n for line in lines})} attacked test images of {label} that are "
+        f"Share in % of {span(line.n for line in lines)} attacked test images of {label} that are "
         "withstood with none of MagNet's parts, its detectors alone (flagged or classified correctly), its "
-        f"reformer alone (classified correctly once reformed), and both; {seeds(lines)}"
+        f"reformer alone (classified correctly once reformed), and both; "
+        f"{counts((len(line.per_seed) for line in lines), 'training seed')}"
     )
     text += ", mean ± sample standard deviation." if any(len(line.per_seed) > 1 for line in lines) else "."
     if beside:
@@ -66,14 +60,15 @@ def _rows(there: Found, drawn: dict[tuple[str, float], Curve], notes: Notes) -> 
     for attack in there.attacks:
         for line in there.at(_SYSTEM, OBLIVIOUS, attack):
             ours = [plain(line, part, notes) for part in _PARTS]
-            theirs = _theirs(drawn.get((published_name(attack), line.confidence))) if drawn else []
+            point = drawn.get((published_name(attack), line.confidence))
+            theirs = (
+                [Cell(text=f"{getattr(point, name):.1f}" if point else "") for name in _THEIRS]
+                if drawn
+                else []
+            )
             yield Row(
                 group=attack,
                 label=confidence(line.confidence),
                 cells=(*ours, *theirs),
                 block=attack_label(attack),
             )
-
-
-def _theirs(point: Curve | None) -> list[Cell]:
-    return [Cell(text=f"{getattr(point, name):.1f}" if point else "") for name in _THEIRS]

@@ -1,13 +1,16 @@
 """What guarded classifiers withstand: one line per cell, from the records of its seeds."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness_bench.benchmark.report.detectors.names import known_attacks, position, system_names
+from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.grouping import grouped
+from robustness_bench.benchmark.report.detectors.names import known_attacks, system_names
+from robustness_bench.benchmark.report.lines.results import position
 from robustness_bench.benchmark.statistics import Interval, MeanStd, mean_std, widened
 from robustness_bench.benchmark.store.detections import Detection, Mask
 
@@ -72,7 +75,7 @@ class DetectionLine:
 
     @property
     def key(self) -> tuple[str, str, str, str, float]:
-        """Data set, system, setting, attack, confidence."""
+        """What distinguishes a cell in the tables: data set, system, setting, attack, confidence."""
         return self.dataset, self.system, self.setting, self.attack, self.confidence
 
     @property
@@ -106,10 +109,8 @@ def detection_lines(records: Iterable[Detection]) -> list[DetectionLine]:
 
 def by_family(records: Iterable[Detection]) -> list[list[Detection]]:
     """Group the records that differ only in their seed, in its order."""
-    families: dict[str, list[Detection]] = {}
-    for record in sorted(records, key=lambda record: (record.seed, record.id)):
-        families.setdefault(record.family, []).append(record)
-    return list(families.values())
+    ordered = sorted(records, key=lambda record: (record.seed, record.id))
+    return list(grouped(ordered, lambda record: record.family).values())
 
 
 def _line(records: list[Detection]) -> DetectionLine:
@@ -141,6 +142,39 @@ def remarks(records: Sequence[Detection]) -> dict[str, str]:
 def last_line(traceback: str) -> str:
     """Return the last line of a traceback."""
     return (traceback.strip().splitlines() or ["no reason was kept"])[-1]
+
+
+def name_of(record: Detection) -> str:
+    """Return a cell's name in messages."""
+    spec = record.spec
+    if spec["setting"] == NATURAL:
+        return f"{spec['system']} on natural images, seed {record.seed}"
+    where = f"{spec['attack']} ({spec['setting']}) at κ = {spec['confidence']:g}"
+    return f"{spec['system']} under {where}, seed {record.seed}"
+
+
+def scores_of(record: Detection, detector: str) -> NDArray[np.float64]:
+    """Return a detector's score of each image: (n,).
+
+    Raises:
+        StoreError: a score is NaN.
+    """
+    scores = record.scores(detector)
+    if np.isnan(scores).any():
+        raise StoreError(
+            f"a score of {detector} of {name_of(record)} is not a number: delete the cell {record.id} and "
+            "run the same command again"
+        )
+    return scores
+
+
+def natural_cells(
+    records: Iterable[Detection], calibrated: Callable[[Detection], tuple[object, ...]]
+) -> dict[tuple[object, ...], Detection]:
+    """Return each calibrated system's natural cell; if there are several, the one with the most images."""
+    found = [each for each in records if each.status == "ok" and each.spec["setting"] == NATURAL]
+    ordered = sorted(found, key=lambda each: (len(each.rows["label"]), each.id))
+    return {calibrated(each): each for each in ordered}
 
 
 def successful(record: Detection) -> Mask:

@@ -1,10 +1,9 @@
 """Names and order of systems, detectors and attacks in the tables."""
 
-from collections.abc import Sequence
-
 from robustness_bench.attacks.registry import attack_names, attack_presets
 from robustness_bench.defenses.detectors.registry import GROUPS, detector_presets, system_presets
 
+_PRINTED = {"cw": "cw-l2"}  # our name -> the papers', where they differ
 _FIRST = ("none", "cw", "ead-l1", "ead-en")  # as in the published tables
 
 
@@ -42,11 +41,16 @@ def attack_label(name: str) -> str:
     return presets[name].label if name in presets else name
 
 
-def position(name: str, names: Sequence[str]) -> tuple[int, str]:
-    """Return a sort key: known names in their order, then the others."""
-    return (names.index(name) if name in names else len(names), name)
+def published_name(attack: str) -> str:
+    """Return the detectors' papers' name of one of our attacks."""
+    return _PRINTED.get(attack, attack)
+
+
+def our_name(attack: str) -> str:
+    """Return our name of an attack in the detectors' papers."""
+    return next((ours for ours, theirs in _PRINTED.items() if theirs == attack), attack)
 
 
 def confidence(kappa: float) -> str:
-    """15.0 as 15."""
+    """Return κ as text, 15.0 as 15."""
     return f"{kappa:g}"

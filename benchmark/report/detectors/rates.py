@@ -1,25 +1,26 @@
 """How well each detector separates adversarial from natural images, from the records of its seeds."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from robustness_bench.benchmark.errors import StoreError
 from robustness_bench.benchmark.plan.detectors import CALIBRATION
 from robustness_bench.benchmark.report.detectors.lines import (
-    NATURAL,
     DetectionLine,
     by_family,
     detection_lines,
     last_line,
+    natural_cells,
     percent,
     remarks,
+    scores_of,
     successful,
 )
-from robustness_bench.benchmark.report.detectors.names import detector_names, position
+from robustness_bench.benchmark.report.detectors.names import detector_names
 from robustness_bench.benchmark.report.detectors.roc import RATES, Scores, at_rates, auroc
+from robustness_bench.benchmark.report.lines.results import position
 from robustness_bench.benchmark.statistics import Interval, MeanStd, mean_std, widened
 from robustness_bench.benchmark.store.detections import Detection, Mask
 
@@ -94,7 +95,7 @@ def detector_lines(records: Sequence[Detection], validation: Validation) -> list
     Raises:
         StoreError: a score is NaN.
     """
-    natural = _natural(records)
+    natural = natural_cells(records, _calibrated)
     members = {each[0].family: each for each in by_family(records)}
     return [
         line
@@ -109,14 +110,6 @@ def _calibrated(record: Detection) -> tuple[object, ...]:
     return record.spec["dataset"], record.spec["system"], record.seed, *sorted(parents)
 
 
-def _natural(records: Iterable[Detection]) -> dict[tuple[object, ...], Detection]:
-    """Return the natural cell of each such system; if there are several, the one with the most images."""
-    found = [each for each in records if each.status == "ok" and each.spec["setting"] == NATURAL]
-    return {
-        _calibrated(each): each for each in sorted(found, key=lambda each: (len(each.rows["label"]), each.id))
-    }
-
-
 def _of_cell(
     cell: DetectionLine,
     records: Sequence[Detection],
@@ -124,31 +117,34 @@ def _of_cell(
     validation: Validation,
 ) -> list[DetectorLine]:
     names = dict.fromkeys(name for record in records for name in record.detectors)
-    lines = []
-    for name in [*sorted(names, key=lambda name: position(name, detector_names())), UNION]:
-        failed = [last_line(record.error) for record in records if record.status == "error"]
-        lines.append(
-            DetectorLine(
-                detector=name,
-                cell=cell,
-                per_seed={
-                    each.seed: None
-                    if each.status == "error"
-                    else _reading(each, name, natural.get(_calibrated(each)), validation)
-                    for each in records
-                },
-                remark="; ".join(dict.fromkeys(filter(None, [remarks(records).get(name, ""), *failed]))),
-            )
+    failed = [last_line(record.error) for record in records if record.status == "error"]
+    said = remarks(records)
+    return [
+        DetectorLine(
+            detector=name,
+            cell=cell,
+            per_seed={each.seed: _reading(each, name, natural, validation) for each in records},
+            remark="; ".join(dict.fromkeys(filter(None, [said.get(name, ""), *failed]))),
         )
-    return lines
+        for name in [*sorted(names, key=lambda name: position(name, detector_names())), UNION]
+    ]
 
 
-def _reading(record: Detection, name: str, natural: Detection | None, validation: Validation) -> Reading:
-    fooled = successful(record)
+def _reading(
+    record: Detection,
+    name: str,
+    calibrated: Mapping[tuple[object, ...], Detection],
+    validation: Validation,
+) -> Reading | None:
+    if record.status == "error":
+        return None
+    fooled, natural = successful(record), calibrated.get(_calibrated(record))
     everything = np.ones(len(natural.rows["label"]) if natural else 0, bool)
+    shares = [_nominal(record, each, validation) for each in record.detectors]
+    known = [share for share in shares if share is not None]
     union = Reading(
         threshold=None,
-        nominal=_sum([_nominal(record, each, validation) for each in record.detectors]),
+        nominal=sum(known) if len(known) == len(shares) else None,
         natural=len(everything),
         fpr=percent(_flags(natural, name), everything) if natural else None,
         successful=int(fooled.sum()),
@@ -158,8 +154,8 @@ def _reading(record: Detection, name: str, natural: Detection | None, validation
     )
     if name == UNION:
         return union
-    caught = _scores(record, name)[fooled]
-    ordinary = _scores(natural, name) if natural else caught[:0]
+    caught = scores_of(record, name)[fooled]
+    ordinary = scores_of(natural, name) if natural else caught[:0]
     return union._replace(
         threshold=record.thresholds[name],
         nominal=_nominal(record, name, validation),
@@ -168,25 +164,8 @@ def _reading(record: Detection, name: str, natural: Detection | None, validation
     )
 
 
-def _sum(shares: Sequence[float | None]) -> float | None:
-    """Return the sum, None if any of them is unknown."""
-    known = [share for share in shares if share is not None]
-    return sum(known) if len(known) == len(shares) else None
-
-
 def _flags(record: Detection, name: str) -> Mask:
     return record.flagged if name == UNION else record.flags(name)
-
-
-def _scores(record: Detection, name: str) -> Scores:
-    scores = record.scores(name)
-    if np.isnan(scores).any():
-        where = " ".join(str(record.spec[key]) for key in ("dataset", "system", "setting", "attack"))
-        raise StoreError(
-            f"a score of {name} in {where} at κ = {record.spec['confidence']:g}, seed {record.seed}, is not "
-            f"a number: delete the cell {record.id} and run the same command again"
-        )
-    return scores
 
 
 def _held_out(record: Detection, name: str, validation: Validation) -> Scores | None:

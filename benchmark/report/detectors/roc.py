@@ -1,9 +1,13 @@
-"""AUROC, and rates at thresholds set on held-out natural images."""
+"""AUROC, ROC curves, and rates at thresholds set on held-out natural images."""
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
 RATES = (0.001, 0.005, 0.01, 0.05)
+FPRS = tuple(10 ** (step / 40 - 3) for step in range(121))
+"""The FPR values at which curves are drawn: from 0.1 % to 100 %."""
 Scores = NDArray[np.float64]
 _ROUNDING = 1e-9  # so that 0.29 of 100 images is 29, not 28
 
@@ -37,3 +41,20 @@ def at_rates(adversarial: Scores, held_out: Scores | None) -> tuple[float | None
         return (None,) * len(RATES)
     thresholds = [threshold_at(held_out, rate) for rate in RATES]
     return tuple(None if each is None else 100.0 * float((adversarial >= each).mean()) for each in thresholds)
+
+
+def tpr_at(natural: Scores, adversarial: Scores, fpr: float) -> float:
+    """Return the largest share of adversarial images that a threshold flags at no more than this FPR.
+
+    This is a point on the ROC's steps, not interpolated: a threshold flags all images of equal score or none.
+    """
+    allowed = math.floor(fpr * len(natural) + _ROUNDING)
+    if allowed >= len(natural):
+        return 1.0
+    spared = np.sort(natural)[::-1][allowed]
+    return float((adversarial > spared).mean())
+
+
+def roc(natural: Scores, adversarial: Scores) -> tuple[float, ...]:
+    """Return the TPR at each of ``FPRS``."""
+    return tuple(tpr_at(natural, adversarial, fpr) for fpr in FPRS)

@@ -5,21 +5,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from robustness_bench.benchmark.report.detectors.captions import every_caption, worst_caption
-from robustness_bench.benchmark.report.detectors.cells import MISSING, bracketed, failed, plain
 from robustness_bench.benchmark.report.detectors.lines import GREY, NATURAL, OBLIVIOUS, WHITE, DetectionLine
 from robustness_bench.benchmark.report.detectors.names import (
     attack_label,
     confidence,
     known_attacks,
-    position,
     system_group,
     system_label,
     system_names,
 )
 from robustness_bench.benchmark.report.detectors.rates import UNION, DetectorLine
-from robustness_bench.benchmark.report.rendering.table import Cell, Column, Notes, Row, Table
+from robustness_bench.benchmark.report.lines.results import position
+from robustness_bench.benchmark.report.rendering.table import Cell, Column, Notes, Row, Table, spread
 
 NOT_A_CLAIM = "oblivious only: not a security claim"
+MISSING = Cell(text="–")
 _ADAPTIVE = {WHITE: "White box", GREY: "Grey box"}
 
 
@@ -109,21 +109,17 @@ def _row(there: Found, system: str, notes: Notes) -> Row:
     adaptive = {setting: there.at(system, setting) for setting in _ADAPTIVE}
     claim = "" if any(map(worst_of, adaptive.values())) else NOT_A_CLAIM
     accuracy = _share(there.at(system, NATURAL), "both", notes)
+    remarks = dict.fromkeys(text for line in there.at(system) for text in line.remarks)
     return Row(
         group=system_group(system),
         label=system_label(system),
         cells=(
-            dataclasses.replace(accuracy, marks=notes.marks(*_remarks(there, system)) + accuracy.marks),
+            dataclasses.replace(accuracy, marks=notes.marks(*remarks) + accuracy.marks),
             *_false_positives(there, system),
             *(_worst(there, system, attack, notes, "both") for attack in there.attacks),
             *(_success(lines, notes, claim) for lines in adaptive.values()),
         ),
     )
-
-
-def _remarks(there: Found, system: str) -> list[str]:
-    """Return the remarks of all lines of a system, each once."""
-    return list(dict.fromkeys(text for line in there.at(system) for text in line.remarks))
 
 
 def _share(lines: Sequence[DetectionLine], name: str, notes: Notes) -> Cell:
@@ -201,3 +197,26 @@ def _rows_of(there: Found, attack: str, kappas: Sequence[float], notes: Notes) -
         at = {line.confidence: line for line in there.at(system, OBLIVIOUS, attack)}
         cells = tuple(plain(at.get(kappa), figure, notes) for kappa in kappas)
         yield Row(group=group, label=label, cells=cells, block=attack_label(attack))
+
+
+def bracketed(mean: float, interval: tuple[float, float]) -> str:
+    """Return a share in percent and its interval."""
+    low, high = interval
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def failed(line: DetectionLine, notes: Notes) -> Cell:
+    """Return the cell of a line without a number: its seeds failed, or no image counts."""
+    if not line.error:
+        return MISSING
+    return Cell(text="ERROR", error=line.error, marks=notes.marks(f"failed: {line.error}"))
+
+
+def plain(line: DetectionLine | None, name: str, notes: Notes) -> Cell:
+    """Return mean and standard deviation over seeds."""
+    if line is None:
+        return MISSING
+    figure = line.figure(name)
+    if figure is None:
+        return failed(line, notes)
+    return Cell(text=spread(figure.mean, figure.std, 1), marks=notes.marks(*line.remarks))

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustness_bench.benchmark.report.figures.roc_words import as_csv
-from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
+from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
+from robustness_bench.benchmark.report.rendering.table import Table, plain_table
 from robustness_bench.benchmark.store.generated import ConditionalExamples
 
 ROWS = 6
@@ -84,7 +84,7 @@ def caption(figure: GeneratedFigure) -> str:
 def to_csv(figure: GeneratedFigure) -> str:
     """Return CSV text with a header and a line per image and class, drawn or not."""
     examples = figure.examples
-    return as_csv(
+    return csv_text(
         COLUMNS,
         [
             [
@@ -99,19 +99,18 @@ def to_csv(figure: GeneratedFigure) -> str:
 
 def to_table(figure: GeneratedFigure) -> Table:
     """Return the classifier's predictions for the drawn images: a row per image, a column per class."""
-    predicted = figure.examples.predicted
-    return Table(
+    shown = figure.examples
+    return plain_table(
         name=figure.name,
         title=figure.title,
         caption=caption(figure),
         measure="mi",
-        columns=tuple(Column(group="classifier on G(E(x), j)", label=f"j = {j}") for j in figure.conditions),
-        rows=tuple(
-            Row(
-                group="",
-                label=f"image {row}, class {figure.examples.label[row]}",
-                cells=tuple(Cell(text=str(predicted[row, j])) for j in figure.conditions),
+        heads=[("classifier on G(E(x), j)", f"j = {j}") for j in figure.conditions],
+        rows=[
+            (
+                f"image {row}, class {shown.label[row]}",
+                [str(shown.predicted[row, j]) for j in figure.conditions],
             )
             for row in figure.rows
-        ),
+        ],
     )

@@ -3,11 +3,9 @@
 Only data: every number to draw, what is missing, and the words around it. ``drawing.namid`` draws it.
 """
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from robustness_bench.attacks.registry import SETS, attack_presets
@@ -15,7 +13,9 @@ from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.plan.protocol import Settings
 from robustness_bench.benchmark.report.lines.information import mi_lines
 from robustness_bench.benchmark.report.lines.results import Line, summarize
-from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
+from robustness_bench.benchmark.report.rendering.csv import number
+from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
+from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table, spread
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget
 from robustness_bench.benchmark.statistics import MeanStd, mean_std
 from robustness_bench.benchmark.store.cells import Record
@@ -27,27 +27,9 @@ NUMBERS: tuple[Number, ...] = ("2", "4", "5", "7")
 ESTIMATED = ("2", "4")
 """The figures of mutual-information estimates; the others show accuracies."""
 COLUMNS = (
-    "figure",
-    "dataset",
-    "norm",
-    "eps",
-    "set",
-    "panel",
-    "group",
-    "series",
-    "defense",
-    "attack",
-    "objective",
-    "estimate",
-    "unit",
-    "mean",
-    "std",
-    "seeds",
-    "images",
-    "per_seed",
-    "offset",
-    "status",
-    "remedy",
+    *("figure", "dataset", "norm", "eps", "set", "panel", "group", "series", "defense", "attack"),
+    *("objective", "estimate", "unit", "mean", "std", "seeds", "images", "per_seed", "offset"),
+    *("status", "remedy"),
 )
 _ATTACKS: dict[Number, tuple[str, ...]] = {
     "2": ("pgd-10", "pgd-40", "fwa-10", "fwa-40", "aa"),
@@ -55,11 +37,7 @@ _ATTACKS: dict[Number, tuple[str, ...]] = {
     "5": ("pgd-40", "aa"),
     "7": ("none", "pgd-40", "aa", "ti-dim"),
 }
-_CURVES = {
-    "standard_of_x": "I(x; h(x))",
-    "standard_of_x_adv": "I(x̃; h(x̃))",
-    "standard_across": "I(x; h(x̃))",
-}
+_CURVES = {"standard_of_x": "I(x; h(x))", "standard_of_x_adv": "I(x̃; h(x̃))", "standard_across": "I(x; h(x̃))"}
 _SHADED = (_CURVES["standard_of_x_adv"], _CURVES["standard_across"])
 _HALVES = {"natural": "Natural MI", "adversarial": "Adversarial MI"}
 _TRAINED_BY = {"eq-4": "MIM (eq. 4)", "eq-5": "Our (eq. 5)"}
@@ -98,7 +76,7 @@ class Question:
 
     @property
     def budget(self) -> str:
-        """ε as text."""
+        """The budget ε as text."""
         return budget(self.settings.eps[self.norm])
 
 
@@ -133,7 +111,7 @@ class Spot:
 
     @property
     def cell(self) -> str:
-        """Its name in messages."""
+        """The cell's name in messages."""
         presets, attacks = defense_presets(), attack_labels()
         name = f"{presets[self.defense].label} × {attacks[self.attack]}"
         return f"{name} ({self.objective})" if self.objective else name
@@ -153,9 +131,9 @@ class Value:
     """
 
     spot: Spot
-    figure: MeanStd | None
-    per_seed: dict[int, float | None]
-    images: int
+    figure: MeanStd | None = None
+    per_seed: dict[int, float | None] = field(default_factory=dict)
+    images: int = 0
     offset: float | None = None
     status: Literal["ok", "missing", "ERROR"] = "ok"
     error: str = ""
@@ -242,11 +220,8 @@ def accuracy_figure(question: Question, records: Sequence[Record], remedy: Remed
         BenchError: an attack that counts at any distance, or is not available for the question.
     """
     eps = question.settings.eps[question.norm]
-    near = [
-        r
-        for r in records
-        if (r.spec["threat"], r.spec["norm"], r.spec["eps"]) == ("white", question.norm, eps)
-    ]
+    place = {"threat": "white", "norm": question.norm, "eps": eps}
+    near = [record for record in records if place.items() <= record.spec.items()]
     attacks, notes = _attacks(question)
     _check_bounded(question, attacks)
     by_cell = {(line.defense, line.attack): line for line in summarize(near)}
@@ -275,8 +250,8 @@ def mi_figure(question: Question, records: Sequence[MIRecord], remedy: Remedy) -
         spots = _radar(question, attacks)
     else:
         question = replace(question, attacks=(_one_attack(question, near),))
-        (attacks, notes) = _attacks(question)
-        spots = _halves(question, attacks)
+        (attack,), notes = _attacks(question)
+        spots = _halves(question, attack)
     return _finished(question, _estimates(spots, near), notes, remedy)
 
 
@@ -324,8 +299,7 @@ def _one_attack(question: Question, records: Sequence[MIRecord]) -> str:
 
 def _bars(question: Question, attacks: Sequence[str]) -> list[Spot]:
     """Return the spots of Figures 5 and 7: a group per attack, a bar per defense."""
-    labels = attack_labels()
-    defenses = _ABLATION if question.number == "5" else _ESTIMATORS
+    labels, defenses = attack_labels(), _ABLATION if question.number == "5" else _ESTIMATORS
     return [
         Spot(group=labels[attack], series=series, defense=defense, attack=attack)
         for attack in attacks
@@ -335,32 +309,26 @@ def _bars(question: Question, attacks: Sequence[str]) -> list[Spot]:
 
 def _radar(question: Question, attacks: Sequence[str]) -> list[Spot]:
     """Return the spots of Figure 2: an axis per attack, a curve per estimate of one estimator."""
-    labels, defense = attack_labels(), question.defense or "undefended"
+    labels = attack_labels()
+    shared = {"defense": question.defense or "undefended", "objective": "standard"}
     return [
-        Spot(
-            group=labels[attack],
-            series=series,
-            defense=defense,
-            attack=attack,
-            objective="standard",
-            estimate=estimate,
-        )
+        Spot(group=labels[attack], series=series, attack=attack, estimate=estimate, **shared)
         for attack in attacks
         for estimate, series in _CURVES.items()
     ]
 
 
-def _halves(question: Question, attacks: Sequence[str]) -> list[Spot]:
+def _halves(question: Question, attack: str) -> list[Spot]:
     """Return the spots of Figure 4: a half per MI kind, a group per objective, bars per kind of sample."""
+    shared = {"defense": question.defense or "standard", "attack": attack}
     return [
         Spot(
             panel=panel,
             group=group,
             series=series,
-            defense=question.defense or "standard",
-            attack=attacks[0],
             objective=objective,
             estimate=f"{kind}_{samples}",
+            **shared,
         )
         for kind, panel in _HALVES.items()
         for objective, group in _TRAINED_BY.items()
@@ -370,7 +338,7 @@ def _halves(question: Question, attacks: Sequence[str]) -> list[Spot]:
 
 def _accuracy(spot: Spot, line: Line | None) -> Value:
     if line is None:
-        return Value(spot=spot, figure=None, per_seed={}, images=0, status="missing")
+        return Value(spot=spot, status="missing")
     return Value(
         spot=spot,
         figure=line.bounded,
@@ -389,15 +357,11 @@ def _estimates(spots: Sequence[Spot], records: Sequence[MIRecord]) -> list[Value
     for spot in spots:
         line = lines.get((spot.defense, spot.attack, spot.objective, spot.estimate))
         if line is None:
-            values.append(Value(spot=spot, figure=None, per_seed={}, images=0, status="missing"))
+            values.append(Value(spot=spot, status="missing"))
         elif not math.isfinite(line.all.mean):
             per_seed = {seed: v if math.isfinite(v) else None for seed, v in line.per_seed.items()}
-            error = "an estimate is not finite"
-            values.append(
-                Value(
-                    spot=spot, figure=None, per_seed=per_seed, images=line.images, status="ERROR", error=error
-                )
-            )
+            failed = Value(spot=spot, per_seed=per_seed, images=line.images, status="ERROR")
+            values.append(replace(failed, error="an estimate is not finite"))
         else:
             own = [r.rows[spot.estimate].min() for r in records if r.family == line.setting]
             worst[spot.panel] = min(worst[spot.panel], *map(float, own))
@@ -416,7 +380,10 @@ def _offset(value: Value, worst: float) -> Value:
 def _finished(question: Question, values: Sequence[Value], notes: Sequence[str], remedy: Remedy) -> Figure:
     """Return the finished figure, with notes on what is missing."""
     seeds = max([question.seeds, *(1 + seed for value in values for seed in value.per_seed)])
-    values = [_lacking(value, seeds) for value in values]
+    values = [
+        replace(value, lacking=tuple(seed for seed in range(seeds) if value.per_seed.get(seed) is None))
+        for value in values
+    ]
     gap = _gap(question, values, seeds)
     command = remedy(gap) if gap else ""
     said = [*notes, *dict.fromkeys(note for value in values if (note := _note(value)))]
@@ -443,12 +410,6 @@ def _finished(question: Question, values: Sequence[Value], notes: Sequence[str],
         notes=tuple([*said, f"to fill this: {command}"] if command else said),
         remedy=command,
     )
-
-
-def _lacking(value: Value, seeds: int) -> Value:
-    """Return the value with the seeds it lacks: those that never ran, and those that failed."""
-    absent = tuple(seed for seed in range(seeds) if value.per_seed.get(seed) is None)
-    return replace(value, lacking=absent)
 
 
 def _gap(question: Question, values: Sequence[Value], seeds: int) -> Gap | None:
@@ -499,12 +460,12 @@ def _caption(question: Question, values: Sequence[Value]) -> str:
     there = [value for value in values if value.figure]
     counts = sorted({value.figure.n for value in there if value.figure})
     seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
-    spread = f"Means over {seeds} training seeds; error bars: sample std over {seeds} seeds."
+    several = f"Means over {seeds} training seeds; error bars: sample std over {seeds} seeds."
     return (
-        f"{_SAYS[question.number](question, there)} {there[0].images} test images of {question.label}, "
+        f"{_says(question.number, there)} {there[0].images} test images of {question.label}, "
         f"{NORM_SYMBOLS[question.norm]}, ε = {question.budget}, attacks of the set {settings.attack_set}, "
         f"{_trained(settings)}. "
-        f"{spread if counts[-1] > 1 else 'One training seed.'}"
+        f"{several if counts[-1] > 1 else 'One training seed.'}"
     )
 
 
@@ -515,66 +476,47 @@ def _trained(settings: Settings) -> str:
     return f"{settings.model.name} of width {settings.model.width}, epochs: {epochs}"
 
 
-def _says_2(question: Question, values: Sequence[Value]) -> str:
+def _says(number: Number, values: Sequence[Value]) -> str:
+    """Return what a figure shows."""
     defense = defense_presets()[values[0].spot.defense].label
-    return (
-        f"Mutual information in nats by the standard estimator on {defense}: I(x; h(x)) of natural images, "
-        "I(x̃; h(x̃)) of adversarial images, I(x; h(x̃)) of natural images and the outputs for the adversarial "
-        f"ones. {_worst('', values)} of any image, curve, attack and seed is 0. "
-        "Shaded: between I(x̃; h(x̃)) and I(x; h(x̃))."
-    )
-
-
-def _says_4(question: Question, values: Sequence[Value]) -> str:
-    defense = defense_presets()[values[0].spot.defense].label
-    attack = attack_labels()[values[0].spot.attack]
-    offsets = ", ".join(_worst(panel, values) for panel in _HALVES.values())
-    return (
-        f"Natural and adversarial MI in nats of natural samples and of samples under {attack}, by estimators "
-        f"trained on {defense} with equation 4 (MIM) and equation 5 (Our). In each half the smallest "
-        f"estimate of any image, estimator and seed is 0 (offset of {offsets}). Estimators differ in scale: "
-        "compare natural with adversarial samples, not MIM with Our."
-    )
-
-
-def _worst(panel: str, values: Sequence[Value]) -> str:
-    """Return the offset of one panel in words."""
-    offsets = {value.offset for value in values if value.spot.panel == panel and value.offset is not None}
-    amount = f"{offsets.pop():.3f}" if offsets else "not there"
-    return f"{panel}: {amount}" if panel else f"Offset so that the smallest estimate ({amount})"
-
-
-def _says_5(question: Question, values: Sequence[Value]) -> str:
-    shown = ", ".join(dict.fromkeys(value.spot.group for value in values))
-    return (
-        "White-box accuracy in % of NAMID (Ori), of Standard AT and of NAMID without one of its parts: no "
-        "adversarial MI, no natural MI, λ = 0. In Zhou et al. (2022) the text names PGD and FWA, Figure 5 "
-        f"itself PGD and AA; here: {shown}."
-    )
-
-
-def _says_7(question: Question, values: Sequence[Value]) -> str:
+    if number == "2":
+        return (
+            f"Mutual information in nats by the standard estimator on {defense}: I(x; h(x)) of natural "
+            "images, I(x̃; h(x̃)) of adversarial images, I(x; h(x̃)) of natural images and the outputs for the "
+            f"adversarial ones. Offset so that the smallest estimate ({_worst('', values)}) of any image, "
+            "curve, attack and seed is 0. Shaded: between I(x̃; h(x̃)) and I(x; h(x̃))."
+        )
+    if number == "4":
+        attack = attack_labels()[values[0].spot.attack]
+        offsets = ", ".join(f"{panel}: {_worst(panel, values)}" for panel in _HALVES.values())
+        return (
+            f"Natural and adversarial MI in nats of natural samples and of samples under {attack}, by "
+            f"estimators trained on {defense} with equation 4 (MIM) and equation 5 (Our). In each half the "
+            f"smallest estimate of any image, estimator and seed is 0 (offset of {offsets}). Estimators "
+            "differ in scale: compare natural with adversarial samples, not MIM with Our."
+        )
+    if number == "5":
+        shown = ", ".join(dict.fromkeys(value.spot.group for value in values))
+        return (
+            "White-box accuracy in % of NAMID (Ori), of Standard AT and of NAMID without one of its parts: "
+            "no adversarial MI, no natural MI, λ = 0. In Zhou et al. (2022) the text names PGD and FWA, "
+            f"Figure 5 itself PGD and AA; here: {shown}."
+        )
     return (
         "White-box accuracy in % of NAMID with MI estimators trained by equation 4 (MIM) and by equation 5 "
         "(Our)."
     )
 
 
-_SAYS: dict[Number, Callable[[Question, Sequence[Value]], str]] = {
-    "2": _says_2,
-    "4": _says_4,
-    "5": _says_5,
-    "7": _says_7,
-}
+def _worst(panel: str, values: Sequence[Value]) -> str:
+    """Return the offset of one panel."""
+    offsets = {value.offset for value in values if value.spot.panel == panel and value.offset is not None}
+    return f"{offsets.pop():.3f}" if offsets else "not there"
 
 
 def to_csv(figure: Figure) -> str:
     """Return CSV text with a header and a line per number, drawn or missing."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(_row(figure, value) for value in figure.values)
-    return buffer.getvalue()
+    return csv_text(COLUMNS, (_row(figure, value) for value in figure.values))
 
 
 def _row(figure: Figure, value: Value) -> list[object]:
@@ -583,12 +525,12 @@ def _row(figure: Figure, value: Value) -> list[object]:
         *(figure.number, figure.dataset, figure.norm, f"{figure.eps:.6g}", figure.attack_set),
         *(spot.panel, spot.group, spot.series, spot.defense, spot.attack, spot.objective, spot.estimate),
         "nats" if figure.number in ESTIMATED else "%",
-        f"{shown.mean:.5f}" if shown else value.status,
-        f"{shown.std:.5f}" if shown and shown.std is not None else "",
+        number(shown.mean, 5) if shown else value.status,
+        number(shown.std if shown else None, 5),
         shown.n if shown else 0,
         value.images or "",
-        " ".join(f"{s}:{'ERROR' if v is None else f'{v:.5f}'}" for s, v in value.per_seed.items()),
-        "" if value.offset is None else f"{value.offset:.5f}",
+        " ".join(f"{s}:{number(v, 5) or 'ERROR'}" for s, v in value.per_seed.items()),
+        number(value.offset, 5),
         _note(value) or "ok",
         figure.remedy if value.lacking else "",
     ]
@@ -620,5 +562,4 @@ def _cell(value: Value | None, decimals: int) -> Cell:
         return Cell(text="–")
     if value.figure is None:
         return Cell(text="ERROR", error=value.error)
-    std = "" if value.figure.std is None else f" ± {value.figure.std:.{decimals}f}"
-    return Cell(text=f"{value.figure.mean:.{decimals}f}{std}")
+    return Cell(text=spread(*value.figure[:2], decimals))

@@ -8,22 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness_bench.attacks.registry import attack_names
-from robustness_bench.benchmark.errors import BenchError, StoreError
+from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.files import canonical_json
 from robustness_bench.benchmark.report.detectors.lines import (
     NATURAL,
     OBLIVIOUS,
     SETTINGS,
     last_line,
+    name_of,
+    natural_cells,
+    scores_of,
     successful,
 )
 from robustness_bench.benchmark.report.detectors.names import (
     attack_label,
     detector_names,
-    position,
     system_label,
     system_names,
 )
+from robustness_bench.benchmark.report.lines.results import position
 from robustness_bench.benchmark.store.detections import Detection
 from robustness_bench.defenses.detectors.registry import detector_presets
 
@@ -43,7 +46,7 @@ class Panel(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Its heading."""
+        """The panel's heading."""
         attack = attack_label(self.attack)
         if not self.system:
             return attack
@@ -92,9 +95,13 @@ def pair_up(detections: Sequence[Detection], kappas: Sequence[float] = ()) -> tu
         BenchError: two cells contradict each other; no cell has one of ``kappas``.
         StoreError: a score is NaN.
     """
-    notes = [_failure(cell) for cell in sorted(detections, key=_order) if cell.status == "error"]
+    notes = [
+        f"{name_of(cell)} failed: {last_line(cell.error)}"
+        for cell in sorted(detections, key=_order)
+        if cell.status == "error"
+    ]
     cells = sorted((cell for cell in detections if cell.status == "ok"), key=_order)
-    natural = _natural(cells)
+    natural = natural_cells(cells, _calibrated)
     attacked = _at([cell for cell in cells if cell.spec["setting"] != NATURAL], kappas)
     _check_distinct(attacked)
     aliases = _aliases(cells)
@@ -102,7 +109,7 @@ def pair_up(detections: Sequence[Detection], kappas: Sequence[float] = ()) -> tu
     for cell in attacked:
         clean = natural.get(_calibrated(cell))
         if clean is None:
-            notes.append(f"{_name(cell)}: its natural images are missing")
+            notes.append(f"{name_of(cell)}: its natural images are missing")
             continue
         for detector in cell.detectors:
             key = (_panel(cell), detector, float(cell.spec["confidence"]), cell.seed)
@@ -127,8 +134,8 @@ def _pair(key: tuple[Panel, str, float, int], clean: Detection, cell: Detection,
         alias=alias,
         kappa=kappa,
         seed=seed,
-        natural=_scores(clean, detector),
-        adversarial=_scores(cell, detector)[fooled],
+        natural=scores_of(clean, detector),
+        adversarial=scores_of(cell, detector)[fooled],
         threshold=cell.thresholds[detector],
         fpr=float(clean.flags(detector).mean()),
         tpr=float(flags.mean()) if len(flags) else float("nan"),
@@ -136,25 +143,9 @@ def _pair(key: tuple[Panel, str, float, int], clean: Detection, cell: Detection,
     )
 
 
-def _scores(cell: Detection, detector: str) -> NDArray[np.float64]:
-    scores = cell.scores(detector)
-    if np.isnan(scores).any():
-        raise StoreError(
-            f"a score of {detector} of {_name(cell)} is not a number: delete the cell {cell.id} and run the "
-            "same command again"
-        )
-    return scores
-
-
 def _panel(cell: Detection) -> Panel:
     setting = str(cell.spec["setting"])
     return Panel(setting, cell.spec["attack"], "" if setting == OBLIVIOUS else cell.spec["system"])
-
-
-def _natural(cells: Sequence[Detection]) -> dict[tuple[object, ...], Detection]:
-    """Return each calibrated system's natural cell; if there are several, that with the most images."""
-    found = [cell for cell in cells if cell.spec["setting"] == NATURAL]
-    return {_calibrated(cell): cell for cell in sorted(found, key=lambda c: (len(c.rows["label"]), c.id))}
 
 
 def _calibrated(cell: Detection) -> tuple[object, ...]:
@@ -188,21 +179,9 @@ def _check_distinct(detections: Sequence[Detection]) -> None:
         other = seen.setdefault(key, cell)
         if other.id != cell.id:
             raise BenchError(
-                f"{_name(cell)} was run under different settings ({other.id} and {cell.id}): pick one by "
+                f"{name_of(cell)} was run under different settings ({other.id} and {cell.id}): pick one by "
                 "--n-examples, or move the files of the other out of the store"
             )
-
-
-def _failure(cell: Detection) -> str:
-    return f"{_name(cell)} failed: {last_line(cell.error)}"
-
-
-def _name(cell: Detection) -> str:
-    spec = cell.spec
-    if spec["setting"] == NATURAL:
-        return f"{spec['system']} on natural images, seed {cell.seed}"
-    where = f"{spec['attack']} ({spec['setting']}) at κ = {spec['confidence']:g}"
-    return f"{spec['system']} under {where}, seed {cell.seed}"
 
 
 def _order(cell: Detection) -> tuple[object, ...]:

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from robustness_bench.benchmark.report.detectors.roc import RATES, auroc
+from robustness_bench.benchmark.grouping import grouped
+from robustness_bench.benchmark.report.detectors.roc import RATES, auroc, roc, tpr_at
 from robustness_bench.benchmark.report.figures.namid import NothingToDrawError
 from robustness_bench.benchmark.report.figures.pairs import Pair, Panel, detector_label, pair_up, panels_of
-from robustness_bench.benchmark.report.figures.roc_curves import roc, tpr_at
 from robustness_bench.benchmark.statistics import MeanStd, mean_std
 from robustness_bench.benchmark.store.detections import Detection
 
@@ -127,11 +127,8 @@ def roc_figure(dataset: str, detections: Sequence[Detection], kappas: Sequence[f
 
 def _grouped(pairs: Sequence[Pair], panel: Panel) -> list[list[Pair]]:
     """Group a panel's pairs by detector and κ, one group per set of seeds."""
-    groups: dict[tuple[str, float], list[Pair]] = {}
-    for pair in pairs:
-        if pair.panel == panel:
-            groups.setdefault((pair.detector, pair.kappa), []).append(pair)
-    return list(groups.values())
+    own = [pair for pair in pairs if pair.panel == panel]
+    return list(grouped(own, lambda pair: (pair.detector, pair.kappa)).values())
 
 
 def _curve(seeds: list[Pair]) -> Curve:

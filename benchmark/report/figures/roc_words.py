@@ -1,15 +1,14 @@
 """The text of a figure of ROC curves: its caption, its CSV, its numbers as a table."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 
 from robustness_bench.benchmark.report.detectors.lines import OBLIVIOUS
-from robustness_bench.benchmark.report.detectors.roc import RATES
+from robustness_bench.benchmark.report.detectors.roc import FPRS, RATES
 from robustness_bench.benchmark.report.figures.pairs import Panel, detector_label
 from robustness_bench.benchmark.report.figures.roc import WORST_AT, Curve, RocFigure, which
-from robustness_bench.benchmark.report.figures.roc_curves import FPRS
-from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
+from robustness_bench.benchmark.report.rendering.csv import number
+from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
+from robustness_bench.benchmark.report.rendering.table import Table, plain_table
 from robustness_bench.benchmark.statistics import MeanStd
 
 COLUMNS = (
@@ -18,6 +17,7 @@ COLUMNS = (
     *(f"{name}{100 * fpr:g}" for fpr in RATES for name in ("curve_tpr_at_", "curve_tpr_std_at_")),
     *("fpr", "fpr_std", "tpr", "tpr_std", "curve", "remark"),
 )
+HEADS = ("κ", "AUROC", *(f"TPR at {100 * fpr:g} %" for fpr in RATES), "FPR in use", "TPR in use")
 
 
 def caption(figure: RocFigure) -> str:
@@ -64,29 +64,14 @@ def to_csv(figure: RocFigure) -> str:
 
     For drawn curves, ``curve`` has FPR:TPR wherever TPR changes.
     """
-    return as_csv(COLUMNS, [_row(figure, curve) for curve in figure.curves])
-
-
-def as_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """CSV text."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return buffer.getvalue()
+    return csv_text(COLUMNS, [_row(figure, curve) for curve in figure.curves])
 
 
 def _row(figure: RocFigure, curve: Curve) -> list[object]:
     reported = curve.tprs or (None,) * len(RATES)
     return [
-        *(
-            "roc",
-            figure.dataset,
-            *curve.panel,
-            curve.detector,
-            f"{curve.kappa:g}",
-            "yes" if curve.drawn else "",
-        ),
+        *("roc", figure.dataset, *curve.panel, curve.detector, f"{curve.kappa:g}"),
+        "yes" if curve.drawn else "",
         *(curve.seeds, curve.natural_images, curve.adversarial_images),
         *(text for figure in (curve.auroc, *reported, curve.fpr, curve.tpr) for text in _mean_std(figure)),
         _points(curve) if curve.drawn else "",
@@ -97,7 +82,7 @@ def _row(figure: RocFigure, curve: Curve) -> list[object]:
 def _mean_std(figure: MeanStd | None) -> tuple[str, str]:
     if figure is None:
         return "", ""
-    return f"{figure.mean:.5f}", "" if figure.std is None else f"{figure.std:.5f}"
+    return number(figure.mean, 5), number(figure.std, 5)
 
 
 def _points(curve: Curve) -> str:
@@ -112,30 +97,25 @@ def _points(curve: Curve) -> str:
 def to_table(figure: RocFigure) -> Table:
     """Return the drawn curves' numbers: a row per detector, a block of columns per panel."""
     drawn = {(curve.panel, curve.detector): curve for curve in figure.curves if curve.drawn}
-    heads = ("κ", "AUROC", *(f"TPR at {100 * fpr:g} %" for fpr in RATES), "FPR in use", "TPR in use")
-    return Table(
+    return plain_table(
         name=figure.name,
         title=figure.title,
         caption=caption(figure),
         measure="mi",
-        columns=tuple(Column(group=panel.label, label=head) for panel in figure.panels for head in heads),
-        rows=tuple(
-            Row(
-                group="",
-                label=detector_label(detector),
-                cells=tuple(
-                    Cell(text=text)
-                    for panel in figure.panels
-                    for text in _texts(drawn.get((panel, detector)), len(heads))
-                ),
+        heads=[(panel.label, head) for panel in figure.panels for head in HEADS],
+        rows=[
+            (
+                detector_label(detector),
+                [text for panel in figure.panels for text in texts(drawn.get((panel, detector)))],
             )
             for detector in dict.fromkeys(detector for _, detector in drawn)
-        ),
+        ],
     )
 
 
-def _texts(curve: Curve | None, count: int) -> list[str]:
+def texts(curve: Curve | None) -> list[str]:
+    """Return a curve's numbers under ``HEADS``."""
     if curve is None or curve.auroc is None or curve.tpr is None:
-        return ["–"] * count
+        return ["–"] * len(HEADS)
     shares = [*curve.tprs, curve.fpr, curve.tpr]
     return [f"{curve.kappa:g}", f"{curve.auroc.mean:.3f}", *(f"{100 * share.mean:.1f} %" for share in shares)]

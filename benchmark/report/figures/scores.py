@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from robustness_bench.benchmark.report.figures.bins import Scale, scale_of
 from robustness_bench.benchmark.report.figures.pairs import Pair, Panel, detector_label, pair_up
 from robustness_bench.benchmark.report.figures.roc import Curve, RocFigure, roc_figure, suffix, which
-from robustness_bench.benchmark.report.figures.roc_words import as_csv, chosen, claim
-from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
+from robustness_bench.benchmark.report.figures.roc_words import chosen, claim
+from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
+from robustness_bench.benchmark.report.rendering.table import Table, plain_table
 from robustness_bench.benchmark.store.detections import Detection
 
 COLUMNS = (
@@ -49,7 +50,7 @@ class Histogram:
 
     @property
     def label(self) -> str:
-        """Its heading, with a dagger if the notes have a remark on it."""
+        """The heading, with a dagger if the notes have a remark on it."""
         return f"{detector_label(self.detector)}{' †' if self.remark else ''}"
 
 
@@ -147,7 +148,7 @@ def caption(figure: ScoresFigure) -> str:
 
 def to_csv(figure: ScoresFigure) -> str:
     """Return CSV text with a header and a line per detector and bin; shares in [0, 1]."""
-    return as_csv(COLUMNS, [row for each in figure.histograms for row in _rows(figure, each)])
+    return csv_text(COLUMNS, [row for each in figure.histograms for row in _rows(figure, each)])
 
 
 def _rows(figure: ScoresFigure, each: Histogram) -> list[list[object]]:
@@ -167,28 +168,21 @@ def _rows(figure: ScoresFigure, each: Histogram) -> list[list[object]]:
 
 def to_table(figure: ScoresFigure) -> Table:
     """Return what each threshold flags."""
-    heads = ("κ", "threshold", "FPR", "TPR")
-    return Table(
+    return plain_table(
         name=figure.name,
         title=figure.title,
         caption=caption(figure),
         measure="mi",
-        columns=tuple(Column(group=figure.panel.label, label=head) for head in heads),
-        rows=tuple(
-            Row(
-                group="",
-                label=detector_label(line.detector),
-                cells=tuple(
-                    Cell(text=text)
-                    for text in (
-                        f"{each.kappa:g}",
-                        f"{line.threshold:.4g}",
-                        f"{100 * line.fpr:.1f} %",
-                        f"{100 * line.tpr:.1f} %",
-                    )
-                ),
+        heads=[(figure.panel.label, head) for head in ("κ", "threshold", "FPR", "TPR")],
+        rows=[
+            (
+                detector_label(line.detector),
+                [
+                    *(f"{each.kappa:g}", f"{line.threshold:.4g}"),
+                    *(f"{100 * share:.1f} %" for share in (line.fpr, line.tpr)),
+                ],
             )
             for each in figure.histograms
             for line in each.lines
-        ),
+        ],
     )

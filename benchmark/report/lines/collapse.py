@@ -16,6 +16,10 @@ _DEVIATIONS = 4.0
 _NORMAL = 1.4826  # from a median absolute deviation to a normal standard deviation
 _HIGH, _SHARE = 10.0, 0.25  # accuracy under PGD at least this; accuracy under AA below this share of it
 _CHANCE = 0.05
+_PGD, _AUTOATTACK = (
+    "attacks.pgd:PGD",
+    "attacks.autoattack:AutoAttack",
+)  # as recorded, whatever a preset's name
 
 
 class _Found(NamedTuple):
@@ -27,7 +31,7 @@ class _Found(NamedTuple):
 
 
 def collapsed_seeds(records: Sequence[Record]) -> dict[str, dict[int, str]]:
-    """Model family -> seed -> why its training seems to have failed; only seeds that stand out.
+    """Return model family -> seed -> why its training seems to have failed; only seeds that stand out.
 
     Below its siblings: an accuracy more than 10 points and 4 deviations under the median of the other
     seeds. The deviation is their median absolute deviation (× 1.4826), so that neither the seed itself nor
@@ -115,10 +119,10 @@ def _pgd_alone(records: Iterable[Record]) -> Iterator[_Found]:
     """Compare, per model and budget, the weakest PGD with the strongest AutoAttack."""
     models: dict[str, tuple[list[Record], list[Record]]] = {}
     for record in records:
-        attack = f"{record.spec['attack']}-"
-        if record.spec["threat"] == "white" and attack.startswith(("pgd-", "aa-")):
+        kind = record.spec["parameters"].get("attack")
+        if record.spec["threat"] == "white" and kind in (_PGD, _AUTOATTACK):
             model = models.setdefault(_model(record), ([], []))
-            model[attack.startswith("aa-")].append(record)
+            model[kind == _AUTOATTACK].append(record)
     for pgds, autoattacks in models.values():
         if pgds and autoattacks:
             pgd = max(pgds, key=lambda record: percent(record.robust))

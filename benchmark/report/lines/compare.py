@@ -14,9 +14,10 @@ from robustness_bench.benchmark.statistics import (
     Interval,
     MeanStd,
     Outcomes,
-    bootstrap_difference,
+    differences,
     mcnemar_exact,
     mean_std,
+    resample,
     wilson,
 )
 from robustness_bench.benchmark.store.cells import Record, robust_to_all
@@ -199,11 +200,14 @@ def compare(pair: Pair, attack: str, *, among: int = 1) -> Comparison:
         among: number of comparisons that are shown together.
     """
     attacks = pair.made_of(attack)
-    _check_images([record for each in (pair.first, pair.second) for record in _taken(each, attacks)])
+    taken = [r for each in (pair.first, pair.second) for name in attacks for r in each.records[name].values()]
+    if not all(np.array_equal(record.rows["sample"], taken[0].rows["sample"]) for record in taken):
+        raise ValueError("a comparison needs the same images in the same order on both sides")
     ours, theirs = pair.first.outcomes(attacks), pair.second.outcomes(attacks)
     matched = ours.keys() == theirs.keys()
+    drawn, other = resample([_stack(ours), _stack(theirs)])
     difference, wide = (
-        _in_points(bootstrap_difference(_stack(ours), _stack(theirs), level=level, matched=matched))
+        in_points(differences(drawn, [other], matched=[matched], level=level)[0])
         for level in (LEVEL, 1 - (1 - LEVEL) / among)
     )
     return Comparison(
@@ -216,18 +220,8 @@ def compare(pair: Pair, attack: str, *, among: int = 1) -> Comparison:
         difference=difference,
         matched=matched,
         wide=wide,
-        tests={seed: _test(ours[seed], theirs[seed]) for seed in ours if seed in theirs},
+        tests={seed: paired(ours[seed], theirs[seed]) for seed in ours if seed in theirs},
     )
-
-
-def _taken(cells: Cells, attacks: Sequence[str]) -> list[Record]:
-    return [record for attack in attacks for record in cells.records[attack].values()]
-
-
-def _check_images(records: Sequence[Record]) -> None:
-    images = records[0].rows["sample"]
-    if not all(np.array_equal(record.rows["sample"], images) for record in records):
-        raise ValueError("a comparison needs the same images in the same order on both sides")
 
 
 def _accuracy(cells: Cells, attacks: Sequence[str], seeds: Seeds) -> Accuracy:
@@ -243,7 +237,8 @@ def _accuracy(cells: Cells, attacks: Sequence[str], seeds: Seeds) -> Accuracy:
     )
 
 
-def _test(first: Outcomes, second: Outcomes) -> McNemar:
+def paired(first: Outcomes, second: Outcomes) -> McNemar:
+    """Return McNemar's test of two models: (n,), (n,)."""
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     return McNemar(only_first, only_second, mcnemar_exact(only_first, only_second))
 
@@ -252,7 +247,8 @@ def _stack(seeds: Seeds) -> Outcomes:
     return np.stack(list(seeds.values()))
 
 
-def _in_points(difference: Difference) -> Difference:
+def in_points(difference: Difference) -> Difference:
+    """Return a difference of shares in points."""
     return Difference(*(100 * value for value in difference))
 
 
@@ -265,6 +261,11 @@ def points(value: float) -> str:
     """Format with a real minus sign; to the tenth, or with as many digits as needed to differ from zero."""
     text = f"{value:.1f}" if abs(value) >= 0.05 or value == 0 else f"{value:.2g}"
     return text.replace("-", "−")
+
+
+def p_text(p: float) -> str:
+    """Format a p value."""
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
 def span(of: Difference | Interval) -> str:

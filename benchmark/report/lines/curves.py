@@ -1,22 +1,14 @@
 """Robustness curves: accuracy against ε, one line of ``curves.csv`` per point."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from robustness_bench.benchmark.report.lines.results import percent
+from robustness_bench.benchmark.report.rendering.csv import number, to_csv
 from robustness_bench.benchmark.statistics import mean_std
 from robustness_bench.benchmark.store.cells import Record
 
 COLUMNS = (
-    "dataset",
-    "norm",
-    "threat",
-    "defense",
-    "attack",
-    "eps",
-    "mean",
-    "std",
-    "seeds",
-    "images",
+    *("dataset", "norm", "threat", "defense", "attack", "eps", "mean", "std", "seeds", "images"),
     "setting",
 )
 Curve = dict[float, dict[int, float | None]]
@@ -32,8 +24,6 @@ def curves(records: Sequence[Record], budgets: dict[str, Sequence[float]]) -> st
     Args:
         budgets: norm -> every ε at which minimum-norm attacks are evaluated.
     """
-    import pandas as pd
-
     found: dict[tuple[str, ...], Curve] = {}
     natural: dict[tuple[str, ...], dict[int, float | None]] = {}
     for record in records:
@@ -44,7 +34,8 @@ def curves(records: Sequence[Record], budgets: dict[str, Sequence[float]]) -> st
             natural.setdefault((*cell, *setting), {})[record.seed] = _accuracy(record, spec["eps"])
         else:
             curve = found.setdefault((*cell, spec["attack"], *setting), {})
-            for eps in _budgets(record, budgets[spec["norm"]]):
+            open_ended = spec["kind_of_attack"] == "minimum-norm"
+            for eps in budgets[spec["norm"]] if open_ended else [spec["eps"]]:
                 curve.setdefault(eps, {})[record.seed] = _accuracy(record, eps)
     rows = []
     for key, curve in sorted(found.items()):
@@ -54,13 +45,7 @@ def curves(records: Sequence[Record], budgets: dict[str, Sequence[float]]) -> st
             rows += [[*key[:5], *_point(eps, seeds), *key[5:]] for eps, seeds in points]
     if not rows:
         return ""
-    text: str = pd.DataFrame(rows, columns=COLUMNS, dtype=str).to_csv(index=False, lineterminator="\n")
-    return text
-
-
-def _budgets(record: Record, grid: Sequence[float]) -> Iterator[float]:
-    open_ended = record.spec["kind_of_attack"] == "minimum-norm"
-    yield from grid if open_ended else [record.spec["eps"]]
+    return to_csv(COLUMNS, rows)
 
 
 def _accuracy(record: Record, eps: float) -> float | None:
@@ -73,5 +58,4 @@ def _point(eps: float, seeds: dict[int, float | None]) -> list[str]:
     if len(values) < len(seeds):
         return [f"{eps:.6g}", "ERROR", "", str(len(seeds))]
     figure = mean_std(values)
-    std = "" if figure.std is None else f"{figure.std:.4f}"
-    return [f"{eps:.6g}", f"{figure.mean:.4f}", std, str(len(seeds))]
+    return [f"{eps:.6g}", number(figure.mean), number(figure.std), str(len(seeds))]

@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 from robustness_bench.attacks.registry import NORMS, attack_names, attack_presets
 from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.files import write_atomic
+from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.plan.protocol import OBJECTIVES, Protocol, Settings
 from robustness_bench.benchmark.plan.tasks import make_mi_plan
-from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
+from robustness_bench.benchmark.report.lines.results import position
+from robustness_bench.benchmark.report.rendering.csv import number
+from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
+from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table, spread
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, count
 from robustness_bench.benchmark.statistics import MeanStd, mean_std
 from robustness_bench.benchmark.store.information import MIRecord, find_mi_records, read_mi_record
@@ -29,21 +33,8 @@ LABELS = {
     "standard_across": "Ê(x; h(x̃))",
 }
 COLUMNS = (
-    "dataset",
-    "norm",
-    "eps",
-    "defense",
-    "attack",
-    "objective",
-    "estimate",
-    "mean",
-    "std",
-    "seeds",
-    "images",
-    "per_seed",
-    "selected_mean",
-    "selected_images",
-    "setting",
+    *("dataset", "norm", "eps", "defense", "attack", "objective", "estimate", "mean", "std"),
+    *("seeds", "images", "per_seed", "selected_mean", "selected_images", "setting"),
 )
 
 
@@ -76,9 +67,7 @@ class MILine:
 
 def mi_lines(records: Iterable[MIRecord]) -> list[MILine]:
     """Return a line per family and estimate, in the order of the registries."""
-    families: dict[str, list[MIRecord]] = {}
-    for record in records:
-        families.setdefault(record.family, []).append(record)
+    families = grouped(records, lambda record: record.family)
     lines = [_line(members, name) for members in families.values() for name in members[0].estimates]
     return sorted(lines, key=_order)
 
@@ -106,14 +95,13 @@ def _selected(record: MIRecord) -> NDArray[np.bool_]:
 
 
 def _order(line: MILine) -> tuple[object, ...]:
-    defenses, attacks = list(defense_presets()), attack_names()
     return (
         line.dataset,
         NORMS.index(line.norm),
         line.eps,
         OBJECTIVES.index(line.objective),
-        defenses.index(line.defense) if line.defense in defenses else len(defenses),
-        attacks.index(line.attack) if line.attack in attacks else len(attacks),
+        position(line.defense, list(defense_presets())),
+        position(line.attack, attack_names()),
         line.setting,
         list(LABELS).index(line.estimate),
     )
@@ -121,25 +109,22 @@ def _order(line: MILine) -> tuple[object, ...]:
 
 def to_csv(lines: Iterable[MILine]) -> str:
     """Return the lines as CSV text with a header."""
-    import pandas as pd
-
     rows = [
         [
             *(line.dataset, line.norm, f"{line.eps:.6g}", line.defense, line.attack, line.objective),
             line.estimate,
-            f"{line.all.mean:.5f}",
-            "" if line.all.std is None else f"{line.all.std:.5f}",
+            number(line.all.mean, 5),
+            number(line.all.std, 5),
             line.all.n,
             line.images,
             " ".join(f"{seed}:{value:.5f}" for seed, value in line.per_seed.items()),
-            "" if line.selected is None else f"{line.selected:.5f}",
+            number(line.selected, 5),
             line.selected_images,
             line.setting,
         ]
         for line in lines
     ]
-    text: str = pd.DataFrame(rows, columns=COLUMNS, dtype=str).to_csv(index=False, lineterminator="\n")
-    return text
+    return csv_text(COLUMNS, rows)
 
 
 def publish_mi(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Table]:
@@ -178,12 +163,12 @@ def _table(lines: list[MILine], label: str) -> Table:
     presets = defense_presets()
     objective = lines[0].objective
     seeds = max(line.all.n for line in lines)
-    spread = ", mean ± sample standard deviation over seeds" if seeds > 1 else ""
+    over = ", mean ± sample standard deviation over seeds" if seeds > 1 else ""
     return Table(
         name=f"{label}-mi-{objective}",
         title=f"Mutual information ({objective}), {label}",
         caption=(
-            f"Lower bounds in nats on {lines[0].images} test images, {count(seeds, 'training seed')}{spread}."
+            f"Lower bounds in nats on {lines[0].images} test images, {count(seeds, 'training seed')}{over}."
             f" Estimators trained on each model by {objective}; n is the attack's noise. Bounds of "
             "different models come from different estimators: compare within a row."
         ),
@@ -196,15 +181,11 @@ def _table(lines: list[MILine], label: str) -> Table:
             Row(
                 group=presets[defense].group,
                 label=presets[defense].label,
-                cells=tuple(_cell(by_cell.get((defense, *column))) for column in columns),
+                cells=tuple(
+                    Cell(text=spread(*line.all[:2], 2) if (line := by_cell.get((defense, *column))) else "–")
+                    for column in columns
+                ),
             )
             for defense in defenses
         ),
     )
-
-
-def _cell(line: MILine | None) -> Cell:
-    if line is None:
-        return Cell(text="–")
-    std = "" if line.all.std is None else f" ± {line.all.std:.2f}"
-    return Cell(text=f"{line.all.mean:.2f}{std}")

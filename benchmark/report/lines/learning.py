@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from robustness_bench.benchmark.report.rendering.csv import to_csv
 from robustness_bench.benchmark.store.cards import read_card
 
 _SHARED = ("lr", "gradient_norm", "seconds", "images_per_second")
@@ -23,30 +24,24 @@ def learning(checkpoints: Iterable[Path]) -> str:
     information in nats, on held-out images; terms: loss terms, means over the epoch's steps.
     kept: whether the checkpoint is from this epoch.
     """
-    import pandas as pd
-
-    rows = []
-    for path in checkpoints:
-        card = read_card(path)
-        for number, entry in enumerate(card.get("history", ()), start=1):
-            rows.append(_row(path.stem.removesuffix(f"-{card['id']}"), card, number, entry))
-    text: str = pd.DataFrame(rows, columns=COLUMNS, dtype=str).to_csv(index=False, lineterminator="\n")
-    return text
+    cards = ((path, read_card(path)) for path in checkpoints)
+    return to_csv(
+        COLUMNS,
+        (
+            _row(path.stem.removesuffix(f"-{card['id']}"), card, number, entry)
+            for path, card in cards
+            for number, entry in enumerate(card.get("history", ()), start=1)
+        ),
+    )
 
 
 def _row(training: str, card: dict[str, Any], number: int, entry: dict[str, float]) -> list[Any]:
     held = {n.removeprefix("held_out_"): v for n, v in entry.items() if n.startswith("held_out_")}
     terms = {n: v for n, v in entry.items() if n not in _SHARED and not n.startswith("held_out_")}
     return [
-        card["spec"]["dataset"],
-        training,
-        card["seed"],
-        number,
-        number == card["epoch"],
+        *(card["spec"]["dataset"], training, card["seed"], number, number == card["epoch"]),
         *(f"{entry[name]:.6g}" for name in _SHARED),
-        _joined(held),
-        _joined(terms),
-        card["id"],
+        *(_joined(held), _joined(terms), card["id"]),
     ]
 
 

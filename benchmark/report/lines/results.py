@@ -7,32 +7,18 @@ from typing import Any
 import numpy as np
 
 from robustness_bench.attacks.registry import SETS, attack_names, attack_presets
+from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.flags import flags_by_family, looked_at
+from robustness_bench.benchmark.report.rendering.csv import number
+from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.statistics import MeanStd, mean_std
 from robustness_bench.benchmark.store.cells import Record
 from robustness_bench.defenses.registry import defense_presets
 
 COLUMNS = (
-    "dataset",
-    "norm",
-    "eps",
-    "threat",
-    "defense",
-    "attack",
-    "set",
-    "mean",
-    "std",
-    "seeds",
-    "images",
-    "per_seed",
-    "unbounded_mean",
-    "unbounded_std",
-    "median_distance",
-    "forwards",
-    "backwards",
-    "flags",
-    "status",
-    "setting",
+    *("dataset", "norm", "eps", "threat", "defense", "attack", "set", "mean", "std", "seeds"),
+    *("images", "per_seed", "unbounded_mean", "unbounded_std", "median_distance", "forwards"),
+    *("backwards", "flags", "status", "setting"),
 )
 
 
@@ -63,11 +49,11 @@ class Line:
     sets: tuple[str, ...]
     kind: str
     bounded: MeanStd | None
-    unbounded: MeanStd | None
-    median_distance: float | None
-    forwards: float | None
-    backwards: float | None
-    flags: tuple[str, ...]
+    unbounded: MeanStd | None = None
+    median_distance: float | None = None
+    forwards: float | None = None
+    backwards: float | None = None
+    flags: tuple[str, ...] = ()
     per_seed: dict[int, float | None]
     images: int
     error: str
@@ -81,9 +67,7 @@ class Line:
 
 def summarize(records: Sequence[Record]) -> list[Line]:
     """Return a line per family, in the order of the registries, then by setting."""
-    families: dict[str, list[Record]] = {}
-    for record in records:
-        families.setdefault(record.family, []).append(record)
+    families = grouped(records, lambda record: record.family)
     raised = flags_by_family(records)
     return ordered(_line(members, raised[family]) for family, members in families.items())
 
@@ -103,17 +87,13 @@ def _line(records: list[Record], flags: tuple[str, ...]) -> Line:
         record.seed: None if record.status == "error" else percent(record.robust) for record in records
     }
     return Line(
-        dataset=spec["dataset"],
-        norm=spec["norm"],
-        eps=spec["eps"],
-        threat=spec["threat"],
-        defense=spec["defense"],
+        **{name: spec[name] for name in ("dataset", "norm", "eps", "threat", "defense")},
         attack=spec["attack"],
         sets=sets_of(spec),
         kind=spec["kind_of_attack"],
         bounded=mean_std([value for value in per_seed.values() if value is not None]) if whole else None,
         unbounded=mean_std([percent(r.withstood) for r in records]) if whole and open_ended else None,
-        median_distance=_median_distance(records) if whole and open_ended else None,
+        median_distance=median_distance(records) if whole and open_ended else None,
         forwards=_mean(records, "forwards") if whole else None,
         backwards=_mean(records, "backwards") if whole else None,
         flags=flags,
@@ -147,7 +127,8 @@ def _mean(records: list[Record], column: str) -> float:
     return float(np.mean([record.rows[column].mean() for record in records]))
 
 
-def _median_distance(records: list[Record]) -> float | None:
+def median_distance(records: Sequence[Record]) -> float | None:
+    """Return the median distance of the images that a minimum-norm attack fooled, mean over seeds."""
     medians = []
     for record in records:
         fell = record.clean & ~record.withstood
@@ -163,57 +144,41 @@ def _order(line: Line) -> tuple[object, ...]:
         line.norm != "linf",
         line.norm,
         line.threat != "white",
-        _position(line.defense, defenses),
-        _position(line.attack, attacks),
+        position(line.defense, defenses),
+        position(line.attack, attacks),
         line.sets,
         line.eps,
         line.setting,
     )
 
 
-def _position(name: str, names: list[str]) -> tuple[int, str]:
+def position(name: str, names: Sequence[str]) -> tuple[int, str]:
+    """Return a sort key: known names in their order, then the others."""
     return (names.index(name) if name in names else len(names), name)
 
 
 def to_csv(lines: Iterable[Line]) -> str:
     """Return the lines as CSV text with a header; the same records give the same bytes."""
-    import pandas as pd
+    return csv_text(COLUMNS, map(_row, lines))
 
-    rows = []
-    for line in lines:
-        bounded, unbounded = line.bounded, line.unbounded
-        rows.append(
-            [
-                line.dataset,
-                line.norm,
-                f"{line.eps:.6g}",
-                line.threat,
-                line.defense,
-                line.attack,
-                " ".join(line.sets),
-                _number(bounded.mean) if bounded else _absent(line),
-                _number(bounded.std if bounded else None),
-                len(line.per_seed),
-                line.images,
-                " ".join(f"{seed}:{_number(v) or _absent(line)}" for seed, v in line.per_seed.items()),
-                _number(unbounded.mean if unbounded else None),
-                _number(unbounded.std if unbounded else None),
-                _number(line.median_distance),
-                _number(line.forwards),
-                _number(line.backwards),
-                "; ".join(filter(None, [" ".join(line.flags), line.unlooked])),
-                line.error or "ok",
-                line.setting,
-            ]
-        )
-    text: str = pd.DataFrame(rows, columns=COLUMNS, dtype=str).to_csv(index=False, lineterminator="\n")
-    return text
+
+def _row(line: Line) -> list[object]:
+    bounded, unbounded = line.bounded, line.unbounded
+    return [
+        *(line.dataset, line.norm, f"{line.eps:.6g}", line.threat, line.defense, line.attack),
+        " ".join(line.sets),
+        number(bounded.mean) if bounded else _absent(line),
+        number(bounded.std if bounded else None),
+        *(len(line.per_seed), line.images),
+        " ".join(f"{seed}:{number(v) or _absent(line)}" for seed, v in line.per_seed.items()),
+        number(unbounded.mean if unbounded else None),
+        number(unbounded.std if unbounded else None),
+        *(number(value) for value in (line.median_distance, line.forwards, line.backwards)),
+        "; ".join(filter(None, [" ".join(line.flags), line.unlooked])),
+        *(line.error or "ok", line.setting),
+    ]
 
 
 def _absent(line: Line) -> str:
     """Return what replaces a missing number."""
     return "missing" if line.missing else "ERROR"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.learning import find_trainings
 from robustness_bench.benchmark.report.rendering.wording import count
 from robustness_bench.benchmark.store.cards import read_card
@@ -53,9 +54,7 @@ def trainings(out: Path) -> dict[str, Epochs]:
 
 def said(trained: Trained) -> str:
     """Return, e.g., "2 natural and 10 adversarial epochs", by seed if they differ; unknown without cards."""
-    by_text: dict[str, list[int]] = {}
-    for seed, epochs in sorted(trained.items()):
-        by_text.setdefault(UNKNOWN if epochs is None else str(epochs), []).append(seed)
+    by_text = grouped(sorted(trained), lambda seed: str(trained[seed] or UNKNOWN))
     if len(by_text) <= 1:
         return next(iter(by_text), UNKNOWN)
     return ", ".join(f"{text} (seed {' '.join(map(str, seeds))})" for text, seeds in by_text.items())

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from robustness_bench.attacks.registry import BOUNDED
 from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.results import Line, percent, sets_of
 from robustness_bench.benchmark.statistics import mean_std
 from robustness_bench.benchmark.store.cells import Record, robust_to_all
@@ -22,12 +23,13 @@ def worst_case(records: Sequence[Record], attack_set: str) -> list[Line]:
     line has no number. Attacks with another kind of ball (Wasserstein, spatial) do not count. Submitted
     images count only against their model.
     """
-    groups: dict[Group, list[Record]] = {}
-    for record in records:
-        if attack_set in sets_of(record.spec) or record.spec["kind_of_attack"] == SUBMITTED:
-            groups.setdefault(_threat_model(record), []).append(record)
+    counted = [
+        record
+        for record in records
+        if attack_set in sets_of(record.spec) or record.spec["kind_of_attack"] == SUBMITTED
+    ]
     lines = []
-    for members in groups.values():
+    for members in grouped(counted, _threat_model).values():
         required = sorted({r.spec["attack"] for r in members if r.spec["kind_of_attack"] in BOUNDED})
         natural = [record for record in members if record.spec["kind_of_attack"] == "natural"]
         for family in sorted({record.model_family for record in natural} if required else ()):
@@ -58,20 +60,11 @@ def _line(records: list[Record], required: list[str], attack_set: str) -> Line:
         per_seed = {seed: percent(each) for seed, each in stood.items()}
     spec = records[0].spec
     return Line(
-        dataset=spec["dataset"],
-        norm=spec["norm"],
-        eps=spec["eps"],
-        threat=spec["threat"],
-        defense=spec["defense"],
+        **{name: spec[name] for name in ("dataset", "norm", "eps", "threat", "defense")},
         attack=NAME,
         sets=(attack_set,),
         kind=NAME,
         bounded=mean_std([value for value in per_seed.values() if value is not None]) if whole else None,
-        unbounded=None,
-        median_distance=None,
-        forwards=None,
-        backwards=None,
-        flags=(),
         per_seed=per_seed,
         images=spec["n_examples"],
         error="" if whole else f"no worst case without {', '.join(failed or lacking)}",

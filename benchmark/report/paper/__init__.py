@@ -1,1 +1,1 @@
-"""The tables of the papers, from our results."""
+"""The papers' tables, filled from a store: what they share (``cells``, ``tables``), then each paper."""

@@ -79,22 +79,17 @@ def _note(note: Note) -> str:
 def _block(table: Table, group: str, part: slice) -> str:
     corner = group if table.heading == Table.heading else f"{table.heading} · {group}"
     head = [corner, *(column.label for column in table.columns[part])]
-    body = [[_label(row), *(_marked(cell) for cell in row.cells[part])] for row in table.rows]
+    body = [
+        ["  " * row.minor + row.label, *(_marked(cell) for cell in row.cells[part])] for row in table.rows
+    ]
     widths = [max(len(line[index]) for line in [head, *body]) for index in range(len(head))]
     rule = "─" * (sum(widths) + 2 * len(widths) - 2)
     lines = [_aligned(head, widths), rule]
-    for index, row in enumerate(table.rows):
-        above = table.rows[index - 1] if index else None
-        if above and (row.block, row.group) != (above.block, above.group):
-            lines.append(rule)
-        if row.block and (above is None or row.block != above.block):
-            lines += [row.block, rule]
-        lines.append(_aligned(body[index], widths))
+    for texts, (row, ruled, opens) in zip(body, table.ruled(), strict=True):
+        lines += [rule] if ruled else []
+        lines += [row.block, rule] if opens else []
+        lines.append(_aligned(texts, widths))
     return "\n".join(lines)
-
-
-def _label(row: Row) -> str:
-    return f"  {row.label}" if row.minor else row.label
 
 
 def _marked(cell: Cell) -> str:

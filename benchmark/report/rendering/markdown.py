@@ -23,11 +23,10 @@ def to_markdown(table: Table) -> str:
     """Render heading, caption, table and notes; an empty row represents a rule between groups."""
     head = [f"{markdown_escape(c.label)}<br>{markdown_escape(c.group)}" for c in table.columns]
     lines = [_line([markdown_escape(table.heading), *head]), _line([":--", *["--:"] * len(head)])]
-    for index, row in enumerate(table.rows):
-        above = table.rows[index - 1] if index else None
-        if above and (row.block, row.group) != (above.block, above.group):
+    for row, ruled, opens in table.ruled():
+        if ruled:
             lines.append(_line([""] * (len(head) + 1)))
-        if row.block and (above is None or row.block != above.block):
+        if opens:
             lines.append(_line([f"**{markdown_escape(row.block)}**", *[""] * len(head)]))
         lines.append(_line([_label(row), *map(_cell, row.cells)]))
     parts = [f"### {markdown_escape(table.title)}", _paragraph(table.caption), "\n".join(lines)]

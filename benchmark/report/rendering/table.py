@@ -1,9 +1,12 @@
 """A table as a finished value: sorting, rounding and "best" are decided before rendering."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 from string import ascii_lowercase
 from typing import Literal
+
+Measure = Literal["accuracy", "cost", "mi", "detection"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ class Table:
     name: str
     title: str
     caption: str
-    measure: Literal["accuracy", "cost", "mi", "detection"]
+    measure: Measure
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[Note, ...] = ()
@@ -67,13 +70,43 @@ class Table:
 
     def groups(self) -> list[tuple[str, int]]:
         """Return the column groups in order, with their widths."""
-        spans: list[tuple[str, int]] = []
-        for column in self.columns:
-            if spans and spans[-1][0] == column.group:
-                spans[-1] = (column.group, spans[-1][1] + 1)
-            else:
-                spans.append((column.group, 1))
-        return spans
+        groups = groupby(column.group for column in self.columns)
+        return [(group, len(list(columns))) for group, columns in groups]
+
+    def ruled(self) -> Iterator[tuple[Row, bool, bool]]:
+        """Yield each row, whether a rule separates it from the row above, and whether it opens a block."""
+        for above, row in pairwise([None, *self.rows]):
+            assert row is not None
+            ruled = above is not None and (row.block, row.group) != (above.block, above.group)
+            yield row, ruled, bool(row.block) and (above is None or row.block != above.block)
+
+
+def plain_table(
+    *,
+    name: str,
+    title: str,
+    caption: str,
+    measure: Measure,
+    heads: Iterable[tuple[str, str]],
+    rows: Iterable[tuple[str, Sequence[str]]],
+) -> Table:
+    """Return a table of texts without groups of rows.
+
+    Args:
+        heads: of each column, its group and its label.
+        rows: of each, its label and its texts.
+    """
+    return Table(
+        name=name,
+        title=title,
+        caption=caption,
+        measure=measure,
+        columns=tuple(Column(group=group, label=label) for group, label in heads),
+        rows=tuple(
+            Row(group="", label=label, cells=tuple(Cell(text=text) for text in texts))
+            for label, texts in rows
+        ),
+    )
 
 
 class Notes:

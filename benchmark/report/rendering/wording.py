@@ -1,5 +1,7 @@
 """How quantities are written in captions and headings."""
 
+from collections.abc import Iterable
+
 NORM_SYMBOLS = {"linf": "L∞", "l2": "L2"}
 JUDGED = (
     "Difference: ours − published, in points; ≈ if the published mean lies in our interval (95 % Wilson "
@@ -19,3 +21,16 @@ def budget(eps: float) -> str:
 def count(number: int, noun: str) -> str:
     """Return a number with its noun in singular or plural."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def counts(numbers: Iterable[int], noun: str) -> str:
+    """Return "3 seeds", or "1 to 3 seeds" if the numbers differ."""
+    found = sorted(set(numbers)) or [0]
+    most = count(found[-1], noun)
+    return most if len(found) == 1 else f"{found[0]} to {most}"
+
+
+def span(numbers: Iterable[int]) -> str:
+    """Return "3", or "1 to 3" if the numbers differ; "no" without any."""
+    found = sorted(set(numbers))
+    return " to ".join(map(str, dict.fromkeys([found[0], found[-1]]))) if found else "no"

@@ -1,33 +1,21 @@
 """A comparison as a table for the terminal, as JSON and as CSV."""
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
-from robustness_bench.benchmark.report.lines.compare import Accuracy, Comparison, points, side, span
+from robustness_bench.benchmark.report.lines.compare import Accuracy, Comparison, p_text, points, side, span
 from robustness_bench.benchmark.report.lines.trained import UNKNOWN, column
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
-from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
+from robustness_bench.benchmark.report.rendering.csv import number
+from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
+from robustness_bench.benchmark.report.rendering.table import Table, plain_table
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, count
 
 COLUMNS = (
-    "dataset",
-    "norm",
-    "eps",
-    "threat",
-    "attack",
-    "union",
-    "images",
+    *("dataset", "norm", "eps", "threat", "attack", "union", "images"),
     *(f"{side}{column}" for side in ("first", "second") for column in ("", "_mean", "_std", "_low", "_high")),
-    "difference",
-    "low",
-    "high",
-    "simultaneous_low",
-    "simultaneous_high",
-    "first_per_seed",
-    "second_per_seed",
-    "mcnemar",
+    *("difference", "low", "high", "simultaneous_low", "simultaneous_high"),
+    *("first_per_seed", "second_per_seed", "mcnemar"),
     *(f"{side}_{kind}_epochs" for side in ("first", "second") for kind in ("natural", "adversarial")),
     "claim",
 )
@@ -38,48 +26,40 @@ def to_table(found: Comparison) -> Table:
     first, second, tests = found.first, found.second, found.tests
     seeds = sorted({*first.per_seed, *second.per_seed})
     gaps = {seed: first.per_seed[seed] - second.per_seed[seed] for seed in tests}
-    rows = [
-        _accuracy_row(first, seeds),
-        _accuracy_row(second, seeds),
-        _row("difference", [points(found.difference.mean), span(found.difference)], seeds, _points(gaps)),
-        _row(f"only {first.defense}", ["", ""], seeds, {s: str(t.only_first) for s, t in tests.items()}),
-        _row(f"only {second.defense}", ["", ""], seeds, {s: str(t.only_second) for s, t in tests.items()}),
-        _row("McNemar p", ["", ""], seeds, {s: _p(t.p) for s, t in tests.items()}),
+    counted = {
+        f"only {first.defense}": {seed: str(test.only_first) for seed, test in tests.items()},
+        f"only {second.defense}": {seed: str(test.only_second) for seed, test in tests.items()},
+        "McNemar p": {seed: p_text(test.p) for seed, test in tests.items()},
+    }
+    rows: list[tuple[str, list[str], dict[int, str]]] = [
+        *(
+            (each.defense, [_mean(each), span(each.interval)], _points(each.per_seed))
+            for each in (first, second)
+        ),
+        ("difference", [points(found.difference.mean), span(found.difference)], _points(gaps)),
+        *((label, ["", ""], values) for label, values in counted.items()),
     ]
     where = found.where
     attack = {WORST_CASE: f"the worst of {', '.join(found.union)}", "none": "no attack"}
-    return Table(
+    return plain_table(
         name="compare",
         title=f"{where.dataset}, {NORM_SYMBOLS[where.norm]} (ε = {budget(where.eps)}), {where.threat} box, "
         f"{attack.get(found.attack, found.attack)}",
         caption=f"Accuracy in % and difference in points on {count(found.images, 'test image')}. "
         f"Trained: {found.trained}.",
         measure="accuracy",
-        columns=tuple(
-            Column(group="", label=label)
-            for label in ("mean ± std", "95 % interval", *(f"seed {seed}" for seed in seeds))
-        ),
-        rows=tuple(rows),
+        heads=[("", head) for head in ("mean ± std", "95 % interval", *(f"seed {seed}" for seed in seeds))],
+        rows=[(label, [*texts, *(own.get(seed, "–") for seed in seeds)]) for label, texts, own in rows],
     )
 
 
-def _accuracy_row(accuracy: Accuracy, seeds: Sequence[int]) -> Row:
+def _mean(accuracy: Accuracy) -> str:
     mean, std, _ = accuracy.summary
-    text = points(mean) if std is None else f"{points(mean)} ± {points(std)}"
-    return _row(accuracy.defense, [text, span(accuracy.interval)], seeds, _points(accuracy.per_seed))
-
-
-def _row(label: str, head: list[str], seeds: Sequence[int], values: dict[int, str]) -> Row:
-    cells = [*head, *(values.get(seed, "–") for seed in seeds)]
-    return Row(group="", label=label, cells=tuple(Cell(text=text) for text in cells))
+    return points(mean) if std is None else f"{points(mean)} ± {points(std)}"
 
 
 def _points(values: dict[int, float]) -> dict[int, str]:
     return {seed: points(value) for seed, value in values.items()}
-
-
-def _p(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
 def cautions(found: Sequence[Comparison]) -> list[str]:
@@ -126,12 +106,8 @@ def _among_many(found: Sequence[Comparison]) -> str:
 
 def to_dict(found: Comparison) -> dict[str, Any]:
     """Return a dict for JSON; accuracies in percent, differences in points."""
-    where = found.where
     return {
-        "dataset": where.dataset,
-        "norm": where.norm,
-        "eps": where.eps,
-        "threat": where.threat,
+        **vars(found.where),
         "attack": found.attack,
         "union": list(found.union),
         "images": found.images,
@@ -160,25 +136,21 @@ def _accuracy_dict(accuracy: Accuracy) -> dict[str, Any]:
 
 def to_csv(found: Sequence[Comparison]) -> str:
     """Return CSV, a line per comparison; seeds as SEED:VALUE, McNemar as SEED:ONLY-FIRST/ONLY-SECOND/P."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(_line(each) for each in found)
-    return text.getvalue()
+    return csv_text(COLUMNS, map(_line, found))
 
 
 def _line(found: Comparison) -> list[object]:
     where = found.where
     head = [where.dataset, where.norm, f"{where.eps:.6g}", where.threat, found.attack]
     sides = [field for each in (found.first, found.second) for field in _accuracy_fields(each)]
-    numbers = [*found.difference, found.wide.low, found.wide.high]
+    numbers = map(number, (*found.difference, found.wide.low, found.wide.high))
     tests = (f"{s}:{t.only_first}/{t.only_second}/{t.p:.6g}" for s, t in found.tests.items())
     return [
         *head,
         " ".join(found.union),
         found.images,
         *sides,
-        *(f"{number:.4f}" for number in numbers),
+        *numbers,
         _seeds(found.first),
         _seeds(found.second),
         " ".join(tests),
@@ -190,13 +162,7 @@ def _line(found: Comparison) -> list[object]:
 def _accuracy_fields(accuracy: Accuracy) -> list[str]:
     mean, std, _ = accuracy.summary
     low, high = accuracy.interval
-    return [
-        accuracy.defense,
-        f"{mean:.4f}",
-        "" if std is None else f"{std:.4f}",
-        f"{low:.4f}",
-        f"{high:.4f}",
-    ]
+    return [accuracy.defense, *map(number, (mean, std, low, high))]
 
 
 def _seeds(accuracy: Accuracy) -> str:

@@ -1,34 +1,38 @@
 """The white-box and black-box tables of one data set, from the lines of its records."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Literal, NamedTuple
 
 from robustness_bench.attacks.registry import NORMS, SETS, attack_names, attack_presets
 from robustness_bench.benchmark.plan.protocol import Settings
+from robustness_bench.benchmark.plan.tasks import ZOO, weights_hash
 from robustness_bench.benchmark.report.lines.results import Line
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
-from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
-from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, count
-from robustness_bench.benchmark.report.tables.given import given
+from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table, spread
+from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, count, counts
 from robustness_bench.benchmark.statistics import MeanStd
 from robustness_bench.benchmark.store.diagnoses import EARLIER, SIGNS_ONLY
 from robustness_bench.defenses.registry import defense_presets
 
-_THREAT_NAMES = {"white": "White box", "black": "Black box"}
+THREAT_NAMES = {"white": "White box", "black": "Black box"}
 _MISSING = "–"
 _OWN_BALL = ("wasserstein", "unbounded")
-Pick = Callable[[Line], MeanStd | None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Measure:
+class _Measure(NamedTuple):
     """One column: which attack's lines, and which of their numbers."""
 
     norm: str
     attack: str
     label: str
-    pick: Pick
+    counted: Literal["bounded", "unbounded"] = "bounded"
+
+    def figure(self, line: Line | None) -> MeanStd | None:
+        """Return a line's number in this column."""
+        found: MeanStd | None = getattr(line, self.counted, None)
+        return found
 
 
 def threat_tables(threat: str, lines: list[Line], settings: Settings, label: str) -> list[Table]:
@@ -48,17 +52,15 @@ def _accuracies(threat: str, lines: list[Line], settings: Settings, label: str) 
     cells = _by_cell(lines)
     measures = _measures(lines, settings.attack_set)
     defenses = _defenses(lines)
-    figures = {
-        (defense, measure): _figure(cells.get((measure.norm, measure.attack, defense)), measure.pick)
-        for defense in defenses
-        for measure in measures
-    }
     decimals = 2 if min(line.images for line in lines) >= 1000 else 1
-    best = {m: _best([figures[defense, m] for defense in defenses], decimals) for m in measures}
+    best = {
+        m: _best([m.figure(cells.get((m.norm, m.attack, each))) for each in defenses], decimals)
+        for m in measures
+    }
 
     def cell(defense: str, measure: _Measure) -> Cell:
         line = cells.get((measure.norm, measure.attack, defense))
-        return _cell(line, figures[defense, measure], best[measure], decimals)
+        return _cell(line, measure.figure(line), best[measure], decimals)
 
     return Table(
         name=_name(label, threat, settings),
@@ -73,11 +75,10 @@ def _accuracies(threat: str, lines: list[Line], settings: Settings, label: str) 
 def _costs(threat: str, lines: list[Line], settings: Settings, label: str) -> Table:
     """Return the passes per image of every attack that ran."""
     cells = _by_cell(lines)
-    presets = _labels(lines)
     measures = [
-        _Measure(norm=norm, attack=name, label=text, pick=_bounded)
+        _Measure(norm, name, text)
         for norm in NORMS
-        for name, text in presets.items()
+        for name, text in _labels(lines).items()
         if any((line.norm, line.attack) == (norm, name) and line.kind != WORST_CASE for line in lines)
     ]
 
@@ -103,13 +104,17 @@ def _costs(threat: str, lines: list[Line], settings: Settings, label: str) -> Ta
 
 
 def _name(label: str, threat: str, settings: Settings) -> str:
-    """Return the name of the table's files; the default set has no suffix."""
-    return f"{label}-{threat}" + ("" if settings.attack_set == "strict" else f"-{settings.attack_set}")
+    return f"{label}-{threat}{suffix_of(settings.attack_set)}"
+
+
+def suffix_of(attack_set: str) -> str:
+    """Return the end of a table's file name; the default set has none."""
+    return "" if attack_set == "strict" else f"-{attack_set}"
 
 
 def _title(label: str, threat: str, settings: Settings) -> str:
     suffix = "" if settings.attack_set == "strict" else f", {settings.attack_set} set"
-    return f"{_THREAT_NAMES[threat]}, {label}{suffix}"
+    return f"{THREAT_NAMES[threat]}, {label}{suffix}"
 
 
 def _by_cell(lines: list[Line]) -> dict[tuple[str, str, str], Line]:
@@ -159,26 +164,14 @@ def _measures(lines: list[Line], attack_set: str) -> list[_Measure]:
             if name not in present:
                 continue
             if kinds[name] != "minimum-norm":
-                measures.append(_Measure(norm=norm, attack=name, label=label, pick=_bounded))
+                measures.append(_Measure(norm, name, label))
             elif attack_set == "strict":
-                measures.append(_Measure(norm=norm, attack=name, label=f"{label} ≤ε", pick=_bounded))
+                measures.append(_Measure(norm, name, f"{label} ≤ε"))
             else:
-                measures.append(_Measure(norm=norm, attack=name, label=f"{label} any", pick=_unbounded))
+                measures.append(_Measure(norm, name, f"{label} any", "unbounded"))
         if WORST_CASE in present:
-            measures.append(_Measure(norm=norm, attack=WORST_CASE, label="Worst", pick=_bounded))
+            measures.append(_Measure(norm, WORST_CASE, "Worst"))
     return measures
-
-
-def _bounded(line: Line) -> MeanStd | None:
-    return line.bounded
-
-
-def _unbounded(line: Line) -> MeanStd | None:
-    return line.unbounded
-
-
-def _figure(line: Line | None, pick: Pick) -> MeanStd | None:
-    return pick(line) if line is not None else None
 
 
 def _best(column: list[MeanStd | None], decimals: int) -> float | None:
@@ -192,18 +185,12 @@ def _cell(line: Line | None, figure: MeanStd | None, best: float | None, decimal
         return Cell(text=_MISSING)
     if figure is None:
         return Cell(text=_MISSING) if line.missing else Cell(text="ERROR", error=line.error)
-    text = f"{figure.mean:.{decimals}f}"
-    if figure.std is not None:
-        text += f" ± {figure.std:.{decimals}f}"
-    return Cell(text=text, best=round(figure.mean, decimals) == best)
+    return Cell(text=spread(*figure[:2], decimals), best=round(figure.mean, decimals) == best)
 
 
 def _caption(threat: str, lines: list[Line], settings: Settings, label: str) -> str:
-    seeds = sorted({len(line.per_seed) for line in lines})
-    runs = count(seeds[-1], "training seed")
-    if len(seeds) > 1:
-        runs = f"{seeds[0]} to {runs}"
-    if seeds[-1] > 1:
+    runs = counts((len(line.per_seed) for line in lines), "training seed")
+    if any(len(line.per_seed) > 1 for line in lines):
         runs += ", mean ± sample standard deviation over seeds"
     text = f"Accuracy in % on {lines[0].images} test images of {label}, {runs}. {_models(settings, lines)}."
     if threat == "black":
@@ -221,6 +208,20 @@ def _models(settings: Settings, lines: list[Line]) -> str:
     text = text if text.startswith(network) else text[:1].upper() + text[1:]
     readings = sorted({line.reading for line in lines if line.reading})
     return "; input: ".join([text, *readings])
+
+
+def given(settings: Settings) -> str:
+    """Return the weights and their network in a few words; empty if none were given."""
+    if not settings.weights or settings.weights.startswith(ZOO):
+        return settings.weights and f"weights: {settings.weights}"
+    network = f"{settings.model.name} of width {settings.model.width}"
+    if settings.network:
+        network = f"the network of {_named(PurePath(settings.network).name, settings.network)}"
+    return f"{network}, weights: {_named(settings.weights, settings.weights)}"
+
+
+def _named(name: str, file: str) -> str:
+    return f"{name} (SHA-256 {weights_hash(file)[:12]}…)"
 
 
 def _judging(lines: list[Line], attack_set: str) -> str:

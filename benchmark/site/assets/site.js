@@ -26,35 +26,6 @@
     return node && JSON.parse(node.textContent);
   }
 
-  // Statistics: the same formulas as benchmark/statistics.py.
-
-  function meanStd(values) {
-    var n = values.length, mean = values.reduce(function (a, b) { return a + b; }, 0) / n;
-    var squares = values.reduce(function (sum, v) { return sum + (v - mean) * (v - mean); }, 0);
-    return { mean: mean, std: n > 1 ? Math.sqrt(squares / (n - 1)) : null };
-  }
-
-  function wilson(successes, n) {
-    var z = 1.959963984540054, p = successes / n, z2 = z * z;
-    var middle = (p + z2 / (2 * n)) / (1 + z2 / n);
-    var half = z / (1 + z2 / n) * Math.sqrt(p * (1 - p) / n + z2 / (4 * n * n));
-    return [successes <= 0 ? 0 : Math.max(0, middle - half), successes >= n ? 1 : Math.min(1, middle + half)];
-  }
-
-  function mcnemar(onlyFirst, onlySecond) {
-    var n = onlyFirst + onlySecond, least = Math.min(onlyFirst, onlySecond);
-    var log = -n * Math.LN2, sum = Math.exp(log);
-    for (var k = 1; k <= least; k++) {
-      log += Math.log((n - k + 1) / k);
-      sum += Math.exp(log);
-    }
-    return Math.min(1, 2 * sum);
-  }
-
-  function spread(found) {
-    return found.mean.toFixed(1) + (found.std === null ? "" : " ±" + found.std.toFixed(1));
-  }
-
   // Colours
 
   function theme() {
@@ -116,23 +87,13 @@
     });
     rows.forEach(function (row, i) { row.data = data.rows[i]; });
 
-    function ran(counts) {
-      if (!counts || counts.includes(null)) return [];
-      return counts.filter(function (count) { return count >= 0; });
-    }
-
-    function mean(row, name) {
-      var counts = ran(row.data.counts[columnOf[name]]);
-      return counts.length ? counts.reduce(function (a, b) { return a + b; }, 0) / counts.length : null;
-    }
-
     function value(row, name) {
       if (name === "rank") return row.body ? null : row.place;
       if (name === "defense") return row.data.label.toLowerCase();
       if (name === "seeds") return row.data.seeds.length;
       if (name === "flags") return row.data.flags;
       if (name === "status") return row.data.status;
-      return mean(row, name);
+      return row.data.means[columnOf[name]];
     }
 
     function downFirst(name) { return !(name === "rank" || name === "defense" || name === "status"); }
@@ -254,7 +215,7 @@
       }).concat(row.data.seeds.map(function (seed) {
         return make("th", { scope: "col", "class": "n" }, "seed " + seed);
       })));
-      var lines = data.columns.map(function (column, i) { return line(column.label, row.data.counts[i]); });
+      var lines = data.columns.map(function (column, i) { return line(column.label, row.data.cells[i]); });
       var inner = make("table", { "class": "data" }, [make("thead", {}, head), make("tbody", {}, lines)]);
       var width = heads.length;
       row.more = make("tr", { "class": "more" }, make("td", { colspan: width }, inner));
@@ -262,23 +223,10 @@
       button.setAttribute("aria-expanded", "true");
     }
 
-    function line(label, counts) {
-      var cells = [make("th", { scope: "row" }, label)];
-      function add(text) { cells.push(make("td", { "class": "n" }, text)); }
-      var whole = ran(counts);
-      if (!whole.length) {
-        add(counts && counts.includes(null) ? "ERROR" : "–");
-        add("");
-      } else {
-        var found = meanStd(whole.map(function (count) { return 100 * count / data.images; }));
-        var ends = wilson(found.mean / 100 * data.images, data.images);
-        add(spread(found));
-        add((100 * ends[0]).toFixed(1) + "–" + (100 * ends[1]).toFixed(1));
-      }
-      (counts || []).forEach(function (count) {
-        add(count === null ? "ERROR" : count < 0 ? "–" : (100 * count / data.images).toFixed(1));
-      });
-      return make("tr", {}, cells);
+    function line(label, texts) {
+      return make("tr", {}, [make("th", { scope: "row" }, label)].concat(texts.map(function (text) {
+        return make("td", { "class": "n" }, text);
+      })));
     }
 
     heads.forEach(function (head) {
@@ -341,41 +289,18 @@
 
   // Two defenses
 
-  var outcomes = {};
-  window.benchOutcomes = function (part) { outcomes[part.board + "/" + part.row] = part.outcomes; };
+  var compared = {}, VERDICTS = ["worse", "not shown to be better or worse", "better"];
+  window.benchComparisons = function (of) { compared[of.board + "/" + of.row] = of; };
 
   function load(slug, row, then) {
     var key = slug + "/" + row;
-    if (outcomes[key]) { then(); return; }
+    if (compared[key]) { then(); return; }
     var script = make("script", { src: "data/" + slug + "/" + row + ".js" });
     script.addEventListener("load", then);
     script.addEventListener("error", function () {
       byId("compared").replaceChildren(make("p", { "class": "warning" }, "The file data/" + key + ".js is missing."));
     });
     document.head.append(script);
-  }
-
-  function bits(text) {
-    var raw = atob(text), unpacked = new Uint8Array(raw.length * 8);
-    for (var i = 0; i < raw.length; i++) {
-      for (var bit = 0; bit < 8; bit++) unpacked[8 * i + bit] = raw.charCodeAt(i) >> (7 - bit) & 1;
-    }
-    return unpacked;
-  }
-
-  function share(text, images) {
-    var each = bits(text), sum = 0;
-    for (var i = 0; i < images; i++) sum += each[i];
-    return 100 * sum / images;
-  }
-
-  function discordant(first, second, images) {
-    var a = bits(first), b = bits(second), only = [0, 0];
-    for (var i = 0; i < images; i++) {
-      only[0] += a[i] & (1 - b[i]);
-      only[1] += b[i] & (1 - a[i]);
-    }
-    return only;
   }
 
   function compare(boards) {
@@ -409,23 +334,23 @@
       load(board.slug, one, function () {
         load(board.slug, other, function () {
           if (board !== current() || one !== first.value || other !== second.value) return;
-          table(board, outcomes[board.slug + "/" + one], outcomes[board.slug + "/" + other]);
+          table(board, compared[board.slug + "/" + one], compared[board.slug + "/" + other]);
         });
       });
     }
 
     function table(board, ours, theirs) {
       var rows = [board.rows[first.selectedIndex], board.rows[second.selectedIndex]];
-      var seeds = {};
-      board.columns.forEach(function (column) {
-        Object.keys(ours[column[0]] || {}).forEach(function (seed) {
-          if ((theirs[column[0]] || {})[seed]) seeds[seed] = true;
-        });
+      var against = ours.against[theirs.row] || {}, seeds = {};
+      Object.keys(against).forEach(function (column) {
+        against[column][3].forEach(function (test) { seeds[test[0]] = true; });
       });
-      var shared = Object.keys(seeds).sort(function (a, b) { return a - b; });
+      var shared = Object.keys(seeds).map(Number).sort(function (a, b) { return a - b; });
       var tall = shared.length ? 2 : 1, under = make("tr"), head = make("tr", {}, [
         make("th", { scope: "col", rowspan: tall }, "Attack"), heading(rows[0], tall), heading(rows[1], tall),
-        make("th", { scope: "col", rowspan: tall, "class": "n" }, "Difference")
+        make("th", { scope: "col", rowspan: tall, "class": "n" }, "Difference"),
+        make("th", { scope: "col", rowspan: tall, "class": "n" }, "95 % interval"),
+        make("th", { scope: "col", rowspan: tall }, "The first is")
       ].concat(shared.map(function (seed) {
         return make("th", { scope: "colgroup", colspan: 3, "class": "top-row split" }, "seed " + seed);
       })));
@@ -435,7 +360,8 @@
         });
       });
       var lines = board.columns.map(function (column) {
-        return line(board, column[1], ours[column[0]], theirs[column[0]], shared);
+        var key = column[0], figures = [ours.figures[key], theirs.figures[key]];
+        return line(column[1], figures, against[key] || ["–", "–", null, []], shared);
       });
       var title = rows[0][1] + " and " + rows[1][1] + ", " + board.title;
       var inner = make("table", { "class": "data cells" }, [
@@ -459,24 +385,13 @@
       return cell;
     }
 
-    function line(board, label, ours, theirs, shared) {
-      var sides = [ours, theirs].map(function (side) {
-        var all = Object.keys(side || {}).map(function (seed) { return share(side[seed], board.images); });
-        return all.length ? meanStd(all) : null;
-      });
-      var both = sides[0] && sides[1], difference = both ? sides[0].mean - sides[1].mean : 0;
-      var cells = sides.map(function (side) {
-        return make("td", { "class": "n" }, side ? spread(side) : "–");
-      });
-      var sign = difference > 0 ? "+" : difference < 0 ? "−" : "";
-      cells.push(make("td", { "class": "n" }, both ? sign + Math.abs(difference).toFixed(1) : "–"));
+    function line(label, figures, against, shared) {
+      var texts = [figures[0] || "–", figures[1] || "–", against[0], against[1]];
+      var cells = texts.map(function (text) { return make("td", { "class": "n" }, text); });
+      cells.push(make("td", {}, against[2] === null ? "–" : VERDICTS[against[2] + 1]));
       shared.forEach(function (seed) {
-        var texts = ["–", "–", "–"];
-        if (ours && theirs && ours[seed] && theirs[seed]) {
-          var only = discordant(ours[seed], theirs[seed], board.images), p = mcnemar(only[0], only[1]);
-          texts = [only[0], only[1], p < 0.001 ? "<0.001" : p.toFixed(3)];
-        }
-        texts.forEach(function (text, i) {
+        var test = against[3].find(function (each) { return each[0] === seed; }) || [seed, "–", "–", "–"];
+        test.slice(1).forEach(function (text, i) {
           cells.push(make("td", { "class": i ? "n" : "n split" }, String(text)));
         });
       });
@@ -507,7 +422,6 @@
     read();
   }
 
-  window.benchStatistics = { wilson: wilson, mcnemar: mcnemar, meanStd: meanStd };
   theme();
   copying();
   var boardData = embedded("board-data"), compareData = embedded("compare-data");

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
 from robustness_bench.attacks.registry import BOUNDED
 from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.grouping import grouped
+from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget
 from robustness_bench.benchmark.site.contents import names
 from robustness_bench.benchmark.site.contents.cells import Cell, make_cell, worst_of
@@ -38,9 +41,13 @@ class Row:
     rank: Rank | None = None
     sent: tuple[Record, ...] = ()
 
+    def at(self, key: str) -> Cell | None:
+        """Return the cell of a column, or the worst case."""
+        return self.worst if key == WORST else self.cells.get(key)
+
     @property
     def records(self) -> Records:
-        """All of them."""
+        """The records of all cells."""
         return [record for cell in self.cells.values() for record in cell.records]
 
 
@@ -111,12 +118,11 @@ def make_boards(
         sent: records of submitted images.
         unranked: defense -> why it is not ranked.
     """
-    against = _Sent(sent)
+    against, sets = grouped(sent, _model), cache(names.sets)  # equal attacks are looked up once
     threats: dict[tuple[str, ...], dict[str, Records]] = {}
-    sets = names.Sets()
     for record in records:
         of = threats.setdefault(_threat_model(record), {})
-        for each in sets.of(record.spec):
+        for each in sets(names.attack_key(record.spec)):
             of.setdefault(each, []).append(record)
     boards = []
     for of in threats.values():
@@ -127,12 +133,18 @@ def make_boards(
             kinds = {record.spec["kind_of_attack"] for record in members}
             if "natural" in kinds and kinds & set(BOUNDED) and not _covered(name, of):
                 boards.append(_board(members, name, against, unranked or {}))
-    return _previewed(_distinct(sorted(boards, key=_order)))
+    boards = _distinct(sorted(boards, key=_order))
+    return [_preview(board, boards) for board in boards]
 
 
 def _threat_model(record: Record) -> tuple[str, ...]:
     spec = record.spec
     return tuple(str(spec[key]) for key in ("dataset", "data", "n_examples", "norm", "eps", "threat"))
+
+
+def _model(record: Record) -> tuple[str, ...]:
+    """Return the row and threat model that submitted images are against."""
+    return record.model_family, *_threat_model(record)
 
 
 def _covered(name: str, of: dict[str, Records]) -> bool:
@@ -160,20 +172,18 @@ def _distinct(boards: list[Board]) -> list[Board]:
     for board in boards:
         taken[board.slug] = taken.get(board.slug, 0) + 1
     return [
-        replace(board, slug=f"{board.slug}-{_hash(board)}") if taken[board.slug] > 1 else board
-        for board in boards
+        replace(b, slug=f"{b.slug}-{short_hash([b.dataset, b.data, b.attack_set, b.eps])}")
+        if taken[b.slug] > 1
+        else b
+        for b in boards
     ]
 
 
-def _previewed(boards: list[Board]) -> list[Board]:
-    """Return the boards, without ranks where a board with more images ranks at least as many rows."""
-    return [_preview(board, boards) for board in boards]
-
-
 def _preview(board: Board, boards: Sequence[Board]) -> Board:
+    """Return the board, without ranks if one with more images ranks at least as many rows."""
     same = [each for each in boards if _question(each) == _question(board)]
     # A single row measured on more images must not remove the ranks of a full board.
-    whole = [each for each in same if each.images > board.images and _places(each) >= _places(board)]
+    whole = [each for each in same if each.images > board.images and each.ranked >= board.ranked]
     if not whole:
         return replace(board, among=board.images)
     largest = max(whole, key=lambda each: each.images)
@@ -186,36 +196,14 @@ def _question(board: Board) -> tuple[object, ...]:
     return board.dataset, board.data, board.norm, board.eps, board.threat, board.attack_set
 
 
-def _places(board: Board) -> int:
-    """The number of rows that have a rank."""
-    return sum(row.rank is not None for row in board.rows)
-
-
-def _hash(board: Board) -> str:
-    return short_hash([board.dataset, board.data, board.attack_set, board.eps])
-
-
-class _Sent:
-    """Submitted images, by model and threat model."""
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        self._by_row: dict[tuple[str, ...], Records] = {}
-        for record in records:
-            self._by_row.setdefault((record.model_family, *_threat_model(record)), []).append(record)
-
-    def against(self, row: Records) -> Records:
-        """Return those against the row with these records."""
-        return self._by_row.get((row[0].model_family, *_threat_model(row[0])), [])
-
-
-def _board(members: Records, attack_set: str, against: _Sent, unranked: Mapping[str, str]) -> Board:
+def _board(
+    members: Records, attack_set: str, against: Mapping[tuple[str, ...], Records], unranked: Mapping[str, str]
+) -> Board:
     spec = members[0].spec
     columns, keys = make_columns(members, attack_set)
-    families: dict[str, Records] = {}
-    for record in members:
-        families.setdefault(record.model_family, []).append(record)
+    families = grouped(members, lambda record: record.model_family)
     rows = [
-        _row(family, own, columns, keys, against.against(own), unranked)
+        _row(family, own, columns, keys, against.get(_model(own[0]), []), unranked)
         for family, own in sorted(families.items())
     ]
     return Board(
@@ -223,12 +211,8 @@ def _board(members: Records, attack_set: str, against: _Sent, unranked: Mapping[
             spec["dataset"], spec["norm"], f"{spec['eps']:.4g}", spec["threat"], attack_set,
             str(spec["n_examples"]),
         ),
-        dataset=spec["dataset"],
-        data=spec["data"],
+        **{name: spec[name] for name in ("dataset", "data", "norm", "eps", "threat")},
         images=spec["n_examples"],
-        norm=spec["norm"],
-        eps=spec["eps"],
-        threat=spec["threat"],
         attack_set=attack_set,
         columns=columns,
         rows=_ranked(rows, next((c.key for c in columns if c.kind == "natural"), "")),
@@ -281,14 +265,11 @@ def _ranked(rows: list[Row], natural: str) -> tuple[Row, ...]:
     stood = [_stacked(row.worst) for row in whole if row.worst]
     places = ranks(stood) if stood else []
     partial = sorted((row for row in rows if not row.worst), key=lambda row: (row.defense, row.family))
-    return (
-        *(replace(row, rank=place) for row, place in zip(whole, places, strict=True)),
-        *partial,
-    )
+    return (*(replace(row, rank=place) for row, place in zip(whole, places, strict=True)), *partial)
 
 
 def _stacked(worst: Cell) -> Outcomes:
-    """(seeds, images)"""
+    """Return which images withstand: (seeds, images)."""
     return np.stack([outcome for outcome in worst.outcomes.values() if outcome is not None])
 
 

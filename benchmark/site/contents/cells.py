@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from robustness_bench.benchmark.report.lines.results import median_distance
 from robustness_bench.benchmark.statistics import Interval, MeanStd, Outcomes, mean_std, wilson
 from robustness_bench.benchmark.store.cells import Record, robust_to_all
 
@@ -67,7 +68,7 @@ class Cell:
         return f"missing (seed {_numbers(self.lacking)})" if self.lacking else ""
 
     def passes(self) -> tuple[float, float] | None:
-        """Forward and backward passes per image, means over images and seeds."""
+        """Return forward and backward passes per image, means over images and seeds."""
         if self.figure is None or not self.records:
             return None
         forwards, backwards = (
@@ -77,15 +78,10 @@ class Cell:
         return forwards, backwards
 
     def median_distance(self) -> float | None:
-        """For a minimum-norm attack, the median distance of the images that fooled, mean over seeds."""
-        medians = []
-        for record in self.records:
-            if record.status == "error" or record.spec["kind_of_attack"] != "minimum-norm":
-                return None
-            fell = record.clean & ~record.withstood
-            if fell.any():
-                medians.append(float(np.median(record.distance[fell])))
-        return sum(medians) / len(medians) if medians else None
+        """Return the median distance that fooled, mean over seeds; None unless the attack is minimum-norm."""
+        if any(r.status == "error" or r.spec["kind_of_attack"] != "minimum-norm" for r in self.records):
+            return None
+        return median_distance(self.records)
 
 
 def make_cell(records: Sequence[Record], seeds: Sequence[int], *, any_distance: bool) -> Cell:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from robustness_bench.benchmark.files import short_hash
-from robustness_bench.benchmark.report.detectors.lines import by_family
+from robustness_bench.benchmark.report.detectors.lines import NATURAL, OBLIVIOUS, by_family
 from robustness_bench.benchmark.store.detections import Detection
 
 Cells = list[Detection]
@@ -62,7 +62,9 @@ def _facts_of(family: Cells) -> dict[object, object]:
     cell = tuple(spec[key] for key in ("system", "setting", "attack", "confidence"))
     facts: dict[object, object] = {
         "data": (spec["dataset"], spec["data"]),
-        ("images", _sort_of(spec["setting"])): spec["n_examples"],
+        ("images", spec["setting"] if spec["setting"] in (NATURAL, OBLIVIOUS) else "adaptive"): spec[
+            "n_examples"
+        ],
         ("cell", cell): family[0].family,
     }
     for record in family:
@@ -70,10 +72,6 @@ def _facts_of(family: Cells) -> dict[object, object]:
             if role != "crafted":
                 facts["network", record.seed, role] = parent
     return facts
-
-
-def _sort_of(setting: str) -> str:
-    return setting if setting in ("natural", "oblivious") else "adaptive"
 
 
 def name_of(cells: Cells) -> str:

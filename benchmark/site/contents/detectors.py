@@ -84,7 +84,7 @@ class DetectorBoard:
             return None
 
     def downloads(self) -> dict[str, str]:
-        """File name -> CSV text, as ``bench run`` writes it."""
+        """Return file name -> CSV text, as ``bench run`` writes it."""
         return {
             f"detections{self.slug.removeprefix('detectors')}.csv": detections_csv(self.lines.lines),
             f"{self.slug}.csv": detectors_csv(self._detectors),

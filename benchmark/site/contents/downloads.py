@@ -1,17 +1,15 @@
-"""A board as data: a row per cell as CSV, JSON and Parquet, and its outcomes per image."""
+"""A board as data: a row per cell as CSV, JSON and Parquet."""
 
-import base64
 import io
 import json
 from typing import Any
 
-import numpy as np
-
+from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST
+from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.site.contents.boards import Board, Row
 from robustness_bench.benchmark.site.contents.cells import Cell
 from robustness_bench.benchmark.site.contents.families import Family
 
-WORST = "worst-case"
 _FIELDS = (
     "dataset", "norm", "eps", "threat", "set", "images", "rank_first", "rank_last", "defense", "label",
     "setting", "family", "attack", "kind", "in_worst_case", "mean", "std", "low", "high", "seeds", "per_seed",
@@ -72,13 +70,7 @@ def to_json(lines: list[dict[str, Any]]) -> bytes:
 
 def to_csv(lines: list[dict[str, Any]]) -> bytes:
     """Return CSV: lists are separated by spaces, a failed seed is ERROR, a missing number is empty."""
-    import csv
-
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_FIELDS)
-    writer.writerows([_text(line[name]) for name in _FIELDS] for line in lines)
-    return buffer.getvalue().encode()
+    return csv_text(_FIELDS, ([_text(line[name]) for name in _FIELDS] for line in lines)).encode()
 
 
 def _text(value: Any) -> str:
@@ -108,16 +100,3 @@ def to_parquet(lines: list[dict[str, Any]]) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(lines, schema), buffer, compression="zstd")
     return buffer.getvalue()
-
-
-def outcomes(board: Board, row: Row) -> dict[str, dict[str, str]]:
-    """Return column key -> seed -> which images withstood: base64 of one bit each, highest bit first."""
-    cells = dict(row.cells) | ({WORST: row.worst} if row.worst else {})
-    return {
-        key: {
-            str(seed): base64.b64encode(np.packbits(outcome).tobytes()).decode()
-            for seed, outcome in cell.outcomes.items()
-            if outcome is not None
-        }
-        for key, cell in cells.items()
-    }

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.collapse import collapsed_seeds
 from robustness_bench.benchmark.report.lines.flags import flags_by_family, looked_at
 from robustness_bench.benchmark.report.lines.trained import epochs_of, said
@@ -77,44 +78,30 @@ class Family:
 
 def make_families(found: Found, boards: Sequence[Board]) -> dict[str, Family]:
     """Return model family -> what is known of it, for every row of every board."""
-    records: dict[str, list[Record]] = {}
-    for record in found.records:
-        records.setdefault(record.model_family, []).append(record)
-    places: dict[str, list[tuple[Board, Row]]] = {}
-    for board in boards:
-        for row in board.rows:
-            places.setdefault(row.family, []).append((board, row))
+    records = grouped(found.records, lambda record: record.model_family)
+    rows = ((board, row) for board in boards for row in board.rows)
+    places = grouped(rows, lambda place: place[1].family)
     raised, collapsed = flags_by_family(found.records), collapsed_seeds(found.records)
-    families = [
-        _family(family, records[family], found.cards, own, raised, collapsed.get(family, {}))
-        for family, own in sorted(places.items())
-    ]
+    families = []
+    for family, own in sorted(places.items()):
+        spec = records[family][0].spec
+        models = {record.seed: record.spec["parents"].get("model", "") for record in records[family]}
+        cards = {seed: found.cards[model] for seed, model in sorted(models.items()) if model in found.cards}
+        families.append(
+            Family(
+                id=family,
+                slug=names.slug(spec["defense"][:40]) + f"-{page_id(family)}",
+                defense=spec["defense"],
+                dataset=spec["dataset"],
+                setting=_summary(next(iter(cards.values()), None)),
+                records=tuple(sorted(records[family], key=lambda record: record.id)),
+                cards=cards,
+                places=tuple(own),
+                raised={r.family: raised[r.family] for r in records[family] if raised.get(r.family)},
+                collapsed=collapsed.get(family, {}),
+            )
+        )
     return {family.id: family for family in _told_apart(families, found.cards)}
-
-
-def _family(
-    family: str,
-    records: list[Record],
-    cards: dict[str, Card],
-    places: list[tuple[Board, Row]],
-    raised: dict[str, tuple[str, ...]],
-    collapsed: dict[int, str],
-) -> Family:
-    models = {record.seed: record.spec["parents"].get("model", "") for record in records}
-    own = {seed: cards[model] for seed, model in sorted(models.items()) if model in cards}
-    spec = records[0].spec
-    return Family(
-        id=family,
-        slug=names.slug(spec["defense"][:40]) + f"-{page_id(family)}",
-        defense=spec["defense"],
-        dataset=spec["dataset"],
-        setting=_summary(next(iter(own.values()), None)),
-        records=tuple(sorted(records, key=lambda record: record.id)),
-        cards=own,
-        places=tuple(places),
-        raised={r.family: raised[r.family] for r in records if raised.get(r.family)},
-        collapsed=collapsed,
-    )
 
 
 def page_id(family: str) -> str:
@@ -139,8 +126,10 @@ def _summary(card: Card | None) -> str:
     return ", ".join(filter(None, parts))
 
 
-def identity(card: Card, cards: dict[str, Card]) -> dict[str, str]:
+def identity(card: Card | None, cards: dict[str, Card]) -> dict[str, str]:
     """Return every setting of a training and of its estimators: dotted key -> short value."""
+    if card is None:
+        return {}
     spec = {key: value for key, value in card["spec"].items() if key not in ("kind", "format", "parents")}
     parent = cards.get(card["spec"].get("parents", {}).get("estimators", ""))
     if parent is not None:
@@ -150,26 +139,24 @@ def identity(card: Card, cards: dict[str, Card]) -> dict[str, str]:
 
 def _told_apart(families: Sequence[Family], cards: dict[str, Card]) -> list[Family]:
     """Return the families, with the differences between recipes of one defense as their settings."""
-    alike: dict[tuple[str, ...], list[Family]] = {}
-    for family in families:
-        norm = next((c["spec"].get("norm", "") for c in family.cards.values()), "")
-        alike.setdefault((family.dataset, family.defense, norm), []).append(family)
-    return [replace(f, setting=_setting(f, group, cards)) for group in alike.values() for f in group]
+    alike = grouped(families, _kind).values()
+    return [replace(f, setting=_setting(f, group, cards)) for group in alike for f in group]
+
+
+def _kind(family: Family) -> tuple[str, ...]:
+    """Return what recipes of one defense have in common."""
+    norm = next((card["spec"].get("norm", "") for card in family.cards.values()), "")
+    return family.dataset, family.defense, norm
 
 
 def _setting(family: Family, group: Sequence[Family], cards: dict[str, Card]) -> str:
     if len(group) == 1:
         return family.setting
-    known = [_identity(other, cards) for other in group]
-    own = _identity(family, cards)
+    known = [identity(next(iter(other.cards.values()), None), cards) for other in group]
+    own = identity(next(iter(family.cards.values()), None), cards)
     shown = ("model", "width", "training.epochs", "weights", "data")
     keys = [key for key in own if key not in shown and len({other.get(key) for other in known}) > 1]
     parts = [f"{key.split('.', 1)[-1]} {own[key]}" for key in keys[:4]]
     text = ", ".join(filter(None, [family.setting, *parts]))
-    same = sum(_identity(other, cards) == own for other in group) > 1
+    same = known.count(own) > 1
     return f"{text}, {family.id[:6]}".removeprefix(", ") if same else text
-
-
-def _identity(family: Family, cards: dict[str, Card]) -> dict[str, str]:
-    card = next(iter(family.cards.values()), None)
-    return identity(card, cards) if card else {}

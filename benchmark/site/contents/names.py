@@ -56,18 +56,14 @@ def attack(name: str) -> Shown:
     return _attacks().get(name) or Shown(name, name, "other", "", len(_attacks()))
 
 
-class Sets:
-    """The parameter sets of records; looks up equal attacks only once."""
+def attack_key(spec: dict[str, Any]) -> str:
+    """Return what decides a record's parameter sets, as JSON."""
+    return canonical_json({key: spec[key] for key in ("attack", "norm", "eps", "parameters")})
 
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[str, ...]] = {}
 
-    def of(self, spec: dict[str, Any]) -> tuple[str, ...]:
-        """Return ``sets_of`` the record, but never an empty tuple."""
-        key = canonical_json([spec["attack"], spec["norm"], spec["eps"], spec["parameters"]])
-        if key not in self._known:
-            self._known[key] = sets_of(spec) or (OWN_SET,)
-        return self._known[key]
+def sets(attack: str) -> tuple[str, ...]:
+    """Return the parameter sets of an ``attack_key`` (``sets_of``), but never an empty tuple."""
+    return sets_of(json.loads(attack)) or (OWN_SET,)
 
 
 def set_text(name: str) -> str:
@@ -129,5 +125,5 @@ def thousands(number: int) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """a, b and c."""
+    """Return "a, b and c"."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

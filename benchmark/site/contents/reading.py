@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.report.detectors.roc import Scores
+from robustness_bench.benchmark.report.detectors.store import detections, validation_scores
 from robustness_bench.benchmark.report.lines.learning import find_trainings
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
-from robustness_bench.benchmark.site.contents.detector_reading import read_detectors
 from robustness_bench.benchmark.store.cards import read_card
 from robustness_bench.benchmark.store.cells import Record, find_records, read_record
 from robustness_bench.benchmark.store.detections import Detection, find_detections
 from robustness_bench.benchmark.store.diagnoses import Diagnoses
-from robustness_bench.benchmark.store.generated import ConditionalExamples
+from robustness_bench.benchmark.store.generated import SUFFIX, ConditionalExamples, read_conditional_examples
 from robustness_bench.benchmark.submit.board.entries import Entry, find_entries, register_entry
 from robustness_bench.benchmark.submit.board.external import ExternalRow, read_external
 
@@ -90,12 +90,38 @@ def read_stores(stores: Sequence[Path]) -> Found:
         files=files,
         cards={str(card["id"]): card for card in cards},
         entries={entry.defense: entry for entry in entries},
-        **read_detectors(stores)._asdict(),
+        **_detectors(stores),
     )
 
 
+def _detectors(stores: Sequence[Path]) -> dict[str, Any]:
+    """Return the fields of ``Found`` on detectors; empty if the stores have no cells."""
+    cells: dict[str, Detection] = {}
+    held_out: dict[str, Scores] = {}
+    generated: dict[str, ConditionalExamples] = {}
+    for store in stores:
+        for cell in detections(store):
+            if cell.id not in cells or cells[cell.id].status == "error":
+                cells[cell.id] = cell
+        if cells:
+            held_out |= validation_scores(store)
+            generated |= _generated(store)
+    return {
+        "detections": [cells[identity] for identity in sorted(cells)],
+        "held_out": held_out,
+        "generated": generated,
+    }
+
+
+def _generated(store: Path) -> dict[str, ConditionalExamples]:
+    paths = sorted(store.glob(f"checkpoints/*/[!.]*{SUFFIX}"))
+    return {
+        path.name.removesuffix(SUFFIX).rpartition("-")[2]: read_conditional_examples(path) for path in paths
+    }
+
+
 def _needed(story: dict[str, Any]) -> list[str]:
-    """The columns of a record that figures need: of the distances at most one."""
+    """Return the columns of a record that figures need: of the distances at most one."""
     open_ended = story["spec"]["kind_of_attack"] == "minimum-norm"
     return [*_COLUMNS, story["spec"]["norm"]] if open_ended else list(_COLUMNS)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
+from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST
 from robustness_bench.benchmark.site.contents import names
 from robustness_bench.benchmark.site.contents.boards import Board, Row
 from robustness_bench.benchmark.site.contents.reading import Found
@@ -80,8 +80,8 @@ def _told(defense: str, found: Found) -> Iterator[tuple[str, str]]:
         measured = earned.measured.get("none" if attack == "natural" else attack)
         here = "not measured here" if measured is None else f"measured here {measured:.1f} %"
         yield f"claimed, {attack}", f"{accuracy:g} %, {here}"
-    if WORST_CASE in earned.measured:
-        yield "worst case, measured", f"{earned.measured[WORST_CASE]:.1f} %"
+    if WORST in earned.measured:
+        yield "worst case, measured", f"{earned.measured[WORST]:.1f} %"
     yield "notes", sent.notes
 
 

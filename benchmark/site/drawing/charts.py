@@ -1,10 +1,12 @@
 """The plots of a defense's page, each with the table of its numbers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from markupsafe import Markup
 
+from robustness_bench.benchmark.report.rendering.table import spread
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, count
 from robustness_bench.benchmark.site.contents import names
 from robustness_bench.benchmark.site.contents.boards import Board, Row
@@ -45,13 +47,14 @@ def robustness(family: Family, board: Board) -> Chart | None:
     for record in records:
         if record.spec["kind_of_attack"] != "natural" and record.status == "ok":
             curve = curves.setdefault(names.attack(record.spec["attack"]).label, {})
-            for eps in _budgets(record, board.eps):
+            open_ended = record.spec["kind_of_attack"] == "minimum-norm"
+            for eps in [f * board.eps for f in _GRID] if open_ended else [record.spec["eps"]]:
                 curve.setdefault(eps, []).append(100.0 * float(record.robust_at(eps).mean()))
     several = {label: {**start, **curve} for label, curve in sorted(curves.items()) if len(curve) > 1}
     if not several:
         return None
     title = f"Accuracy against ε, {NORM_SYMBOLS.get(board.norm, board.norm)}, {names.threat(board.threat)}"
-    lines = {label: [(eps, _mean(curve[eps])) for eps in sorted(curve)] for label, curve in several.items()}
+    lines = {label: [(eps, fmean(curve[eps])) for eps in sorted(curve)] for label, curve in several.items()}
     series = [Series(label, points, style) for style, (label, points) in enumerate(lines.items())]
     widest = max(eps for curve in several.values() for eps in curve)
     plot = Plot(
@@ -79,11 +82,6 @@ def _same_threat(record: Record, board: Board) -> bool:
     )
 
 
-def _budgets(record: Record, eps: float) -> Iterable[float]:
-    open_ended = record.spec["kind_of_attack"] == "minimum-norm"
-    return [factor * eps for factor in _GRID] if open_ended else [record.spec["eps"]]
-
-
 def learning(family: Family) -> Chart | None:
     """Plot accuracy on held-out training images per epoch."""
     kinds = {"held_out_natural": "natural", "held_out_pgd": "under the training's own PGD"}
@@ -107,7 +105,10 @@ def learning(family: Family) -> Chart | None:
         series=series,
     )
     numbers = sorted({x for values in columns.values() for x in values})
-    rows = [[f"{n:g}", *(_number(values.get(n)) for values in columns.values())] for n in numbers]
+    rows = [
+        [f"{n:g}", *(f"{values[n]:.1f}" if n in values else "–" for values in columns.values())]
+        for n in numbers
+    ]
     legend = _legend([next(s for s in series if s.label == label) for label in {s.label: 0 for s in series}])
     note = "On held-out training images, a line per seed."
     return Chart("Learning curves", note, draw(plot), legend, ["epoch", *columns], rows)
@@ -195,16 +196,7 @@ def _ends(series: Sequence[Series], x: str) -> str:
     return "; ".join(said.values()) + "."
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _mean_text(values: Sequence[float]) -> str:
     if not values:
         return "–"
-    figure = mean_std(values)
-    return f"{figure.mean:.1f}" + ("" if figure.std is None else f" ± {figure.std:.1f}")
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+    return spread(*mean_std(values)[:2], 1)

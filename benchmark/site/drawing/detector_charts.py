@@ -2,24 +2,14 @@
 
 from collections.abc import Sequence
 
-from robustness_bench.benchmark.report.detectors.roc import RATES
+from robustness_bench.benchmark.report.detectors.roc import FPRS
 from robustness_bench.benchmark.report.figures.pairs import Panel, detector_label
 from robustness_bench.benchmark.report.figures.roc import Curve, RocFigure
-from robustness_bench.benchmark.report.figures.roc_curves import FPRS
-from robustness_bench.benchmark.report.figures.roc_words import chosen, claim, seeds_in_words
+from robustness_bench.benchmark.report.figures.roc_words import HEADS, chosen, claim, seeds_in_words, texts
 from robustness_bench.benchmark.site.drawing.charts import Chart
 from robustness_bench.benchmark.site.drawing.svg import Axis, Plot, Series, draw, percent_axis, swatch
-from robustness_bench.benchmark.statistics import MeanStd
 
 Points = list[tuple[float, float]]
-_HEAD = [
-    "Detector",
-    "κ",
-    "AUROC",
-    *(f"TPR at {100 * rate:g} %" for rate in RATES),
-    "FPR in use",
-    "TPR in use",
-]
 
 
 def roc_charts(figure: RocFigure) -> list[Chart]:
@@ -52,7 +42,7 @@ def _chart(figure: RocFigure, panel: Panel, number: int) -> Chart:
     plot = Plot(
         ident=f"roc-{number}",
         title=f"ROC of detectors under {panel.label}",
-        description="; ".join(f"{detector_label(c.detector)}: AUROC {_auroc(c)}" for c in curves) + ".",
+        description="; ".join(f"{detector_label(c.detector)}: AUROC {texts(c)[1]}" for c in curves) + ".",
         x=Axis("FPR, %", 100 * FPRS[0], 100.0, True),
         y=percent_axis("TPR, %"),
         series=series,
@@ -60,12 +50,13 @@ def _chart(figure: RocFigure, panel: Panel, number: int) -> Chart:
     legend = [(swatch(each.style), each.label) for each in series]
     attacked = min(curve.adversarial_images for curve in curves)
     note = f"{images} natural images, {attacked} adversarial ones of all seeds."
-    return Chart(panel.label, note, draw(plot), legend, _HEAD, [_row(figure, each) for each in curves])
+    rows = [[f"{detector_label(c.detector)}{' †' if c.remark else ''}", *texts(c)] for c in curves]
+    return Chart(panel.label, note, draw(plot), legend, ["Detector", *HEADS], rows)
 
 
 def _series(figure: RocFigure, alias: str, curves: Sequence[Curve]) -> Series:
-    """Return the line of one score, with a symbol for every threshold on it."""
-    marked = [(_percent(curve.fpr), 100 * curve.tpr.mean) for curve in curves if curve.tpr]
+    """Return the line of one score, with a symbol for every threshold on it, moved inside the axis."""
+    marked = [(100 * max(curve.fpr.mean, FPRS[0]), 100 * curve.tpr.mean) for curve in curves if curve.tpr]
     return Series(figure.label(alias), _steps(curves[0].points), figure.detectors.index(alias), marked=marked)
 
 
@@ -77,23 +68,3 @@ def _steps(points: Sequence[float]) -> Points:
             corners += [(100 * fpr, corners[-1][1])] if corners else []
             corners.append((100 * fpr, 100 * tpr))
     return [*corners, (100 * FPRS[-1], 100 * points[-1])]
-
-
-def _percent(fpr: MeanStd) -> float:
-    """Return the rate in percent, moved inside the axis."""
-    return 100 * max(fpr.mean, FPRS[0])
-
-
-def _row(figure: RocFigure, curve: Curve) -> list[str]:
-    shares = [*curve.tprs, curve.fpr, *([curve.tpr] if curve.tpr else [])]
-    remark = " †" if curve.remark else ""
-    return [
-        detector_label(curve.detector) + remark,
-        f"{curve.kappa:g}",
-        _auroc(curve),
-        *(f"{100 * share.mean:.1f} %" for share in shares),
-    ]
-
-
-def _auroc(curve: Curve) -> str:
-    return f"{curve.auroc.mean:.3f}" if curve.auroc else "–"

@@ -24,7 +24,7 @@ class Generated(NamedTuple):
 
     @property
     def alt(self) -> str:
-        """In words."""
+        """The picture in words."""
         return (
             f"{len(self.rows)} test images, one per row: as they are, rebuilt, and generated under "
             f"{len(self.conditions)} classes; the table below says what the classifier sees in each."

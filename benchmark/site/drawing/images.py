@@ -29,7 +29,7 @@ class Sprite(NamedTuple):
 
     @property
     def alt(self) -> str:
-        """In words."""
+        """The picture in words."""
         fooled = sum(a != y for a, y in zip(self.adversarial, self.labels, strict=True))
         return (
             f"{len(self.labels)} test images: natural above, attacked in the middle, their difference "
@@ -70,14 +70,11 @@ def sheet_of(tiles: NDArray[np.float64]) -> NDArray[np.uint8]:
         tiles = tiles.mean(2, keepdims=True)
     levels = np.rint(tiles.clip(0.0, 1.0) * 255.0).astype(np.uint8)
     colours = np.broadcast_to(levels, (rows, k, 3, height, width)).transpose(0, 1, 3, 4, 2)
-    down, across = height + _GAP, width + _GAP
-    sheet = np.zeros((rows * down - _GAP, k * across - _GAP, 4), dtype=np.uint8)
-    for row in range(rows):
-        for column in range(k):
-            top, left = row * down, column * across
-            sheet[top : top + height, left : left + width, :3] = colours[row, column]
-            sheet[top : top + height, left : left + width, 3] = 255
-    return sheet
+    opaque = np.concatenate([colours, np.full_like(colours[..., :1], 255)], -1)
+    gap = (0, _GAP)
+    spaced = np.pad(opaque, ((0, 0), (0, 0), gap, gap, (0, 0)))  # (rows, k, down, across, 4)
+    sheet = spaced.transpose(0, 2, 1, 3, 4).reshape(rows * (height + _GAP), k * (width + _GAP), 4)
+    return np.ascontiguousarray(sheet[:-_GAP, :-_GAP])
 
 
 def png_of(sheet: NDArray[Any]) -> bytes:

@@ -19,6 +19,13 @@ def figure(found: MeanStd | None, decimals: int = 1) -> Markup:
     return Markup(f"{found.mean:.{decimals}f}{spread}")
 
 
+def plain(found: MeanStd | None) -> str:
+    """Return mean and spread without markup, or a dash."""
+    if found is None:
+        return "–"
+    return f"{found.mean:.1f}" + ("" if found.std is None else f" ±{found.std:.1f}")
+
+
 def interval(cell: Cell | None) -> Markup:
     """Return both ends of the 95 % interval, or nothing."""
     if cell is None or cell.interval is None:
@@ -57,7 +64,7 @@ def worst_cell(worst: Cell | None, problem: str, decimals: int, best: float | No
 
 
 def rank(place: Rank | None) -> Markup:
-    """1, or 1–3."""
+    """Return a rank, or the range of possible ranks."""
     if place is None:
         return Markup('<abbr title="not ranked">–</abbr>')
     return Markup(f"{place.first}" if place.first == place.last else f"{place.first}–{place.last}")

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
+from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST
 from robustness_bench.benchmark.site.contents import names, standings
 from robustness_bench.benchmark.site.contents.boards import Board, Row
 from robustness_bench.benchmark.site.contents.cells import Cell
-from robustness_bench.benchmark.site.contents.downloads import WORST
 from robustness_bench.benchmark.site.contents.families import Family, page_id
 from robustness_bench.benchmark.site.contents.reading import Found
 from robustness_bench.benchmark.site.drawing import markup
@@ -31,7 +31,11 @@ class Line(NamedTuple):
 
 def context(board: Board, boards: Sequence[Board], families: Families, found: Found) -> dict[str, Any]:
     """Return everything that ``board.html.j2`` needs."""
-    lines = [_line(board, row, families[row.family], found) for row in board.rows]
+    lines = []
+    for row in board.rows:
+        said = [markup.status(board.columns, row.cells), *standings.status_of(row, found)]
+        family = families[row.family]
+        lines.append(Line(row, family, family.flags_on(row), family.unlooked_on(row), "; ".join(said)))
     settings = {line.family.setting for line in lines}
     shared = settings.pop() if len(settings) == 1 else ""
     decimals = 2 if board.images >= 1000 else 1
@@ -74,11 +78,6 @@ def context(board: Board, boards: Sequence[Board], families: Families, found: Fo
     }
 
 
-def _line(board: Board, row: Row, family: Family, found: Found) -> Line:
-    said = [markup.status(board.columns, row.cells), *standings.status_of(row, found)]
-    return Line(row, family, family.flags_on(row), family.unlooked_on(row), "; ".join(said))
-
-
 def _unbroken(labels: list[str]) -> Markup:
     """Return "a, b and c", each without line breaks; a number if there are many."""
     if len(labels) > 8:
@@ -92,7 +91,7 @@ def _best(board: Board, decimals: int) -> dict[str, float]:
     for key in (*(column.key for column in board.columns), WORST):
         shown = set()
         for row in board.rows:
-            cell = row.worst if key == WORST else row.cells.get(key)
+            cell = row.at(key)
             if row.rank and cell and cell.figure:
                 shown.add(round(cell.figure.mean, decimals))
         if len(shown) > 1:
@@ -119,46 +118,36 @@ def _html(board: Board, line: Line, decimals: int, best: dict[str, float], setti
 
 
 def _data(board: Board, lines: Sequence[Line]) -> dict[str, Any]:
-    """Return what sorting, filtering and the details of a row need.
-
-    counts: images that withstood, per seed of the row: null if it failed, -1 if it never ran.
-    """
+    """Return what sorting, filtering and the details of a row need."""
+    columns = [*((c.key, c.label) for c in board.columns), (WORST, "Worst case")]
     return {
-        "images": board.images,
-        "slug": board.slug,
-        "columns": [
-            *({"key": c.key, "label": c.label} for c in board.columns),
-            {"key": WORST, "label": "Worst case"},
-        ],
+        "columns": [{"key": key, "label": label} for key, label in columns],
         "rows": [
             {
-                "id": page_id(line.row.family),
                 "label": line.family.label,
                 "text": f"{line.family.label} {line.row.defense} {line.family.setting}".casefold(),
                 "group": names.defense(line.row.defense).group,
-                "rank": list(line.row.rank) if line.row.rank else None,
                 "seeds": list(line.row.seeds),
                 "flags": len(line.flags) + len(line.family.collapsed),
                 "status": line.status,
-                "counts": [
-                    *(_counts(line.row, line.row.cells.get(c.key)) for c in board.columns),
-                    _counts(line.row, line.row.worst),
+                "means": [
+                    round(cell.figure.mean, 6) if (cell := line.row.at(key)) and cell.figure else None
+                    for key, _ in columns
                 ],
+                "cells": [_texts(line.row, line.row.at(key)) for key, _ in columns],
             }
             for line in lines
         ],
     }
 
 
-def _counts(row: Row, cell: Cell | None) -> list[int | None] | None:
-    return [_count(cell, seed) for seed in row.seeds] if cell else None
-
-
-def _count(cell: Cell, seed: int) -> int | None:
-    if seed not in cell.outcomes:
-        return -1
-    outcome = cell.outcomes[seed]
-    return None if outcome is None else int(outcome.sum())
+def _texts(row: Row, cell: Cell | None) -> list[str]:
+    """Return the mean, its interval, and each seed of the row: ERROR if it failed, a dash if it never ran."""
+    if cell is None:
+        return ["–", ""]
+    per_seed = {seed: "ERROR" if v is None else f"{v:.1f}" for seed, v in cell.per_seed.items()}
+    mean = markup.plain(cell.figure) if cell.figure else "ERROR" if None in cell.per_seed.values() else "–"
+    return [mean, markup.interval(cell), *(per_seed.get(seed, "–") for seed in row.seeds)]
 
 
 def _trade(board: Board, families: Families) -> Chart | None:

@@ -67,9 +67,7 @@ def context(
         "recipes": [
             {**vars(recipe), "file": recipe.config and recipe.command.split()[3]} for recipe in recipes
         ],
-        "settings": [(k, v) for k, v in sorted(identity(one, cards).items()) if not k.startswith("data")]
-        if one
-        else [],
+        "settings": [(k, v) for k, v in sorted(identity(one, cards).items()) if not k.startswith("data")],
         "data_hashes": sorted({record.spec["data"] for record in family.records}),
         "environment": list(_environment(family)),
     }

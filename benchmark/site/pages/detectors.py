@@ -12,11 +12,7 @@ from robustness_bench.benchmark.site.contents.families import page_id
 from robustness_bench.benchmark.site.drawing.detector_charts import roc_charts, roc_note
 from robustness_bench.benchmark.site.drawing.generated import generated
 
-_TITLES = {
-    "worst": "At the worst κ",
-    "kappa": "At every κ",
-    "parts": "What each part of MagNet withstands",
-}
+_TITLES = {"worst": "At the worst κ", "kappa": "At every κ", "parts": "What each part of MagNet withstands"}
 
 
 def context(board: DetectorBoard, boards: Sequence[DetectorBoard]) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 """The data for the first page and for the comparison page."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-from robustness_bench.benchmark.site.contents import downloads, names
+from robustness_bench.benchmark.grouping import grouped
+from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST
+from robustness_bench.benchmark.site.contents import names
 from robustness_bench.benchmark.site.contents.boards import Board, Row
 from robustness_bench.benchmark.site.contents.detectors import DetectorBoard
 from robustness_bench.benchmark.site.contents.families import Family, page_id
+from robustness_bench.benchmark.site.contents.pairs import pairs
 from robustness_bench.benchmark.site.contents.reading import Found
 from robustness_bench.benchmark.site.drawing import markup
 from robustness_bench.benchmark.statistics import MeanStd
@@ -21,16 +24,13 @@ def index(
     detectors: Sequence[DetectorBoard] = (),
 ) -> dict[str, Any]:
     """Return everything that ``index.html.j2`` needs."""
-    by_dataset: dict[str, list[Board]] = {}
     whole = [board for board in boards if not board.preview_of]
-    for board in whole:
-        by_dataset.setdefault(board.dataset, []).append(board)
     rows = [each.rows for each in found.records if each.status == "ok"]
     rows += [each.rows for each in found.detections if each.status == "ok"]
     return {
         "boards": whole,
         "previews": lambda board: [each for each in boards if each.preview_of == board.slug],
-        "datasets": list(by_dataset.items()),
+        "datasets": list(grouped(whole, lambda board: board.dataset).items()),
         "families": families,
         "defenses": len({family.defense for family in families.values()}),
         "detectors": detectors,
@@ -59,8 +59,7 @@ def compared(boards: Sequence[Board], families: dict[str, Family]) -> dict[str, 
         {
             "slug": board.slug,
             "title": f"{board.dataset}, {board.threat_model}, {board.set_text}, {board.images_text}",
-            "images": board.images,
-            "columns": [*([c.key, c.label] for c in board.columns), [downloads.WORST, "Worst case"]],
+            "columns": [*([c.key, c.label] for c in board.columns), [WORST, "Worst case"]],
             "rows": [
                 [page_id(row.family), families[row.family].label, families[row.family].setting,
                  families[row.family].slug, families[row.family].epochs]
@@ -70,3 +69,19 @@ def compared(boards: Sequence[Board], families: dict[str, Family]) -> dict[str, 
         for board in boards
     ]  # fmt: skip
     return {"any": bool(boards), "data": Markup(names.embedded(listed))}
+
+
+def comparisons(board: Board) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a row's file name and its figures, alone and against every other row of its board, as text."""
+    found = pairs(board)
+    for row in board.rows:
+        cells = {key: cell for key in (*row.cells, WORST) if (cell := row.at(key))}
+        yield (
+            page_id(row.family),
+            {
+                "board": board.slug,
+                "row": page_id(row.family),
+                "figures": {key: markup.plain(cell.figure) for key, cell in cells.items()},
+                "against": {page_id(other): told for other, told in found[row.family].items()},
+            },
+        )

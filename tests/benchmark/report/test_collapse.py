@@ -156,6 +156,15 @@ def test_pgd_and_aa_of_different_cells_are_not_compared(other: dict[str, Any]) -
     assert collapsed_seeds([cell("pgd-40", 0, 50, threat="black"), cell("aa", 0, 1, threat="black")]) == {}
 
 
+def test_only_pgd_and_autoattack_themselves_are_compared() -> None:
+    """By what a record says ran, not by how a preset's name begins."""
+    assert collapsed_seeds([cell("pgd-40", 0, 50), cell("aa-fast", 0, 1)]) == {}
+    for pgd, aa in (("pgd-40", "aa-plus"), ("pgd-dlr", "aa-rand"), ("pgd-margin", "aa")):
+        assert list(collapsed_seeds([cell(pgd, 0, 50), cell(aa, 0, 1)])) == [FAMILY]
+    other = {"parameters": {"attack": "outside:aa:Mine"}}
+    assert collapsed_seeds([cell("pgd-40", 0, 50), cell("aa", 0, 1, spec=other)]) == {}
+
+
 def test_pgd_alone_by_chance_is_not_told() -> None:
     """Five of ten against none: p = 0.06; six: 0.03."""
     assert collapsed_seeds([cell("pgd-40", 0, 50, images=10), cell("aa", 0, 0, images=10)]) == {}

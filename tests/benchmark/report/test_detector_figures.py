@@ -22,6 +22,7 @@ from robustness_bench.benchmark.cli.shared.options import Request
 from robustness_bench.benchmark.data import locate
 from robustness_bench.benchmark.errors import BenchError, StoreError
 from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.report.detectors.roc import FPRS, roc, tpr_at
 from robustness_bench.benchmark.report.figures import generated, roc_words
 from robustness_bench.benchmark.report.figures import scores as detection_scores
 from robustness_bench.benchmark.report.figures.bins import BINS, Scale, scale_of
@@ -33,7 +34,6 @@ from robustness_bench.benchmark.report.figures.generated import generated_figure
 from robustness_bench.benchmark.report.figures.namid import NothingToDrawError
 from robustness_bench.benchmark.report.figures.pairs import pair_up
 from robustness_bench.benchmark.report.figures.roc import Curve, RocFigure, roc_figure
-from robustness_bench.benchmark.report.figures.roc_curves import FPRS, roc, tpr_at
 from robustness_bench.benchmark.report.figures.scores import scores_figures
 from robustness_bench.benchmark.report.rendering.formats import to_text
 from robustness_bench.benchmark.store.detections import FLAG, SCORE, Detection, write_detection

@@ -261,9 +261,8 @@ def test_what_was_trained_anew_has_its_own_natural_cell(role: str) -> None:
 
 def test_a_score_that_is_no_number_is_refused() -> None:
     record = detection(scores={"a": [math.nan] * N})
-    with pytest.raises(
-        StoreError, match="a score of a in mnist magnet oblivious cw at κ = 0, seed 0, is not"
-    ):
+    name = r"magnet under cw \(oblivious\) at κ = 0, seed 0"
+    with pytest.raises(StoreError, match=f"a score of a of {name} is not a number"):
         detector_lines([record], {})
 
 
@@ -282,7 +281,8 @@ def union(**more: Any) -> Detection:
 def test_a_union_flags_what_its_parts_flag() -> None:
     check_unions([detection(), union(), natural(), natural("mi-magnet", scores={"a": [1.0] * N})])
     broken = union(scores={"a": flagging(0, 1, 2), "b": [1.0] * N})
-    with pytest.raises(StoreError, match="mi-magnet cw at κ = 0, seed 0, loses 2 of the images that magnet"):
+    name = r"mi-magnet under cw \(oblivious\) at κ = 0, seed 0"
+    with pytest.raises(StoreError, match=f"{name} loses 2 of the images that magnet"):
         check_unions([detection(), broken])
     with pytest.raises(StoreError, match="loses 2"):
         check_unions([broken, detection()])

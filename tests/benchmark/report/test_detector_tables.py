@@ -16,10 +16,10 @@ from robustness_bench.benchmark.report.detectors.csv import (
     detectors_csv,
 )
 from robustness_bench.benchmark.report.detectors.lines import detection_lines
-from robustness_bench.benchmark.report.detectors.publish import detection_tables, publish_detections
 from robustness_bench.benchmark.report.detectors.rates import UNION, detector_lines
 from robustness_bench.benchmark.report.detectors.store import detections, validation_scores
 from robustness_bench.benchmark.report.literature.published import curves, published
+from robustness_bench.benchmark.report.publish import detection_tables, publish_detections
 from robustness_bench.benchmark.report.rendering.formats import to_text
 from robustness_bench.benchmark.report.rendering.table import Row, Table
 from robustness_bench.benchmark.statistics import wilson

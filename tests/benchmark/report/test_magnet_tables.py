@@ -14,26 +14,20 @@ import numpy as np
 import pytest
 
 from robustness_bench.benchmark.cli.shared.options import Request
-from robustness_bench.benchmark.cli.tables import detector_command, tables
+from robustness_bench.benchmark.cli.tables import command, tables
 from robustness_bench.benchmark.data import locate
 from robustness_bench.benchmark.errors import BenchError, DataError, StoreError
 from robustness_bench.benchmark.plan.detectors import make_detection_plan
-from robustness_bench.benchmark.report.detectors.lines import detection_lines
+from robustness_bench.benchmark.plan.protocol import load_protocol
+from robustness_bench.benchmark.report.detectors.lines import DetectionLine, detection_lines
 from robustness_bench.benchmark.report.detectors.names import system_names
-from robustness_bench.benchmark.report.detectors.publish import detection_tables
 from robustness_bench.benchmark.report.detectors.store import detections, fitting
 from robustness_bench.benchmark.report.literature.published import curves, published
-from robustness_bench.benchmark.report.paper.magnet.cells import MagnetBlock, MagnetCell
-from robustness_bench.benchmark.report.paper.magnet.csv import to_csv
-from robustness_bench.benchmark.report.paper.magnet.oddities import oddities
-from robustness_bench.benchmark.report.paper.magnet.store import blocks
-from robustness_bench.benchmark.report.paper.magnet.tables import (
-    NUMBERS,
-    cells_of,
-    gaps,
-    magnet_layout,
-    magnet_table,
-)
+from robustness_bench.benchmark.report.paper import tables as paper
+from robustness_bench.benchmark.report.paper.cells import Block, PaperCell
+from robustness_bench.benchmark.report.paper.magnet import MAGNET
+from robustness_bench.benchmark.report.paper.oddities import oddities
+from robustness_bench.benchmark.report.publish import detection_tables
 from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex, to_text
 from robustness_bench.benchmark.report.rendering.markdown import to_markdown
 from robustness_bench.benchmark.report.rendering.table import Row, Table, signed
@@ -44,20 +38,28 @@ from tests.benchmark.report.test_paper_tables import HOSTILE
 from tests.benchmark.report.test_paper_tables import _Tags as Tags
 from tests.benchmark.report.test_report import check_golden
 
+MagnetBlock = Block[DetectionLine]
 
-def says(cells: Sequence[MagnetCell]) -> str:
-    return detector_command(Request(out=Path("a b|c")), cells, 2)
+
+def says(cells: Sequence[PaperCell[DetectionLine]]) -> str:
+    return command(Request(out=Path("a b|c")), MAGNET, cells, 2)
 
 
 def magnet_block(dataset: str, *records: Detection, label: str = "", unread: str = "") -> MagnetBlock:
+    (settings,) = load_protocol(None, {"datasets": [dataset]}).settings
     lines = detection_lines(records)
-    return MagnetBlock(dataset=dataset, label=label or dataset, lines=lines, unread=unread)
+    return Block(
+        settings=settings, label=label or dataset, images=100, available=100, lines=lines, unread=unread
+    )
+
+
+def cells_of(number: str, *blocks: MagnetBlock, beside: bool) -> list[PaperCell[DetectionLine]]:
+    return paper.cells_of(MAGNET, MAGNET.layout(number), blocks, beside=beside)
 
 
 def made(number: str, *blocks: MagnetBlock, beside: bool = True, seeds: int = 2) -> Table:
-    shape = magnet_layout(number)
-    cells = cells_of(shape, blocks, beside=beside)
-    return magnet_table(shape, cells, seeds=seeds, beside=beside, remedy=says)
+    cells = cells_of(number, *blocks, beside=beside)
+    return paper.paper_table(MAGNET, MAGNET.layout(number), cells, seeds=seeds, beside=beside, remedy=says)
 
 
 def line_at(table: Table, kappa: str, kind: str = "", block: str = "") -> Row:
@@ -120,7 +122,7 @@ def test_golden_csv() -> None:
         quarter("magnet", "ead-l1", 10, 240, seed=1),
         detection("mi-magnet", "ead-en", 15, error='ValueError: no, "really"'),
     )
-    check_golden("magnet.csv", to_csv(cells_of(magnet_layout("magnet-1"), [mnist], beside=True)))
+    check_golden("magnet.csv", paper.to_csv(MAGNET, cells_of("magnet-1", mnist, beside=True)))
 
 
 def test_ours_published_and_difference(stacked: Table) -> None:
@@ -160,10 +162,10 @@ def test_notes_of_cells(stacked: Table) -> None:
 )
 def test_inside_by_hand(share: int, verdict: bool) -> None:
     block = magnet_block("mnist", quarter("magnet", "ead-l1", 10, share))
-    cells = cells_of(magnet_layout("magnet-1"), [block], beside=True)
+    cells = cells_of("magnet-1", block, beside=True)
     (cell,) = [cell for cell in cells if cell.line]
     assert cell.inside is verdict
-    assert (cell.row, cell.column) == ("10", ("magnet", "ead-l1"))
+    assert (cell.row.key, cell.column) == ("10", ("magnet", "ead-l1"))
 
 
 def test_the_papers_contradictions_are_found() -> None:
@@ -222,7 +224,7 @@ def test_another_folder_and_another_table_are_named() -> None:
     variant = made("magnet-1", magnet_block("mnist", label="mnist-28"))
     assert "mnist-28 was read in the place of mnist" in " ".join(note.text for note in variant.notes)
     swapped = made("magnet-1", magnet_block("cifar10"))
-    assert "The paper has cifar10 in another table." in [note.text for note in swapped.notes]
+    assert "The paper has CIFAR-10 elsewhere, not in this table." in [note.text for note in swapped.notes]
     assert not any(row.minor for row in swapped.rows)
 
 
@@ -252,8 +254,8 @@ def test_a_blank_cell_names_its_command() -> None:
         *("bench", "run", "--defense", "mi-magnet,magnet", "--dataset", "mnist", "--kappa", "15,35,40"),
         *("--seeds", "2", "--out", "a b|c"),
     ]
-    cells = cells_of(magnet_layout("magnet-1"), [magnet_block("mnist", *lacks)], beside=False)
-    assert len(gaps(cells, 1)[0]) == 12
+    cells = cells_of("magnet-1", magnet_block("mnist", *lacks), beside=False)
+    assert len(paper.gaps(MAGNET, cells, 1)[0]) == 12
 
 
 def test_the_first_column_has_its_own_heading(stacked: Table) -> None:
@@ -385,7 +387,7 @@ def test_records_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     protocol = options(dataset=["digits"]).protocol()
     broken = detection("mi-magnet", scores={"a": flagging(), "b": flagging()})
     with pytest.raises(StoreError, match="loses 5 of the images"):
-        blocks(protocol, [detection(), broken], tmp_path)
+        paper.read_blocks(MAGNET, protocol, [detection(), broken], tmp_path)
 
 
 def test_cells_fit_whatever_kappa_and_attack_they_are_of(tmp_path: Path) -> None:
@@ -419,15 +421,15 @@ def test_tables_of_both_papers_in_one_go(tmp_path: Path) -> None:
 def test_reports_need_no_torch() -> None:
     program = (
         "import sys, robustness_bench.benchmark.cli.tables; "
-        "from robustness_bench.benchmark.report.detectors import publish, store; "
-        "from robustness_bench.benchmark.report.paper.magnet import store, tables; "
+        "from robustness_bench.benchmark.report import publish; "
+        "from robustness_bench.benchmark.report.paper import magnet; "
         "sys.exit(bool({'torch', 'matplotlib'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_every_table_is_offered() -> None:
-    assert NUMBERS == ("magnet-1", "magnet-2")
+    assert MAGNET.numbers == ("magnet-1", "magnet-2")
 
 
 def test_html_is_whole_and_asks_for_nothing(stacked: Table) -> None:

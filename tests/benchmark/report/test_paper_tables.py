@@ -24,15 +24,9 @@ from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.plan.tasks import make_plan
 from robustness_bench.benchmark.report.lines.results import Line
 from robustness_bench.benchmark.report.literature.published import published
-from robustness_bench.benchmark.report.paper.namid.cells import Block, PaperCell
-from robustness_bench.benchmark.report.paper.namid.csv import COLUMNS, to_csv
-from robustness_bench.benchmark.report.paper.namid.tables import (
-    NUMBERS,
-    cells_of,
-    gaps,
-    paper_layout,
-    paper_table,
-)
+from robustness_bench.benchmark.report.paper import tables as paper
+from robustness_bench.benchmark.report.paper.cells import Block, PaperCell
+from robustness_bench.benchmark.report.paper.namid import NAMID
 from robustness_bench.benchmark.report.rendering.formats import (
     latex_escape,
     latex_label,
@@ -87,19 +81,22 @@ def line(
     )
 
 
-def block(dataset: str, *lines: Line, label: str = "", images: int = 10000, **overrides: Any) -> Block:
+def block(dataset: str, *lines: Line, label: str = "", images: int = 10000, **overrides: Any) -> Block[Line]:
     (settings,) = load_protocol(None, {"datasets": [dataset], **overrides}).settings
     return Block(settings=settings, label=label or dataset, images=images, available=10000, lines=lines)
 
 
-def says(cells: Sequence[PaperCell]) -> str:
-    return command(Request(out=Path("a b|c")), cells, 2)
+def says(cells: Sequence[PaperCell[Line]]) -> str:
+    return command(Request(out=Path("a b|c")), NAMID, cells, 2)
 
 
-def made(number: str, *blocks: Block, beside: bool = False, seeds: int = 2) -> Table:
-    shape = paper_layout(number)
-    cells = cells_of(shape, blocks, beside=beside)
-    return paper_table(shape, cells, seeds=seeds, beside=beside, remedy=says)
+def cells_of(number: str, *blocks: Block[Line], beside: bool) -> list[PaperCell[Line]]:
+    return paper.cells_of(NAMID, NAMID.layout(number), blocks, beside=beside)
+
+
+def made(number: str, *blocks: Block[Line], beside: bool = False, seeds: int = 2) -> Table:
+    cells = cells_of(number, *blocks, beside=beside)
+    return paper.paper_table(NAMID, NAMID.layout(number), cells, seeds=seeds, beside=beside, remedy=says)
 
 
 def row(table: Table, *labels: str) -> list[str]:
@@ -115,9 +112,9 @@ def cell_of(table: Table, defense: str, minor: str, index: int) -> Cell:
     return table.rows[start + names[start:].index(minor)].cells[index]
 
 
-def only(number: str, column: str, blocks: Block, *, beside: bool = True) -> PaperCell:
+def only(number: str, column: str, blocks: Block[Line], *, beside: bool = True) -> PaperCell[Line]:
     """The Standard-AT cell under one attack."""
-    cells = cells_of(paper_layout(number), [blocks], beside=beside)
+    cells = cells_of(number, blocks, beside=beside)
     return next(c for c in cells if (c.row.key, c.column.key) == ("standard", column))
 
 
@@ -167,7 +164,7 @@ def test_golden_csv() -> None:
         line("standard", "pgd-40", 'ValueError: no, "really"'),
         line("trades", "aa", [70.0]),
     )
-    check_golden("paper.csv", to_csv(cells_of(paper_layout("3"), [cifar], beside=True)))
+    check_golden("paper.csv", paper.to_csv(NAMID, cells_of("3", cifar, beside=True)))
 
 
 def test_csv_has_no_seed_by_seed_figures_at_any_distance() -> None:
@@ -177,8 +174,8 @@ def test_csv_has_no_seed_by_seed_figures_at_any_distance() -> None:
         ("paper", "30.5000", ""),
         ("strict", "60.5000", "0:60.0000 1:61.0000"),
     ):
-        cells = cells_of(paper_layout("4"), [block("cifar10", cw, attack_set=attack_set)], beside=False)
-        (found,) = csv.DictReader(to_csv([c for c in cells if c.line]).splitlines())
+        cells = cells_of("4", block("cifar10", cw, attack_set=attack_set), beside=False)
+        (found,) = csv.DictReader(paper.to_csv(NAMID, [c for c in cells if c.line]).splitlines())
         assert (found["mean"], found["per_seed"]) == (mean, per_seed)
 
 
@@ -349,8 +346,8 @@ def test_what_is_short_of_seeds_is_named_with_its_command() -> None:
 
 
 def test_each_data_set_and_norm_has_a_command_of_its_own() -> None:
-    cells = cells_of(paper_layout("1"), [block("cifar10"), block("digits")], beside=False)
-    found = [(gap[0].block.label, gap[0].column.group, len(gap)) for gap in gaps(cells, 1)]
+    cells = cells_of("1", block("cifar10"), block("digits"), beside=False)
+    found = [(gap[0].block.label, gap[0].column.group, len(gap)) for gap in paper.gaps(NAMID, cells, 1)]
     assert found == [
         ("cifar10", "linf", 35),
         ("cifar10", "l2", 28),
@@ -369,7 +366,7 @@ def test_what_the_paper_does_not_have_is_said() -> None:
     assert not any(each.minor for each in table.rows)
     assert "Difference" not in table.caption
     tiny = made("2", block("tiny-imagenet"), beside=True)
-    assert "The paper has Tiny-ImageNet in other tables, not in this one." in notes(tiny)
+    assert "The paper has Tiny-ImageNet elsewhere, not in this table." in notes(tiny)
     assert "no figures" not in notes(made("3", block("digits"), beside=False))
 
 
@@ -525,7 +522,7 @@ def test_latex_compiles(stacked: Table, tmp_path: Path, columns: str, beside: bo
         for dataset in ("cifar10", "tiny-imagenet")
     ]
     both = [block("cifar10", *every[0], label=HOSTILE), block("tiny-imagenet", *every[1])]
-    pages = [made(number, *both, beside=beside) for number in NUMBERS]
+    pages = [made(number, *both, beside=beside) for number in NAMID.numbers]
     for index, table in enumerate([stacked, *pages] if beside else pages):
         (tmp_path / f"table{index}.tex").write_text(to_latex(table), encoding="utf-8")
     inputs = "".join(rf"\input{{table{index}}}\clearpage " for index in range(len(pages) + beside))
@@ -545,7 +542,7 @@ def test_data_needs_neither_torch_nor_matplotlib() -> None:
     program = (
         "import sys, robustness_bench.benchmark.cli.tables, "
         "robustness_bench.benchmark.report.rendering.markdown; "
-        "from robustness_bench.benchmark.report.paper.namid import csv, store, tables; "
+        "from robustness_bench.benchmark.report.paper import namid; "
         "sys.exit(bool({'torch', 'matplotlib'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
@@ -614,7 +611,7 @@ def test_its_own_commands_fill_a_table(tmp_path: Path, capsys: pytest.CaptureFix
     call(options(out=tmp_path, seeds=2), table=["1"], formats=["csv"])
     assert "bench run" not in capsys.readouterr().out
     cells = read(tmp_path / "tables" / "table-1-digits.csv")
-    assert tuple(cells[0]) == COLUMNS
+    assert tuple(cells[0]) == NAMID.columns
     assert len(cells) == 63
     assert {cell["mean"] for cell in cells} == {"50.0000"}
     assert {cell["seeds"] for cell in cells} == {"2"}
@@ -649,12 +646,12 @@ def test_results_whose_images_are_gone_are_not_passed_over(
     def gone(*_: Any, **__: Any) -> None:
         raise DataError("no digits")
 
-    monkeypatch.setattr("robustness_bench.benchmark.report.paper.namid.store.locate", gone)
+    monkeypatch.setattr("robustness_bench.benchmark.report.paper.tables.locate", gone)
     with pytest.raises(BenchError, match="no results for Table 3"):
         call(options(out=tmp_path), table=["3"], published=True)
     monkeypatch.undo()
     fill(options(out=tmp_path, defense=["standard"], norm=["linf"], attacks=["none"]))
-    monkeypatch.setattr("robustness_bench.benchmark.report.paper.namid.store.locate", gone)
+    monkeypatch.setattr("robustness_bench.benchmark.report.paper.tables.locate", gone)
     with pytest.raises(DataError, match="no digits"):
         call(options(out=tmp_path), table=["3"], published=True)
 
@@ -680,7 +677,7 @@ def test_published_figures_stand_alone_without_images(
     assert "12.36 [b]" in said
     names = sorted(file.name for file in (tmp_path / "tables").iterdir())
     assert names == sorted(
-        "table-2-cifar10.md" if n == "2" else f"table-{n}-cifar10-tiny-imagenet.md" for n in NUMBERS
+        "table-2-cifar10.md" if n == "2" else f"table-{n}-cifar10-tiny-imagenet.md" for n in NAMID.numbers
     )
 
 

@@ -8,14 +8,15 @@ import pytest
 from robustness_bench.attacks.registry import NORMS, attack_names
 from robustness_bench.benchmark.data import DATASETS
 from robustness_bench.benchmark.plan.protocol import THREATS
-from robustness_bench.benchmark.report.literature.layout import Axis, layout
 from robustness_bench.benchmark.report.literature.published import (
+    Axis,
     Published,
     contradictions,
+    layout,
     printed_name,
     published,
 )
-from robustness_bench.benchmark.report.paper.namid.tables import NUMBERS, paper_layout
+from robustness_bench.benchmark.report.paper.namid import NAMID
 from robustness_bench.defenses.registry import defense_presets
 
 ALL = ("standard", "wmim", "namid", "trades", "namid-t", "mart", "namid-m")
@@ -62,7 +63,7 @@ def test_printed_names() -> None:
 
 
 def test_layout_of_table_1() -> None:
-    shape = paper_layout("1")
+    shape = NAMID.layout("1")
     linf = ("none", "pgd-40", "aa", "fwa-40", "ti-dim")
     l2 = ("none", "pgd-40", "cw", "ddn")
     assert shape.columns == tuple(Axis("linf", a) for a in linf) + tuple(Axis("l2", a) for a in l2)
@@ -84,7 +85,7 @@ def test_layout_of_table_1() -> None:
 def test_layouts_of_the_others(
     number: str, threat: str, datasets: int, rows: int, norm: str, columns: int, spread: bool
 ) -> None:
-    shape = paper_layout(number)
+    shape = NAMID.layout(number)
     assert (shape.threat, shape.spread, len(shape.datasets)) == (threat, spread, datasets)
     assert [row.key for row in shape.rows] == list(ALL[:rows])
     assert ({column.group for column in shape.columns}, len(shape.columns)) == ({norm}, columns)
@@ -92,11 +93,11 @@ def test_layouts_of_the_others(
 
 def test_a_table_shows_its_own_data_sets_and_those_the_paper_never_had() -> None:
     known = {"cifar10", "tiny-imagenet"}
-    second = paper_layout("2")
+    second = NAMID.layout("2")
     assert second.shown(["cifar10", "tiny-imagenet"], known) == ["cifar10"]
     assert second.shown(["tiny-imagenet", "digits"], known) == ["digits"]
     assert second.shown(["tiny-imagenet"], known) == ["tiny-imagenet"]
-    assert paper_layout("1").shown(["tiny-imagenet", "digits"], known) == ["tiny-imagenet", "digits"]
+    assert NAMID.layout("1").shown(["tiny-imagenet", "digits"], known) == ["tiny-imagenet", "digits"]
 
 
 def test_the_detectors_tables_have_a_layout_but_are_not_offered() -> None:
@@ -107,7 +108,7 @@ def test_the_detectors_tables_have_a_layout_but_are_not_offered() -> None:
     shape = layout("magnet-1", figures)
     assert [row.key for row in shape.rows] == [str(kappa) for kappa in range(0, 45, 5)]
     assert [axis.group for axis in shape.columns] == ["magnet"] * 3 + ["mi-magnet"] * 3
-    assert NUMBERS == ("1", "2", "3", "4", "5", "6")
+    assert NAMID.numbers == ("1", "2", "3", "4", "5", "6")
 
 
 def test_the_page_names_the_contradictions() -> None:

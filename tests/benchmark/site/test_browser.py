@@ -11,8 +11,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from robustness_bench.benchmark.report.lines.compare import p_text
 from robustness_bench.benchmark.site.build import build
-from robustness_bench.benchmark.statistics import mcnemar_exact, mean_std, wilson
+from robustness_bench.benchmark.statistics import wilson
 from tests.benchmark.site.made_store import Store, write_large
 from tests.conftest import Bench
 
@@ -223,50 +224,59 @@ def test_a_defense_and_its_command(page: Any, digits: Path, bench: Bench) -> Non
     assert said.out.startswith("30 cells, 30 done, 0 to do")
 
 
-def test_comparing(page: Any, digits: Path) -> None:
+def shown_comparison(page: Any) -> dict[str, list[str]]:
+    """Attack -> the texts of its line."""
+    lines: list[list[str]] = page.evaluate(
+        "[...document.querySelectorAll('#compared tbody tr')]"
+        ".map(line => [...line.cells].map(cell => cell.innerText.trim()))"
+    )
+    return {label: texts for label, *texts in lines}
+
+
+def test_comparing(page: Any, digits: Path, bench: Bench) -> None:
+    """The page shows what `bench compare` prints, for a pair of three seeds and one of two and three."""
     page.goto((digits / "boards" / f"{BOARD}.html").as_uri())
     page.get_by_role("link", name="comparison page").click()
-    table = page.locator("#compared table")
-    table.wait_for()
-    assert table.locator("tbody tr").count() == 6
-    page.locator("#first").select_option(label="TRADES (resnet-18 of width 8, 12 epochs)")
-    page.locator("#second").select_option(label="MART (resnet-18 of width 8, 12 epochs)")
-    until(page, "document.querySelector('#compared table').innerText.includes('MART')")
-    line = " ".join(table.locator("tr.worst").inner_text().split())
-    figures = worst_cases(digits)
-    ours, theirs = figures["TRADES"], figures["MART"]
-    points = f"{ours['mean'] - theirs['mean']:.1f}"
-    assert float(points) > 0
-    both = " ".join(f"{each['mean']:.1f} ±{each['std']:.1f}" for each in (ours, theirs))
-    assert line.startswith(f"Worst case {both} +{points} ")
-    counts = line.split()[7:]
-    for seed in range(3):
-        only_first, only_second, p = counts[3 * seed : 3 * seed + 3]
-        difference = ours["per_seed"][seed] - theirs["per_seed"][seed]
-        assert int(only_first) - int(only_second) == round(difference)
-        expected = mcnemar_exact(int(only_first), int(only_second))
-        assert p == ("<0.001" if expected < 0.001 else f"{expected:.3f}")
+    page.locator("#compared table").wait_for()
+    labels = {"none": "Natural", "pgd-40": "PGD-40", "aa": "AA", "fwa-40": "FWA-40", "ti-dim": "TI-DIM"}
+    verdicts = {"better": "is better", "worse": "is worse", "not shown to be better or worse": "is not shown"}
+    for first, second, label, other in (
+        ("trades", "mart", "TRADES", "MART"),
+        ("namid-no-lambda", "namid", "NAMID, λ = 0", "NAMID"),
+    ):
+        page.locator("#first").select_option(label=f"{label} (resnet-18 of width 8, 12 epochs)")
+        page.locator("#second").select_option(label=f"{other} (resnet-18 of width 8, 12 epochs)")
+        heads = "'#compared thead tr:first-child th:nth-child({})').innerText === '{}'"
+        until(page, f"document.querySelector({heads.format(2, label)}")
+        until(page, f"document.querySelector({heads.format(3, other)}")
+        config = DIGITS / "protocol.toml"
+        options = ("--config", config, "--out", DIGITS, "--norm", "linf", "--threat", "white", "--json")
+        told = json.loads(bench("compare", first, second, *options).out)["comparisons"]
+        shown = shown_comparison(page)
+        assert len(told) > 2
+        for each in told:
+            line = shown[labels.get(each["attack"], "Worst case")]
+            sides = [f"{s['mean']:.1f} ±{s['std']:.1f}" for s in (each["first"], each["second"])]
+            (number, interval), claim = line[2:4], each["claim"]
+            assert line[:2] == sides
+            assert f"difference {number} points, 95 % interval {interval}" in claim
+            assert verdicts[line[4]] in claim
+            tests = [
+                text
+                for test in each["mcnemar"].values()
+                for text in (str(test["only_first"]), str(test["only_second"]), p_text(test["p"]))
+            ]
+            assert line[5:] == tests
     address = page.url
+    worst = shown_comparison(page)["Worst case"][2]
     page.get_by_role("button", name="Swap").click()
-    until(page, f"document.querySelector('tr.worst').innerText.includes('−{points}')")
+    opposite = worst.removeprefix("−") if worst.startswith("−") else f"−{worst}"
+    until(page, f"document.querySelector('tr.worst').cells[3].innerText === '{opposite}'")
     page.goto(address)
     page.reload()
-    until(page, f"document.querySelector('tr.worst').innerText.includes('+{points}')")
+    until(page, f"document.querySelector('tr.worst').cells[3].innerText === '{worst}'")
     page.locator("#board-of").select_option(index=2)
     until(page, "document.querySelector('#compared').innerText.includes('DDN')")
-
-
-def test_statistics_are_those_of_python(page: Any, digits: Path) -> None:
-    page.goto((digits / "compare.html").as_uri())
-    for pair in [(0, 0), (1, 0), (3, 9), (9, 3), (40, 60), (500, 400), (3000, 3100), (0, 2000)]:
-        found = page.evaluate("pair => benchStatistics.mcnemar(...pair)", list(pair))
-        assert found == pytest.approx(mcnemar_exact(*pair), rel=1e-6, abs=1e-12)
-    for successes, n in [(0, 10), (10, 10), (3.5, 20), (9999, 10000)]:
-        found = page.evaluate("pair => benchStatistics.wilson(...pair)", [successes, n])
-        assert found == pytest.approx(list(wilson(successes, n)), rel=1e-9)
-    for values in ([1.0], [1.0, 3.0, 8.0]):
-        found = page.evaluate("values => benchStatistics.meanStd(values)", values)
-        assert (found["mean"], found["std"]) == pytest.approx(tuple(mean_std(values))[:2])
 
 
 def test_a_hostile_name_stays_text(page: Any, odd: Path) -> None:

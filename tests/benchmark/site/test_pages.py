@@ -1,6 +1,5 @@
 """The site without a browser: what it says, what it escapes, what it leaves behind."""
 
-import base64
 import csv
 import dataclasses
 import io
@@ -25,6 +24,15 @@ from robustness_bench.benchmark.data import locate
 from robustness_bench.benchmark.errors import BenchError, StoreError
 from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
+from robustness_bench.benchmark.report.lines.compare import (
+    Where,
+    compare,
+    p_text,
+    pair_of,
+    points,
+    side,
+    span,
+)
 from robustness_bench.benchmark.report.lines.results import summarize
 from robustness_bench.benchmark.report.lines.worst_case import worst_case
 from robustness_bench.benchmark.site import build as building
@@ -228,7 +236,7 @@ def test_hostile_names_stay_text(odd: Path) -> None:
     for script in (odd / "data").rglob("*.js"):
         text = script.read_text()
         assert "<" not in text
-        assert json.loads(text.removeprefix("benchOutcomes(").removesuffix(");\n"))
+        assert json.loads(text.removeprefix("benchComparisons(").removesuffix(");\n"))
 
 
 def test_embedded_json_cannot_leave_its_element() -> None:
@@ -300,13 +308,15 @@ def test_the_table_shows_the_downloads(digits: Path) -> None:
         lines = json.loads((digits / "downloads" / f"{file.stem}.json").read_text())
         data, words = json.loads(Page(file).scripts["board-data"]), Page(file).words
         for row in data["rows"]:
-            own = [line for line in lines if line["family"] == row["id"]]
-            for line, counts in zip(own, row["counts"], strict=True):
+            own = [line for line in lines if line["label"] == row["label"]]
+            for line, mean, texts in zip(own, row["means"], row["cells"], strict=True):
                 if line["mean"] is None:
-                    assert counts is None
+                    assert (mean, texts) == (None, ["–", ""])
                     continue
-                assert counts == pytest.approx(line["per_seed"])  # of 100 images
                 spread = f"{line['mean']:.1f} ±{line['std']:.1f}"
+                seeds = [f"{value:.1f}" for value in line["per_seed"]]
+                assert texts == [spread, f"{line['low']:.1f}–{line['high']:.1f}", *seeds]
+                assert mean == pytest.approx(line["mean"], abs=1e-6)
                 assert spread in words, (file, line["label"], line["attack"])
 
 
@@ -429,7 +439,7 @@ def test_a_row_not_diagnosed_or_batch_dependent_has_no_rank(tmp_path: Path, lone
     build([tmp_path / "store"], tmp_path / "site")
     told = "not diagnosed" if lone is None else "outputs depend on the batch"
     data = board_data(tmp_path / "site")
-    assert {row["label"]: bool(row["rank"]) for row in data["rows"]} == {
+    assert {row["label"]: row["means"][-1] is not None for row in data["rows"]} == {
         "good": True,
         "weak": True,
         "lone": False,
@@ -449,12 +459,13 @@ def test_a_row_not_diagnosed_or_batch_dependent_has_no_rank(tmp_path: Path, lone
 def test_partial_rows_stand_below_without_a_rank(odd: Path) -> None:
     (file,) = (odd / "boards").glob("*.html")
     data = board_data(odd)
-    assert [bool(row["rank"]) for row in data["rows"]] == [True, True, True, False, False]
-    partial = {row["label"]: row for row in data["rows"] if not row["rank"]}
+    assert [row["means"][-1] is None for row in data["rows"]] == [False, False, False, True, True]
+    partial = {row["label"]: row for row in data["rows"][3:]}
     assert partial["lone"]["status"] == f"{HOSTILE_ATTACK} missing; buzz missing"
     assert "zap failed (seed 0, 1)" in partial["good"]["status"]
-    worst = [row["counts"][-1] for row in data["rows"]]
-    assert worst[3:] == [None, None]
+    zap = [column["key"] for column in data["columns"]].index("zap")
+    assert partial["good"]["cells"][zap][:2] == ["ERROR", ""]
+    assert partial["good"]["cells"][-1] == ["–", ""]
     ranked, below = file.read_text(encoding="utf-8").split('<tbody class="partial">')
     assert ">lone</a>" in below
     assert ">lone</a>" not in ranked
@@ -487,7 +498,7 @@ def test_a_seed_that_never_ran_an_attack_makes_a_row_partial(tmp_path: Path) -> 
 
 def test_an_attack_in_its_own_ball_costs_no_rank(odd: Path) -> None:
     (row,) = [row for row in board_data(odd)["rows"] if row["label"] == "weak"]
-    assert row["rank"]
+    assert row["means"][-1] is not None
     assert row["status"] == f"{HOSTILE_ATTACK} missing"
 
 
@@ -668,21 +679,33 @@ def test_the_first_record_that_worked_counts(tmp_path: Path) -> None:
         assert {record.status for record in read_stores(stores).records} == {"ok"}
 
 
-def test_outcomes_are_those_of_the_records(digits: Path) -> None:
-    records = {record.id: record for record in map(read_record, find_records(DIGITS))}
-    namid = {"defense": "namid", "norm": "linf", "threat": "white"}
-    (family,) = {r.model_family for r in records.values() if namid.items() <= r.spec.items()}
-    script = digits / "data" / "digits-linf-0-18-white-strict-100" / f"{family}.js"
-    part = json.loads(script.read_text().removeprefix("benchOutcomes(").removesuffix(");\n"))
-    own = {
-        (record.spec["attack"], record.seed): record
-        for record in records.values()
-        if record.model_family == family and record.spec["threat"] == "white"
-    }
-    assert len(own) == 15
-    for (attack, seed), record in own.items():
-        packed = np.frombuffer(base64.b64decode(part["outcomes"][attack][str(seed)]), np.uint8)
-        assert np.array_equal(np.unpackbits(packed)[:100].astype(bool), record.robust)
+def test_pairs_are_those_of_the_records(digits: Path) -> None:
+    """Both directions of every pair of a board, from the records themselves."""
+    records = [r for r in map(read_record, find_records(DIGITS)) if r.spec["norm"] == "linf"]
+    folder = digits / "data" / "digits-linf-0-18-white-strict-100"
+    found = {}
+    for script in folder.iterdir():
+        part = json.loads(script.read_text().removeprefix("benchComparisons(").removesuffix(");\n"))
+        assert part["row"] == script.stem
+        found[part["row"]] = part["against"]
+    assert len(found) == 12
+    assert all(set(against) == set(found) - {row} for row, against in found.items())
+    name = {r.model_family: r.spec["defense"] for r in records}
+    where = Where(dataset="digits", norm="linf", eps=0.18, threat="white")
+    for one, other in (("namid", "standard"), ("standard", "namid"), ("namid-no-lambda", "trades")):
+        pair = pair_of(where, one, other, records, (), {})
+        row, against = ({name[r]: r for r in found}[each] for each in (one, other))
+        told = found[row][against]
+        assert set(told) == set(pair.common())
+        for attack, (difference, interval, verdict, tests) in told.items():
+            expected = compare(pair, attack)
+            assert difference == points(expected.difference.mean)
+            assert interval == span(expected.difference)
+            assert verdict == side(expected.difference)
+            assert tests == [
+                [seed, test.only_first, test.only_second, p_text(test.p)]
+                for seed, test in expected.tests.items()
+            ]
 
 
 def test_images_are_one_picture_per_cell(odd: Path) -> None:

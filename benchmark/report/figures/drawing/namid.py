@@ -72,7 +72,7 @@ def saved(canvas: "Canvas", form: str, title: str, description: str) -> bytes:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Context in which a figure looks the same whatever the user's matplotlib style."""
+    """Set a style in which a figure looks the same whatever the user's matplotlib style."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -113,6 +113,8 @@ def legend(
 
 def _bars(figure: "Figure", columns: int) -> "Canvas":
     """Draw groups of bars from 0, one axes per panel; a missing bar's place says why."""
+    from matplotlib.patches import Patch
+
     canvas = _canvas(columns, {1: 2.2, 2: 2.7})
     panels = figure.panels
     sizes = [len(figure.groups(panel)) for panel in panels]
@@ -122,14 +124,10 @@ def _bars(figure: "Figure", columns: int) -> "Canvas":
     for axes, panel in zip(row, panels, strict=True):
         _panel(axes, figure, panel, numbered=slot >= 0.62 * FONT * longest)
     row[0].set_ylabel(figure.unit)
-    legend(canvas, figure.title, [_patch(index) for index in range(len(figure.series))], figure.series)
+    legend(
+        canvas, figure.title, [Patch(**_fill(index)) for index in range(len(figure.series))], figure.series
+    )
     return canvas
-
-
-def _patch(index: int) -> Any:
-    from matplotlib.patches import Patch
-
-    return Patch(**_fill(index))
 
 
 def _fill(index: int) -> dict[str, Any]:
@@ -200,7 +198,9 @@ def _radar(figure: "Figure", columns: int) -> "Canvas":
     _web(axes, angles, groups, ticks, figure.unit)
     outlines = {name: _outline(figure, name, angles) for name in figure.series}
     if figure.shaded:
-        _shade(axes, outlines[figure.shaded[0]], outlines[figure.shaded[1]])
+        outer, inner = (outlines[name] for name in figure.shaded)
+        corners = zip(*[*outer, *inner[::-1]], strict=True)
+        axes.fill(*corners, facecolor="#56B4E9", alpha=0.35, linewidth=0, zorder=2)
     handles = [
         _curve(axes, outlines[name], [figure.at("", group, name) for group in groups], angles, index)
         for index, name in enumerate(figure.series)
@@ -252,12 +252,6 @@ def _outline(figure: "Figure", name: str, angles: list[float]) -> list[tuple[flo
         if value is not None and value.figure is not None:
             corners.append(_at(angle, value.figure.mean))
     return [*corners, corners[0]]
-
-
-def _shade(axes: "Axes", outer: list[tuple[float, float]], inner: list[tuple[float, float]]) -> None:
-    """Shade the area between two closed curves."""
-    corners = [*outer, *inner[::-1]]
-    axes.fill(*zip(*corners, strict=True), facecolor="#56B4E9", alpha=0.35, linewidth=0, zorder=2)
 
 
 def _curve(

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from robustness_bench.benchmark.files import canonical_json
+from robustness_bench.benchmark.report.detectors.roc import FPRS
 from robustness_bench.benchmark.report.figures.drawing.namid import GRID, INK, WIDTHS, legend, saved, style
-from robustness_bench.benchmark.report.figures.roc_curves import FPRS
 from robustness_bench.benchmark.report.figures.roc_words import caption
 from robustness_bench.defenses.detectors.registry import detector_presets
 

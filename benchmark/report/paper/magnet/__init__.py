@@ -1,1 +1,0 @@
-"""Tables 1 and 2 of Hsu et al. 2018."""

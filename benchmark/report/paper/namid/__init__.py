@@ -1,1 +1,0 @@
-"""Tables 1 to 6 of Zhou et al. 2022."""

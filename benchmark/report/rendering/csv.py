@@ -1,0 +1,19 @@
+"""CSV text; the same rows give the same bytes."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+
+def to_csv(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return CSV text: a header and a line per row, None as an empty field."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def number(value: float | None, decimals: int = 4) -> str:
+    """Return the number as text, empty for None."""
+    return "" if value is None else f"{value:.{decimals}f}"
