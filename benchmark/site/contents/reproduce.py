@@ -14,7 +14,8 @@ from robustness_bench.benchmark.data.registry import dataset_named
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.files import canonical_json
 from robustness_bench.benchmark.networks.inputs import RULE
-from robustness_bench.benchmark.plan.protocol import Protocol, load_protocol, schedules
+from robustness_bench.benchmark.plan.layers import schedules, to_toml
+from robustness_bench.benchmark.plan.protocol import Protocol, load_protocol
 from robustness_bench.benchmark.plan.tasks import ZOO, make_plan
 from robustness_bench.benchmark.site.contents.families import Card, Family
 from robustness_bench.benchmark.site.contents.parts import Part, Tree, parts
@@ -69,7 +70,7 @@ def _recipe(part: Part, cards: dict[str, Card], config_name: str) -> Recipe:
     except (BenchError, PresetError, KeyError, TypeError, ValueError) as error:
         reason = f"The store does not hold enough to give a command ({str(error)[:200]})."
         return Recipe(command="", config="", cells=len(part.records), exact=None, note=reason)
-    config = "" if options is not None and "surrogate" not in tree else _toml(tree)
+    config = "" if options is not None and "surrogate" not in tree else to_toml(tree)
     words = ["bench", "run", "--config", config_name] if config else _words(part, options or [])
     if label not in DATASETS:
         words += ["--data-dir", f"FOLDER/{label}"]
@@ -147,7 +148,7 @@ def _by_options(dataset: str, wanted: str) -> tuple[Tree, list[str]] | None:
 
 
 def _says(protocol: Protocol, wanted: Tree) -> bool:
-    settings = dataclasses.asdict(protocol.settings[0])
+    settings = protocol.settings[0].model_dump()
     return all(
         canonical_json({key: settings[section][key] for key in values}) == canonical_json(values)
         for section, values in wanted.items()
@@ -211,17 +212,3 @@ def _words(part: Part, making: list[str]) -> list[str]:
     if part.eps != _info(part).eps(spec["norm"]):
         words += [f"--eps-{spec['norm']}", repr(part.eps)]
     return words + making
-
-
-def _toml(tree: Tree, path: str = "") -> str:
-    """Return a nested table of strings, numbers and lists as TOML."""
-    import json
-
-    plain = {key: value for key, value in tree.items() if not isinstance(value, dict)}
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            inner = _toml(value, f"{path}{key}.")
-            own = any(not isinstance(each, dict) for each in value.values())
-            lines += ["", f"[{path}{key}]", inner] if own else [inner]
-    return "\n".join(lines).strip("\n") + ("" if path else "\n")
