@@ -19,18 +19,19 @@ AtLeast0 = Annotated[float, Field(ge=0), _AS_WRITTEN]
 Share = Annotated[float, Field(ge=0, lt=1), _AS_WRITTEN]
 Several = Annotated[tuple[Item, ...], Field(strict=False)]
 """A TOML or JSON list, kept as a tuple."""
+_LONGEST_NAME = 40  # of one that an error repeats
 _WORDS = {
     "int_type": "must be a whole number",
     "float_type": "must be a number",
     "string_type": "must be text in quotes",
-    "bool_type": "must be true or false without quotes",
+    "bool_type": "must be true or false",
     "tuple_type": "must be a list",
     "dict_type": "must be a table",
     "model_type": "must be a table",
-    "greater_than": "must be above {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "less_than": "must be below {lt:g}",
-    "less_than_equal": "must be at most {le:g}",
+    "greater_than": "must be above {gt:.12g}",
+    "greater_than_equal": "must be at least {ge:.12g}",
+    "less_than": "must be below {lt:.12g}",
+    "less_than_equal": "must be at most {le:.12g}",
     "finite_number": "must be finite",
     "too_short": "is empty: name at least one",
     "missing": "is missing",
@@ -55,9 +56,11 @@ def named(kind: str, known: Callable[[], Iterable[str]]) -> AfterValidator:
     """Return a check that a text is one of the names in a registry, which is read when it is needed."""
 
     def check(name: str) -> str:
-        if name not in (names := list(known())):
+        if name in (names := list(known())):
+            return name
+        if name.isascii() and name.isprintable() and len(name) <= _LONGEST_NAME:
             raise ValueError(f"is an {unknown(kind, name, names)}")
-        return name
+        raise ValueError(f"must be one of {', '.join(names)}, got {shown(name)}")
 
     return AfterValidator(check)
 
@@ -83,19 +86,26 @@ def problems(error: ValidationError, model: type[BaseModel], place: Callable[[Lo
 
 
 def _line(problem: Any, model: type[BaseModel], place: str) -> str:
-    loc, kind, value = problem["loc"], problem["type"], problem["input"]
-    *sections, last = [part for part in loc if isinstance(part, str)]
+    loc, kind, value, told = problem["loc"], problem["type"], problem["input"], problem.get("ctx", {})
+    keys = [_safe(part) for part in loc if isinstance(part, str) and part != "[key]"]
+    key = place + ".".join(keys)
     if kind == "extra_forbidden":
-        section = f"[{'.'.join(sections)}]: " if sections else ""
-        return f"{place}{section}{unknown('key', last, _fields(model, sections))}"
-    key, told = ".".join([*sections, last]), problem.get("ctx", {})
+        section = f"[{'.'.join(keys[:-1])}]: " if keys[1:] else ""
+        return f"{place}{section}{unknown('key', keys[-1], _fields(model, keys[:-1]))}"
     if kind == "literal_error":
-        return f"{place}{unknown(key, str(value), _choices(told['expected']))}"
+        return f"{place}{unknown('.'.join(keys), str(value)[:_LONGEST_NAME], _choices(told['expected']))}"
     if kind == "value_error":
-        return f"{place}{key}{'.' if isinstance(value, dict) else ' '}{told['error']}"
-    item = f": item {loc[-1] + 1}" if isinstance(loc[-1], int) else ""
+        return f"{key} {told['error']}".strip()
+    if loc and isinstance(loc[-1], int):
+        key += f": item {loc[-1] + 1}"
     words = _WORDS.get(kind, problem["msg"]).format(**told)
-    return f"{place}{key}{item} {words}" + (f", got {shown(value)}" if words.startswith("must") else "")
+    if kind == "missing" and (field := model.model_fields.get(keys[-1])) and field.description:
+        words += f": {field.description}"
+    return f"{key} {words}" + (f", got {shown(value)}" if words.startswith("must") else "")
+
+
+def _safe(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_.:-]{1,60}", key) else shown(key)
 
 
 def _choices(text: str) -> list[str]:

@@ -67,9 +67,9 @@ class Training(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
         if self.train_limit == 1:
-            raise ValueError("train_limit must be 0 (all) or at least 2, got 1: batch norm needs two images")
+            raise ValueError("has train_limit 1: it must be 0 (all) or at least 2, for batch norm")
         if self.selection == "best" and not self.holdout:
-            raise ValueError('selection "best" needs held-out images: training.holdout above 0')
+            raise ValueError('has selection "best", which needs held-out images: set holdout above 0')
         return self
 
 

@@ -51,7 +51,7 @@ def test_a_new_setting_at_its_default_changes_no_id() -> None:
     protocol, data = load_protocol(), {"digits": locate("digits", Path("data"))}
     (digits,) = protocol.settings
 
-    def later(**new: float) -> set[str]:
+    def later(**new: Any) -> set[str]:
         training = _Later(**dict(digits.training), **new)
         changed = digits.model_copy(update={"training": training})
         return ids(make_plan(protocol.model_copy(update={"settings": (changed,)}), data))
