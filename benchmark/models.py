@@ -33,6 +33,7 @@ _WORDS = {
     "less_than": "must be below {lt:.12g}",
     "less_than_equal": "must be at most {le:.12g}",
     "finite_number": "must be finite",
+    "string_pattern_mismatch": "must match {pattern}",
     "too_short": "is empty: name at least one",
     "missing": "is missing",
 }
@@ -98,10 +99,10 @@ def _line(problem: Any, model: type[BaseModel], place: str) -> str:
         return f"{key} {told['error']}".strip()
     if loc and isinstance(loc[-1], int):
         key += f": item {loc[-1] + 1}"
-    words = _WORDS.get(kind, problem["msg"]).format(**told)
+    words = _WORDS[kind].format(**told) if kind in _WORDS else problem["msg"]
     if kind == "missing" and (field := model.model_fields.get(keys[-1])) and field.description:
         words += f": {field.description}"
-    return f"{key} {words}" + (f", got {shown(value)}" if words.startswith("must") else "")
+    return f"{key} {words}".strip() + (f", got {shown(value)}" if words.startswith("must") else "")
 
 
 def _safe(key: str) -> str:

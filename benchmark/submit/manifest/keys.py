@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from robustness_bench.benchmark.errors import BenchError, unknown
 from robustness_bench.benchmark.models import Several, Strict, problems, shown
-from robustness_bench.benchmark.submit.manifest.text import Author, Contact, Licence, Link, Name, slug_of
+from robustness_bench.benchmark.submit.manifest.text import Contact, Licence, Link, Name, slug_of
 
 MANIFEST = "submission.toml"
 KINDS = ("defense", "attack")
@@ -38,7 +38,7 @@ class Sent(Strict):
 
     name: Name
     """Name of the row: up to 80 characters, no <, > or &."""
-    authors: Annotated[Several[Author], Field(max_length=100)]
+    authors: Annotated[Several[Name], Field(max_length=100)]
     """One name in quotes for each: ["Ada Lovelace", "Alan Turing"]."""
     paper: Link = ""
     """Links. One of the two may stay empty."""

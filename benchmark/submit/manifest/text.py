@@ -138,7 +138,7 @@ def _sha256(value: str) -> str:
     return value.lower()
 
 
-Author = Name = Annotated[str, text(80)]
+Name = Annotated[str, text(80)]
 Prose = Annotated[str, text(2000, markup=True, lines=True)]
 Link = Annotated[str, BeforeValidator(link)]
 Licence = Annotated[str, text(80), AfterValidator(_licence)]

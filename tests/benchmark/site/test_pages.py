@@ -856,7 +856,7 @@ def test_a_submission_is_shown_as_what_it_says_of_itself(
 ) -> None:
     monkeypatch.setattr("robustness_bench.defenses.registry._registered", {})
     sent = Submission(
-        slug="theirs", name=f"Theirs {HOSTILE}", authors=("Ada <b>", "Alan"), paper="https://example.org/a?b=1",
+        name=f"Theirs {HOSTILE}", authors=("Ada <b>", "Alan"), paper="https://example.org/a?b=1",
         code="", licence="MIT", contact="a@example.org", dataset="digits", notes="", norm="linf", eps=0.125,
         architecture="own", width=0, weights="w.safetensors", sha256="0" * 64, weights_plain=False,
         forward_passes=1, randomised=False, real=0, synthetic=50_000, claimed={"aa": 61.5},
