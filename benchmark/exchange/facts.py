@@ -2,6 +2,7 @@
 
 import struct
 import tokenize
+import tomllib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ from robustness_bench.benchmark.store.cells import Record, read_record
 from robustness_bench.benchmark.store.detections import Detection, read_detection
 from robustness_bench.benchmark.store.diagnoses import read_diagnosis
 from robustness_bench.benchmark.store.information import MIRecord, read_mi_record
+from robustness_bench.benchmark.store.protocols import protocol_name
 from robustness_bench.benchmark.submit.board.entries import read_entry
 from robustness_bench.benchmark.submit.board.external import read_row
 
@@ -184,10 +186,21 @@ def _external(path: Path, name: str) -> Facts:
     return _by_itself(path, name, "external")
 
 
+def _protocol(path: Path, name: str) -> Facts:
+    content = path.read_bytes()
+    tomllib.loads(content.decode())  # or it is refused
+    check_place(name, f"protocols/{protocol_name(content)}.toml")
+    return _by_itself(path, name, "protocol")
+
+
 def _by_itself(path: Path, name: str, kind: str) -> Facts:
     """Of a file that rests on no other and that nothing rests on."""
     return Facts(id=name, seed=0, spec={"kind": kind, "parents": {}}, result=file_hash(path))
 
 
-_OTHERS: dict[str, Callable[[Path, str], Facts]] = {"submissions": _submission, "external": _external}
+_OTHERS: dict[str, Callable[[Path, str], Facts]] = {
+    "submissions": _submission,
+    "external": _external,
+    "protocols": _protocol,
+}
 """What no task makes."""

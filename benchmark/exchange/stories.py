@@ -1,5 +1,6 @@
 """What each kind of file says of itself: the fields that are shown or computed with, whoever wrote them."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,13 @@ _EVERY_EPOCH = {"lr", "gradient_norm", "seconds", "images_per_second"}
 def _printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError(f"has text that no terminal should print: {text[:80]!r}")
+    return text
+
+
+def _command(text: str) -> str:
+    words = shlex.split(_printable(text))
+    if words and (words[0] != "bench" or shlex.join(words) != text):
+        raise ValueError(f"is no command line of bench: {text[:80]!r}")
     return text
 
 
@@ -47,6 +55,15 @@ class Parameters(Strict):
 
     beta: Size | None = None
     confidence: Size = 0.0
+
+
+class Environment(Strict):
+    """Where and how a result was made; what a reader may copy into a shell must be a command of ours."""
+
+    model_config = ConfigDict(extra="allow")
+
+    command: Annotated[str, AfterValidator(_command)] = ""
+    protocol: Annotated[str, Field(pattern="^([0-9a-f]{12})?$")] = ""
 
 
 class Spec(Strict):
@@ -101,7 +118,7 @@ class Story(Strict):
     id: str
     seed: Annotated[int, Field(ge=0)]
     spec: Spec
-    environment: Tree
+    environment: Environment
     seconds: Size
     family: str = ""
     model_family: str = ""

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -78,13 +79,18 @@ def merged(base: Tree, layer: Mapping[str, Any]) -> Tree:
     return tree
 
 
+def _quoted(key: str) -> str:
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
+
+
 def to_toml(tree: Tree, path: str = "") -> str:
     """Return a nested table of texts, numbers, truths and lists as TOML."""
     plain = {key: value for key, value in tree.items() if not isinstance(value, dict)}
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
+    lines = [f"{_quoted(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
     for key, value in tree.items():
         if isinstance(value, dict):
-            inner = to_toml(value, f"{path}{key}.")
+            section = f"{path}{_quoted(key)}"
+            inner = to_toml(value, f"{section}.")
             own = any(not isinstance(each, dict) for each in value.values())
-            lines += ["", f"[{path}{key}]", inner] if own else [inner]
+            lines += ["", f"[{section}]", inner] if own else [inner]
     return "\n".join(lines).strip("\n") + ("" if path else "\n")

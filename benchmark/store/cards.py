@@ -95,9 +95,10 @@ def circumstances(task: Task, context: Context, started: float) -> dict[str, Any
 
 
 def environment_of(task: Task, context: Context) -> dict[str, Any]:
-    """Where a result is made, and how the weights of others that it is of are run."""
-    facts, model = environment(context.device), task.parents.get("model")
-    if model is None or not model.how.given:
+    """Return where and by which command a result is made, and how the given weights that it is of are run."""
+    facts, model = dict(environment(context.device)), task.parents.get("model")
+    facts |= {key: each for key in ("command", "protocol") if (each := getattr(context, key))}
+    if model is None or not model.how.given or not card_of(context.out / model.path).is_file():
         return facts
     reading = read_card(context.out / model.path).get("reading")
     return facts if reading is None else {**facts, "input": reading["note"]}

@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -312,6 +314,7 @@ class Request:
             keep_examples=self.keep_examples,
             trust_code=self.trust_code,
             accept_low=self.weights_accept_low,
+            command=typed(),
         )
 
     def _check(self) -> None:
@@ -423,6 +426,12 @@ def _budget(eps: float | None) -> float | None:
 def split(values: list[str]) -> list[str]:
     """Split names that were repeated or separated by commas."""
     return [name.strip() for value in values for name in value.split(",") if name.strip()]
+
+
+def typed() -> str:
+    """Return the command line as it was typed; empty if a line of text cannot hold it."""
+    command = shlex.join(["bench", *sys.argv[1:]])
+    return command if command.isprintable() else ""
 
 
 def show_plan(work: "Work", request: Request) -> None:

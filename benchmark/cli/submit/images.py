@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from robustness_bench.benchmark.cli.shared.labelled import Fit, locate_labelled
+from robustness_bench.benchmark.cli.shared.options import typed
 
 
 def attack(
@@ -56,7 +57,12 @@ def attack(
         raise BenchError(f"{against} is of a cell that failed: name another record of the model")
     data = data_of(record, path, lambda spec: locate_labelled(spec, data_dir, fit))
     context = Context(
-        out=path.parents[5], device=choose_device(device), batch_size=0, threads=1, trust_code=trust_code
+        out=path.parents[5],
+        device=choose_device(device),
+        batch_size=0,
+        threads=1,
+        trust_code=trust_code,
+        command=typed(),
     )
     with locked(path.parents[5]):
         found, written = add_sent(file, path, record, credit, context, data)

@@ -504,6 +504,26 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     "another family": (lambda f: packed(with_story(f, family="0" * 12)), "is of family '000000000000'"),
     "another model": (lambda f: packed(with_story(f, model_family="f" * 12)), "is of family 'ffffffffffff'"),
     "no spec": (lambda f: packed(with_story(f, spec=[])), "is no evaluate"),
+    "a command of another program": (
+        lambda f: packed(with_story(f, environment={"command": "rm -rf results"})),
+        "is no command line of bench: 'rm -rf results'",
+    ),
+    "a second command": (
+        lambda f: packed(with_story(f, environment={"command": "bench run; rm -rf results"})),
+        "is no command line of bench",
+    ),
+    "a command of two lines": (
+        lambda f: packed(with_story(f, environment={"command": "bench run '\n'"})),
+        "has text that no terminal should print",
+    ),
+    "another's protocol": (
+        lambda f: packed(f | {"protocols/0123456789ab.toml": b"seeds = 1"}),
+        "lies at another's place, its settings say protocols/264c1234e6b9.toml",
+    ),
+    "a protocol no TOML": (
+        lambda f: packed(f | {"protocols/0123456789ab.toml": b"seeds"}),
+        "is not what bench writes (TOMLDecodeError",
+    ),
     "no environment": (
         lambda f: packed(with_story(f, environment="x")),
         "environment must be a table",

@@ -845,7 +845,7 @@ def test_given_weights_are_named(tmp_path: Path) -> None:
     target.write_text(json.dumps(card))
     found = read_stores([tmp_path / "store"])
     (family,) = make_families(found, make_boards(found.records)).values()
-    (recipe,) = recipes(family, found.cards, "x")
+    (recipe,) = recipes(family, found, "x")
     assert "--weights FILE" in recipe.command
     assert recipe.exact is None
     assert load.spec["weights"] in recipe.note
