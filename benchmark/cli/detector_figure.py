@@ -155,4 +155,4 @@ def _check(request: Request, kind: str) -> None:
 def _nothing(request: Request, dataset: str, why: str) -> BenchError:
     """Return the error with the command that produces the results."""
     run = replace(request, defense=request.defense or _SYSTEMS, dataset=[dataset])
-    return BenchError(f"{why}: run {command_line(run, 'run', {}, ())}")
+    return BenchError(f"{why}: run {command_line(run, 'run')}")

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _FORMATS = {"csv": "csv", "html": "html", "latex": "tex", "markdown": "md"}
 _WEIGHTS = ("weights", "weights_input", "weights_plain", "weights_entry", "weights_accept_low")
 _THE_PAPERS = ("defense", "norm", "threat", "attacks", "curve", "kappa", *_WEIGHTS, "plugin")
-_FROM_CELLS = ("defense", "dataset", "norm", "threat", "attacks", "seeds", "curve", "kappa")
 
 
 class _Set(NamedTuple):
@@ -186,25 +185,25 @@ def command(request: Request, cells: "Sequence[PaperCell]", seeds: int) -> str:
     first = cells[0]
     attacks = {cell.column.key for cell in cells}
     options = {
-        "--defense": ",".join(dict.fromkeys(cell.row.key for cell in cells)),
-        "--dataset": first.block.settings.dataset,
-        "--norm": first.column.group,
-        "--attacks": ",".join(name for name in attack_names() if name in attacks),
-        "--threat": first.threat,
-        "--seeds": str(seeds),
+        "--defense": (cell.row.key for cell in cells),
+        "--dataset": [first.block.settings.dataset],
+        "--norm": [first.column.group],
+        "--attacks": (name for name in attack_names() if name in attacks),
+        "--threat": [first.threat],
+        "--seeds": [seeds],
     }
-    return command_line(request, "run", options, _FROM_CELLS)
+    return command_line(request, "run", options)
 
 
 def detector_command(request: Request, cells: "Sequence[MagnetCell]", seeds: int) -> str:
     """Return the command line that runs cells of one data set, with all other options."""
     options = {
-        "--defense": ",".join(dict.fromkeys(cell.column.group for cell in cells)),
-        "--dataset": cells[0].block.dataset,
-        "--kappa": ",".join(dict.fromkeys(cell.row for cell in cells)),
-        "--seeds": str(seeds),
+        "--defense": (cell.column.group for cell in cells),
+        "--dataset": [cells[0].block.dataset],
+        "--kappa": (cell.row for cell in cells),
+        "--seeds": [seeds],
     }
-    return command_line(request, "run", options, _FROM_CELLS)
+    return command_line(request, "run", options)
 
 
 def _write(request: Request, made: "Table", csv: str, formats: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from robustness_bench.benchmark.errors import unknown
 
 
 def _accept(offer: Offer) -> Dataset:
-    """A plugin's data set, checked.
+    """Check a plugin's data set, and return it.
 
     Raises:
         PresetError: naming what is wrong.
@@ -59,12 +59,12 @@ DATASETS: Mapping[str, Dataset] = Registry("bench.datasets", "data set", _OWN, _
 
 
 def dataset_names() -> list[str]:
-    """All that ``--dataset`` takes."""
+    """Return all names that ``--dataset`` takes."""
     return [*DATASETS, FOLDER.info.name]
 
 
 def dataset_named(name: str) -> Dataset:
-    """The data set, or the error that lists them."""
+    """Return the data set of this name, or raise the error that lists them all."""
     if name == FOLDER.info.name:
         return FOLDER
     if name not in DATASETS:
@@ -73,12 +73,12 @@ def dataset_named(name: str) -> Dataset:
 
 
 def is_plugin(dataset: Dataset) -> bool:
-    """Whether it came through an entry point or a plugin file."""
+    """Return whether it came through an entry point or a plugin file."""
     return dataset.info.name not in (*_OWN, FOLDER.info.name)
 
 
 def described(info: DatasetInfo) -> dict[str, Any]:
-    """What enters ids of a data set beside its images' hash; nothing for our own, whose facts are fixed."""
+    """Return what enters ids besides the images' hash; nothing for our own, whose facts are fixed."""
     if info.name in _OWN:
         return {}
     facts = {"name": info.name, "classes": info.classes, "mean": list(info.mean), "std": list(info.std)}

@@ -10,12 +10,12 @@ _CLUTTER = {"thumbs.db", "desktop.ini"}
 
 
 def subfolders(place: Path) -> list[Path]:
-    """The folders in a folder, by name; hidden ones are passed over."""
+    """Return the folders in a folder, by name, without hidden ones."""
     return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def image_files(place: Path) -> list[Path]:
-    """The images right in a folder, by name; hidden files, texts and what systems leave are passed over.
+    """Return the images directly in a folder, by name; hidden files, texts and system files are ignored.
 
     Raises:
         DataError: another file.
@@ -32,5 +32,5 @@ def image_files(place: Path) -> list[Path]:
 
 
 def reader(file: Path) -> Callable[[], bytes]:
-    """What gives a file's content."""
+    """Return a function that reads a file."""
     return file.read_bytes

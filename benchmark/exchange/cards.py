@@ -12,7 +12,7 @@ from robustness_bench.benchmark.store.cards import read_card
 
 
 def card_facts(path: Path, name: str) -> Facts:
-    """Of a card at ``path`` that is called ``name`` in a store."""
+    """Return the facts of a card at ``path`` that is called ``name`` in a store."""
     card, folder = read_card(path.with_suffix(".safetensors")), name.partition("/")[0]
     story = told(card, folder)
     of_seed = f"-seed{story.seed}" if kind_of(card["spec"], folder).seeded else ""
@@ -23,7 +23,7 @@ def card_facts(path: Path, name: str) -> Facts:
 
 
 def crafted_facts(path: Path, name: str) -> Facts:
-    """Of images made on a model, for defenses or for detectors."""
+    """Return the facts of images made on a model, for defenses or for detectors."""
     facts = card_facts(path, name)
     data, norm, attack = (facts.spec[key] for key in ("dataset", "norm", "attack"))
     start = f"crafted/{data}/{norm}/{attack}"
@@ -34,14 +34,14 @@ def crafted_facts(path: Path, name: str) -> Facts:
 
 
 def adapted_facts(path: Path, name: str) -> Facts:
-    """Of images made on a whole system."""
+    """Return the facts of images made on a whole system."""
     facts = card_facts(path, name)
     check_place(name, f"crafted/{facts.spec['dataset']}/detectors/{facts.spec['setting']}-", ".json")
     return facts
 
 
 def calibration_facts(path: Path, name: str) -> Facts:
-    """Of a detector's threshold."""
+    """Return the facts of a detector's threshold."""
     facts, card = card_facts(path, name), read_card(path.with_suffix(".safetensors"))
     for part, gate in facts.spec["gates"].items():
         if _fails(card["figures"][part], gate) and not card["remark"]:

@@ -1,4 +1,4 @@
-"""One file of results as its reader finds it, and whether it is what its name and id say."""
+"""Read one file of results, and check that it is what its name and id say."""
 
 import struct
 import tokenize
@@ -71,7 +71,7 @@ def examine(source: Source, name: str) -> Facts:
 
 
 def _kind(path: Path, folder: str) -> TaskKind:
-    """Of the task that made a file; only cards, of which a folder has several kinds, are asked for it."""
+    """Return the kind of the task that made a file; only cards share a folder with other kinds."""
     kinds = kinds_in(folder)
     if len(kinds) == 1:
         return next(iter(kinds.values()))
@@ -80,7 +80,7 @@ def _kind(path: Path, folder: str) -> TaskKind:
 
 @contextmanager
 def opened(source: Source, name: str) -> Iterator[Path]:
-    """A file of ``source``; whatever is wrong with it becomes a StoreError in the words of ``source``."""
+    """Yield a file of ``source``; whatever is wrong with it becomes a StoreError of ``source``."""
     with source.file(name) as path:
         try:
             yield path
@@ -194,7 +194,7 @@ def _protocol(path: Path, name: str) -> Facts:
 
 
 def _by_itself(path: Path, name: str, kind: str) -> Facts:
-    """Of a file that rests on no other and that nothing rests on."""
+    """Return the facts of a file that depends on no other and that no other depends on."""
     return Facts(id=name, seed=0, spec={"kind": kind, "parents": {}}, result=file_hash(path))
 
 

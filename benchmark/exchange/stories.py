@@ -1,4 +1,4 @@
-"""What each kind of file says of itself: the fields that are shown or computed with, whoever wrote them."""
+"""Models of what files say of themselves: the fields that are shown or computed with, whoever wrote them."""
 
 import shlex
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ class Parameters(Strict):
 
 
 class Environment(Strict):
-    """Where and how a result was made; what a reader may copy into a shell must be a command of ours."""
+    """Where and how a result was made. A reader may copy the command into a shell, so it must be ours."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -67,7 +67,7 @@ class Environment(Strict):
 
 
 class Spec(Strict):
-    """The settings of any kind of task. Those of one kind alone are optional; more of them are in its id."""
+    """The settings of any kind of task; settings that only some kinds have are optional."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -111,7 +111,7 @@ class Spec(Strict):
 
 
 class Story(Strict):
-    """What any result says beside its rows or tensors; what one kind alone says is optional."""
+    """What a result of any kind says besides its rows or tensors; what only some kinds say is optional."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -117,13 +117,13 @@ class Search(Strict):
 
 
 class ElasticSearch(Search):
-    """The same of EAD."""
+    """Those parameters of EAD."""
 
     beta: Number
 
 
 class Searches(Strict):
-    """The same by attack."""
+    """Those parameters, by attack."""
 
     cw: Search
     ead: ElasticSearch
@@ -169,7 +169,7 @@ class PerNorm(Strict):
 
 
 class Sets(Strict):
-    """The same for each set of parameters."""
+    """Names of attacks, by parameter set."""
 
     strict: PerNorm
     paper: PerNorm

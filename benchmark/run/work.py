@@ -1,4 +1,4 @@
-"""The functions behind `bench run` and `bench plan`, callable without a command line."""
+"""Prepare and run what a protocol asks for, without a command line."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -77,7 +77,7 @@ def prepare(
 
 
 def locate_for(settings: Settings, data_dir: Path, *, download: bool = False) -> Located:
-    """The data set of some settings.
+    """Find the data set of some settings.
 
     Raises:
         BenchError: data missing, or budgets that do not fit its images.

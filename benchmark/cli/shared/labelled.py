@@ -27,7 +27,7 @@ Fit = Annotated[
 
 
 def locate_labelled(spec: Mapping[str, Any], folder: Path, fit: str = "") -> "Located":
-    """The data set of a record's ``spec``: one of its name, or whose files in ``folder`` give that name.
+    """Find the data set of a record's ``spec``: of its name, or whose files in ``folder`` give that name.
 
     Args:
         fit: of a folder of images (``data.folder.Fit``).
