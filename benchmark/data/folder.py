@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -256,9 +257,8 @@ def _facts(splits: Splits, classes: Sequence[str]) -> DatasetInfo:
     n, channels, size, _ = x.shape
     means = [float(x[:, c].mean(dtype=np.float64)) / 255 for c in range(channels)]
     stds = [float(x[:, c].std(dtype=np.float64)) / 255 for c in range(channels)]
-    return DatasetInfo(
-        name=_NAME,
-        summary=FOLDER.info.summary,
+    return replace(
+        FOLDER.info,
         channels=channels,
         size=size,
         classes=len(classes),
@@ -266,9 +266,6 @@ def _facts(splits: Splits, classes: Sequence[str]) -> DatasetInfo:
         test_images=len(splits.test_y),
         mean=tuple(round(each, 4) for each in means),
         std=tuple(max(round(each, 4), 1e-4) for each in stds),  # of images without any contrast
-        eps_linf=FOLDER.info.eps_linf,
-        eps_l2=FOLDER.info.eps_l2,
-        get=FOLDER.info.get,
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from robustness_bench.benchmark.context import Advance, Context
-from robustness_bench.benchmark.data.base import subset
+from robustness_bench.benchmark.data.base import DatasetInfo, subset
 from robustness_bench.benchmark.errors import BenchError, StoreError
 from robustness_bench.benchmark.files import write_atomic
 from robustness_bench.benchmark.networks import MODELS, STEMS, build_model
@@ -158,23 +158,20 @@ def _code(checkpoint: Path) -> Path:
 
 
 def _confined(task: Task, context: Context, weights: Path) -> "RemoteModel":
-    from robustness_bench.benchmark.sandbox.confinement import Limits
-    from robustness_bench.benchmark.sandbox.remote import RemoteModel
-
     if not context.trust_code:
         raise BenchError(f"{task.title} would run the code of others: read it, then add --trust-code")
     code = _code(context.out / task.path)
     _unchanged(code, task.spec["network"])
-    info = task.data.info
-    return RemoteModel.start(
-        code,
-        weights,
-        classes=info.classes,
-        channels=info.channels,
-        size=info.size,
-        limits=Limits(),
-        device=context.device,
-    )
+    return confined_model(code, weights, task.data.info, context.device)
+
+
+def confined_model(code: Path, weights: Path, info: DatasetInfo, device: str) -> "RemoteModel":
+    """Start a process that runs a network's code with these weights and nothing else."""
+    from robustness_bench.benchmark.sandbox.confinement import Limits
+    from robustness_bench.benchmark.sandbox.remote import RemoteModel
+
+    about: dict[str, Any] = {"classes": info.classes, "channels": info.channels, "size": info.size}
+    return RemoteModel.start(code, weights, limits=Limits(), device=device, **about)
 
 
 def _architecture(task: Task, context: Context, stem: str = "") -> nn.Module:

@@ -29,8 +29,10 @@ WHAT, ATTACKS, TRAINING, WEIGHTS, WHERE, HOW = PANELS = (
     "Files, and what is kept",
     "How it runs",
 )
-_AS_KEYS = ("seeds", "n_examples", "attack_set", "schedule", "weights", "weights_input", "weights_entry")
-_AS_KEYS += ("network", "fit")
+_AS_KEYS = (
+    *("seeds", "n_examples", "attack_set", "schedule", "fit"),
+    *("weights", "weights_input", "weights_entry", "network"),
+)
 """Options that a protocol has keys of the same name for."""
 Result = TypeVar("Result")
 
@@ -239,7 +241,7 @@ class Request:
             "training": {"epochs": self.epochs, "train_limit": self.train_limit},
             "model": {"width": self.width},
         }
-        sections = {
+        sections: dict[str, dict[str, Any]] = {
             **of_models,
             "estimators": {"epochs": self.epochs},
             "detection": {
