@@ -3,14 +3,13 @@
 import dataclasses
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from robustness_bench.attacks.registry import attack_names
 from robustness_bench.benchmark.cli.shared.options import Names, Request, split, takes_request
-from robustness_bench.benchmark.cli.shared.remedy import command_line, flag
+from robustness_bench.benchmark.cli.shared.remedy import command_line, flag, given
 from robustness_bench.benchmark.errors import BenchError, unknown
 
 if TYPE_CHECKING:
@@ -171,13 +170,8 @@ def _chosen(given: Names, known: Sequence[str], kind: str) -> list[str]:
 
 def _check(request: Request) -> None:
     """Reject options that would change the paper's rows and columns."""
-    given = [
-        flag(each.type)
-        for each in fields(Request)
-        if each.name in _THE_PAPERS and getattr(request, each.name) != each.default
-    ]
-    if given:
-        raise BenchError(f"the tables have the paper's rows and columns: leave {', '.join(given)} out")
+    if strange := [flag(each.type) for each in given(request) if each.name in _THE_PAPERS]:
+        raise BenchError(f"the tables have the paper's rows and columns: leave {', '.join(strange)} out")
 
 
 def command(request: Request, cells: "Sequence[PaperCell]", seeds: int) -> str:

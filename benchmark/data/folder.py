@@ -21,7 +21,7 @@ from robustness_bench.benchmark.data import parquet
 from robustness_bench.benchmark.data.base import Dataset, DatasetInfo, Images, Labels, Reading, Source, Splits
 from robustness_bench.benchmark.data.images import decode_plain
 from robustness_bench.benchmark.data.labels import numberings, numbers_of
-from robustness_bench.benchmark.data.trees import SUFFIXES, image_files, reader, subfolders
+from robustness_bench.benchmark.data.trees import SUFFIXES, image_files, subfolders
 from robustness_bench.benchmark.errors import BenchError, DataError
 
 _NAME = "folder"
@@ -128,7 +128,7 @@ def _split(place: Path, classes: Sequence[str]) -> _Labelled:
         found = _below(each)
         files += found
         y += [classes.index(each.name)] * len(found)
-    return _Labelled([(str(file), reader(file)) for file in files], y, str(place))
+    return _Labelled([(str(file), file.read_bytes) for file in files], y, str(place))
 
 
 def _below(place: Path) -> list[Path]:

@@ -22,7 +22,7 @@ def _accept(offer: Offer) -> Dataset:
     name, where, dataset = offer
     if not isinstance(dataset, Dataset):
         raise PresetError(f"{where} must be a robustness_bench.benchmark.data.base.Dataset, got {dataset!r}")
-    info = dataset.info
+    info, classes = dataset.info, dataset.classes
     if name == FOLDER.info.name:
         raise PresetError(f"{where} has the name of any folder of images: rename it")
     if info.name != name:
@@ -31,8 +31,12 @@ def _accept(offer: Offer) -> Dataset:
         "info.channels must be 1 or 3": info.channels not in (1, 3),
         "info.size must be at least 1": info.size < 1,
         "info.classes must be at least 2": info.classes < 2,
-        "classes must hold info.classes different names": not _names(dataset),
-        "info.mean and info.std must hold a number for each channel": not _per_channel(dataset),
+        "classes must hold info.classes different names": not (
+            len(classes) == len(set(classes)) == info.classes and all(isinstance(n, str) for n in classes)
+        ),
+        "info.mean and info.std must hold a number for each channel": not (
+            len(info.mean) == len(info.std) == info.channels
+        ),
         "info.std must be positive": not all(each > 0 for each in info.std),
         "info.eps_linf must be above 0 and at most 1": not 0 < info.eps_linf <= 1,
         "info.eps_l2 must be above 0 and fit into the pixel box": not 0 < info.eps_l2 <= info.widest("l2"),
@@ -41,16 +45,6 @@ def _accept(offer: Offer) -> Dataset:
         if broken:
             raise PresetError(f"{where}: {rule}")
     return dataset
-
-
-def _names(dataset: Dataset) -> bool:
-    names = dataset.classes
-    return len(names) == len(set(names)) == dataset.info.classes and all(isinstance(n, str) for n in names)
-
-
-def _per_channel(dataset: Dataset) -> bool:
-    info = dataset.info
-    return len(info.mean) == len(info.std) == info.channels
 
 
 _OWN = {dataset.info.name: dataset for dataset in (DIGITS, MNIST, CIFAR10, TINY_IMAGENET)}

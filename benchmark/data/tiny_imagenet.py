@@ -10,7 +10,7 @@ import numpy as np
 from robustness_bench.benchmark.data.base import Dataset, DatasetInfo, Reading, Source, Splits
 from robustness_bench.benchmark.data.images import decode_all
 from robustness_bench.benchmark.data.labels import check_split, numberings
-from robustness_bench.benchmark.data.trees import image_files, reader, subfolders
+from robustness_bench.benchmark.data.trees import image_files, subfolders
 from robustness_bench.benchmark.data.wordnet import TINY_IMAGENET_WNIDS
 from robustness_bench.benchmark.errors import DataError
 
@@ -196,7 +196,7 @@ def _read(layout: _Layout) -> Reading:
     classes = dict(zip(names, maps[where], strict=True))
     arrays: list[Any] = []
     for images in (layout.train, layout.val):
-        x = decode_all([(str(image.file), reader(image.file)) for image in images], info)
+        x = decode_all([(str(image.file), image.file.read_bytes) for image in images], info)
         y = np.asarray([classes[image.wnid] for image in images], dtype=np.int64)
         check_split(x, y, info, where)
         arrays += [x, y]

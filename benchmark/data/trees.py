@@ -1,6 +1,5 @@
 """Folders of images: which files are images, and in what order."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from robustness_bench.benchmark.errors import DataError
@@ -29,8 +28,3 @@ def image_files(place: Path) -> list[Path]:
             raise DataError(f"{path} is no image; remove it")
         found.append(path)
     return found
-
-
-def reader(file: Path) -> Callable[[], bytes]:
-    """Return a function that reads a file."""
-    return file.read_bytes

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import Field, fields
 from typing import Any
 
 from robustness_bench.benchmark.cli.shared.options import Request
@@ -19,11 +19,16 @@ def command_line(request: Request, verb: str, cells: Mapping[str, Iterable[objec
     words = ["bench", verb]
     for name, values in (cells or {}).items():
         words += [name, ",".join(dict.fromkeys(map(str, values)))]
-    for each in fields(Request):
+    for each in given(request):
         value = getattr(request, each.name)
-        if not (cells and each.name in _OF_CELLS) and value != each.default:
+        if not (cells and each.name in _OF_CELLS):
             words += _words(flag(each.type), value)
     return shlex.join(words)
+
+
+def given(request: Request) -> "list[Field[Any]]":
+    """Return the fields of the options that were given."""
+    return [each for each in fields(Request) if getattr(request, each.name) != each.default]
 
 
 def flag(annotation: Any) -> str:

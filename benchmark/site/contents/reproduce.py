@@ -39,6 +39,7 @@ class Recipe:
         cells: number of records it covers.
         exact: how many of them the command's plan has, by id; None if that cannot be checked here.
         note: what else is needed, or why there is no command.
+        told: whether the records say so themselves, and the file has every key.
     """
 
     command: str
@@ -47,6 +48,7 @@ class Recipe:
     cells: int
     exact: int | None
     note: str
+    told: bool = False
 
 
 def recipes(family: Family, found: Found, config_name: str) -> list[Recipe]:
@@ -72,14 +74,15 @@ def _told(command: str, protocol: str, records: list[Record], found: Found) -> R
     file = next((path for store in stores if (path := protocol_file(store, protocol)).is_file()), None)
     note = "This is the command that made them."
     if file is None:
-        return Recipe(command=command, cells=len(records), exact=None, note=note)
+        return Recipe(command=command, cells=len(records), exact=None, note=note, told=True)
     return Recipe(
         command=command,
         file=file.name,
         config=file.read_text(encoding="utf-8"),
         cells=len(records),
         exact=_exact(file, records),
-        note=f"{note} Its protocol, with every key, is below: bench run --config takes it.",
+        note=note,
+        told=True,
     )
 
 
