@@ -17,6 +17,7 @@ Number = Annotated[float, _AS_WRITTEN]
 Positive = Annotated[float, Field(gt=0), _AS_WRITTEN]
 AtLeast0 = Annotated[float, Field(ge=0), _AS_WRITTEN]
 Share = Annotated[float, Field(ge=0, lt=1), _AS_WRITTEN]
+UpTo1 = Annotated[float, Field(ge=0, le=1), _AS_WRITTEN]
 Several = Annotated[tuple[Item, ...], Field(strict=False)]
 """A TOML or JSON list, kept as a tuple."""
 _LONGEST_NAME = 40  # of one that an error repeats

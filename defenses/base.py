@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from robustness_bench.attacks.base import frozen
 from robustness_bench.attacks.numerics import geometry
@@ -75,6 +76,8 @@ class Batch:
     Attributes:
         x, y: natural images (N, C, H, W) and labels (N,).
         x_adv: the inner attack's images; x itself for a defense that is not adversarial.
+        soft: (N, K) probabilities of the classes where the training smooths or mixes labels, else None;
+            y is then the most probable one. A defense reads them by ``targets`` or ``cross_entropy``.
         estimators: the frozen MI estimators, for a defense that requires them.
     """
 
@@ -83,6 +86,16 @@ class Batch:
     y: Tensor
     x_adv: Tensor
     estimators: "MIEstimators | StandardMI | None" = None
+    soft: Tensor | None = None
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """What the outputs should be: classes (N,) int64, or where labels are soft, probabilities (N, K)."""
+        return self.y if self.soft is None else self.soft
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """Return the mean over the batch of the cross-entropy of ``logits`` (N, K) against ``targets``."""
+        return functional.cross_entropy(logits, self.targets)
 
     @cached_property
     def logits(self) -> Tensor:

@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional
 
 from robustness_bench.defenses.base import Batch, Defense
 from robustness_bench.defenses.trades import kl_divergence
@@ -36,7 +35,7 @@ class MART(Defense):
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         h, h_adv, y = batch.logits, batch.adversarial_logits, batch.y
         rival = h_adv.scatter(1, y[:, None], -math.inf).argmax(1)
-        boosted = functional.cross_entropy(h_adv, y) - log_complement(h_adv, rival).mean()
+        boosted = batch.cross_entropy(h_adv) - log_complement(h_adv, rival).mean()
         weight = log_complement(h, y).exp()
         return {"boosted": boosted, "kl": self.beta * (weight * kl_divergence(h, h_adv)).mean()}
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional
 
 from robustness_bench.defenses.base import Batch, Defense
 
@@ -13,4 +12,4 @@ class Standard(Defense):
     """Cross-entropy on adversarial images."""
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        return {"adversarial": functional.cross_entropy(batch.adversarial_logits, batch.y)}
+        return {"adversarial": batch.cross_entropy(batch.adversarial_logits)}

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from robustness_bench.defenses.base import Batch, Defense, InnerLoss
 
@@ -35,7 +34,7 @@ class TRADES(Defense):
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         divergence = kl_divergence(batch.logits, batch.adversarial_logits).mean()
-        return {"natural": functional.cross_entropy(batch.logits, batch.y), "kl": self.beta * divergence}
+        return {"natural": batch.cross_entropy(batch.logits), "kl": self.beta * divergence}
 
 
 def kl_divergence(logits: Tensor, other: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
-from torch.nn import functional
 
 from robustness_bench.defenses.base import Batch, Defense
 
@@ -16,4 +15,4 @@ class Undefended(Defense):
     adversarial: ClassVar[bool] = False
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        return {"natural": functional.cross_entropy(batch.logits, batch.y)}
+        return {"natural": batch.cross_entropy(batch.logits)}

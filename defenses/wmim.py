@@ -7,7 +7,6 @@ representations via worst-case mutual information maximization", https://arxiv.o
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional
 
 from robustness_bench.defenses.base import Batch, Defense
 from robustness_bench.defenses.mutual_information.estimator import StandardMI
@@ -34,4 +33,4 @@ class WMIM(Defense):
         if len(batch.y) > 1:
             (estimate,) = batch.estimators.standard(batch.x_adv, batch.adversarial_logits)
             mi = -self.alpha * estimate.mean()
-        return {"adversarial": functional.cross_entropy(batch.adversarial_logits, batch.y), "mi": mi}
+        return {"adversarial": batch.cross_entropy(batch.adversarial_logits), "mi": mi}

@@ -23,6 +23,7 @@ from robustness_bench.benchmark.models import (
     Several,
     Share,
     Strict,
+    UpTo1,
     checked,
     named,
 )
@@ -44,7 +45,10 @@ Names = Several[str]
 
 
 class Training(Strict):
-    """How a model is trained; all of it enters its id. Units, sources: ``schedules/namid-paper.toml``."""
+    """How a model is trained; all of it enters its id. Units, sources: ``schedules/namid-paper.toml``.
+
+    A field with a default here is younger than the first records: see ``Strict.identity``.
+    """
 
     epochs: Count
     batch_size: Batch
@@ -63,6 +67,12 @@ class Training(Strict):
     clip_norm: AtLeast0
     ema: Share
     precision: Literal["float32", "bf16"]
+    selection_steps: Limit = 0
+    label_smoothing: Share = 0.0
+    cutmix: UpTo1 = 0.0
+    erase: UpTo1 = 0.0
+    awp: AtLeast0 = 0.0
+    awp_from: Share = 0.0
 
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
@@ -89,6 +99,7 @@ class Estimators(Strict):
     floor: bool
     selection: Literal["last", "best"]
     clip_norm: AtLeast0
+    rel_step_size: AtLeast0 = 0.0
 
 
 class Model(Strict):

@@ -85,20 +85,10 @@ class ConfinedProcess:
             "reading": to_read,
             "writing": from_send,
         }
-        python = [sys.executable, "-I", "-B", "-W", "ignore", "-c", _START]
         try:
             for end in (to_send, from_send):
                 widen(end)
-            process = subprocess.Popen(
-                [*python, json.dumps(told), str(_ROOT)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._errors,
-                pass_fds=(to_read, from_send),
-                cwd=self._scratch,
-                env=environment(self._scratch, settings.threads),
-                start_new_session=True,
-            )
+            process = self._spawn(told, (to_read, from_send), settings.threads)
         except OSError as error:
             os.close(to_send)
             os.close(from_read)
@@ -107,6 +97,19 @@ class ConfinedProcess:
             os.close(to_read)
             os.close(from_send)
         return process, Channel(from_read, to_send)
+
+    def _spawn(self, told: dict[str, Any], ends: tuple[int, int], threads: int) -> subprocess.Popen[bytes]:
+        """Start a fresh Python in the scratch folder, with ``told`` and the two ``ends`` of pipes."""
+        return subprocess.Popen(
+            [sys.executable, "-I", "-B", "-W", "ignore", "-c", _START, json.dumps(told), str(_ROOT)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
+            pass_fds=ends,
+            cwd=self._scratch,
+            env=environment(self._scratch, threads),
+            start_new_session=True,
+        )
 
     def _await_start(self) -> None:
         with self._lock:

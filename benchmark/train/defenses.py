@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from robustness_bench.attacks.numerics.losses import log_odds
 from robustness_bench.attacks.numerics.noise import key_of
@@ -19,8 +20,9 @@ from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.randomness import keyed
 from robustness_bench.benchmark.store.models import load_estimators, load_model, new_estimators
 from robustness_bench.benchmark.store.tensors import keep
+from robustness_bench.benchmark.train.awp import WeightPerturbation
 from robustness_bench.benchmark.train.images import Batch, TrainingData
-from robustness_bench.benchmark.train.loop import Fit, Fitted, one_cycle, shuffled, stepped
+from robustness_bench.benchmark.train.loop import Fit, Fitted, TrainingError, one_cycle, shuffled, stepped
 from robustness_bench.benchmark.train.processes import Ranks, joined
 from robustness_bench.defenses import base as contract
 from robustness_bench.defenses.base import Defense, InnerAttack, InnerLoss, craft
@@ -58,22 +60,31 @@ def _train(task: Task, context: Context, advance: Advance, ranks: Ranks) -> None
     natural = defense.natural_epochs(recipe["epochs"])
 
     def loss(epoch: int, indices: Tensor) -> dict[str, Tensor]:
-        batch = data.batch(indices, epoch)
+        batch = data.regularised(indices, epoch)
+        seen = contract.Batch(Float(shared), batch.x, batch.y, batch.x, estimators, batch.soft)
         with autocast(recipe["precision"], device):
             if epoch < natural:
-                return {"warm_up": cross_entropy(batch.y)(Float(shared)(batch.x)).mean()}
-            x_adv = batch.x
+                logits = seen.logits
+                return {"warm_up": functional.cross_entropy(logits, seen.targets, reduction="none").mean()}
             if attack is not None:
                 share = ranks.share(len(indices))
                 x_adv = ranks.gather(attacked(attack, defense, model, batch.part(share)), len(indices))
-            terms = defense.terms(contract.Batch(Float(shared), batch.x, batch.y, x_adv, estimators))
-        return terms
+                seen = dataclasses.replace(seen, x_adv=x_adv)
 
-    held = data.held_out()
+        def terms() -> dict[str, Tensor]:
+            fresh = dataclasses.replace(seen)  # without the outputs of other weights
+            with autocast(recipe["precision"], device):
+                found = defense.terms(fresh)
+            _check_soft(fresh, recipe, defense)
+            return found
+
+        return terms() if perturbation is None or epoch < first else perturbation(terms)
+
+    held, judge = data.held_out(), _judge(attack, recipe)
     fit = dataclasses.replace(
         _fit(task, context, advance, recipe, data, recipe["lr_schedule"]),
         epochs=natural + recipe["epochs"],
-        evaluate=None if held is None or not ranks.leads else lambda m: accuracies(m, held, attack, context),
+        evaluate=None if held is None or not ranks.leads else lambda m: accuracies(m, held, judge, context),
         select=_selected(recipe, attack) if ranks.leads else "",
         ema=recipe["ema"],
         keeps=ranks.leads,
@@ -81,9 +92,21 @@ def _train(task: Task, context: Context, advance: Advance, ranks: Ranks) -> None
     optimizer = torch.optim.SGD(
         model.parameters(), momentum=recipe["momentum"], weight_decay=recipe["weight_decay"]
     )
+    first = natural + round(recipe.get("awp_from", 0.0) * recipe["epochs"])
+    perturbation = WeightPerturbation(model, optimizer, recipe["awp"]) if recipe.get("awp") else None
     fitted = fit.run(model, optimizer, loss)
     if ranks.leads:
         _finish(task, context, fitted, fit.partial, started)
+
+
+def _check_soft(batch: contract.Batch, recipe: dict[str, Any], defense: Defense) -> None:
+    """Raise TrainingError if labels are soft and the defense has not looked at them."""
+    if batch.soft is not None and "targets" not in vars(batch):
+        asked = [name for name in ("label_smoothing", "cutmix") if recipe.get(name)]
+        raise TrainingError(
+            f"{' and '.join(asked)} would change nothing: {type(defense).__name__} reads the labels y, not "
+            "batch.targets or batch.cross_entropy"
+        )
 
 
 def attacked(attack: InnerAttack, defense: Defense, model: nn.Module, batch: Batch) -> Tensor:
@@ -130,6 +153,8 @@ def train_estimators(task: Task, context: Context, advance: Advance) -> None:
     recipe = task.spec["estimators"]
     data = TrainingData(task, device)
     attack = dataclasses.replace(inner_attack(task.spec), steps=recipe["attack_steps"])
+    if recipe.get("rel_step_size"):
+        attack = dataclasses.replace(attack, rel_step_size=recipe["rel_step_size"])
     pretrained = load_model(task.parents["pretrained"], context)
     module = seeded(task.seed, lambda: new_estimators(task)).to(device).train()
 
@@ -203,14 +228,22 @@ def inner_attack(spec: dict[str, Any]) -> InnerAttack:
     )
 
 
+def _judge(attack: InnerAttack | None, recipe: dict[str, Any]) -> InnerAttack | None:
+    """Return the attack on held-out images: the inner one, or of ``selection_steps`` of 2.5·ε / steps.
+
+    After catastrophic overfitting (Wong et al. 2020, arXiv:2001.03994) a model withstands the one step it is
+    trained against and nothing longer, so one step would choose the collapsed epoch. The step size is that
+    of Madry et al. 2018, arXiv:1706.06083: 2.5·ε over the number of steps.
+    """
+    steps = recipe.get("selection_steps", 0)
+    if attack is None or not steps:
+        return attack
+    return dataclasses.replace(attack, steps=steps, rel_step_size=2.5 / steps)
+
+
 def against(y: Tensor) -> InnerLoss:
     """Return the map from logits (N, K) to log-odds against ``y`` (N,)."""
     return lambda logits: log_odds(logits, y)
-
-
-def cross_entropy(y: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the map from logits (N, K) to cross-entropy (N,)."""
-    return lambda logits: nn.functional.cross_entropy(logits, y, reduction="none")
 
 
 class Float(nn.Module):

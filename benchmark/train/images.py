@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from robustness_bench.attacks.numerics.noise import Noise
-from robustness_bench.benchmark.data.augmentation import crop, crop_flip
+from robustness_bench.benchmark.data.augmentation import crop, crop_flip, cutmix, erase
 from robustness_bench.benchmark.data.base import subset
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.plan.tasks import Task
@@ -18,11 +19,15 @@ _AUGMENT = {"crop-flip": crop_flip, "crop": crop}
 
 @dataclass(frozen=True)
 class Batch:
-    """Images in [0, 1] (N, C, H, W), labels (N,), and the noise of the inner attack."""
+    """Images in [0, 1] (N, C, H, W), labels (N,), and the noise of the inner attack.
+
+    ``soft`` are probabilities of the classes (N, K) where labels are smoothed or mixed.
+    """
 
     x: Tensor
     y: Tensor
     noise: Noise
+    soft: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -52,6 +57,8 @@ class TrainingData:
         self._x = torch.from_numpy(splits.train_x[kept]).to(device, memory_format=torch.channels_last)
         self._y = torch.from_numpy(splits.train_y[kept]).to(device)
         self._augment, self._seed = _AUGMENT.get(recipe["augment"]), task.seed
+        self._shares = {name: recipe.get(name, 0.0) for name in ("erase", "cutmix", "label_smoothing")}
+        self._classes = task.data.info.classes
         self.indices = torch.arange(len(kept))[~is_held]
         self._held = torch.arange(len(kept))[is_held]
 
@@ -60,14 +67,27 @@ class TrainingData:
         batch = self._batch(indices, epoch)
         if self._augment is None:
             return batch
-        noise = Noise.for_samples(self._ids[indices.to(self._ids.device)], self._seed, "augment", epoch)
-        return replace(batch, x=self._augment(batch.x, noise))
+        return replace(batch, x=self._augment(batch.x, self._noise(indices, "augment", epoch)))
+
+    def regularised(self, indices: Tensor, epoch: int) -> Batch:
+        """Return the augmented images of one step, erased and mixed, with soft labels, as the recipe asks."""
+        batch = self.batch(indices, epoch)
+        erased, mixed, smoothing = self._shares.values()
+        if erased:
+            batch = replace(batch, x=erase(batch.x, self._noise(indices, "erase", epoch), erased))
+        if not (mixed or smoothing):
+            return batch
+        soft = functional.one_hot(batch.y, self._classes).float()
+        if mixed:
+            x, partner, kept = cutmix(batch.x, self._noise(indices, "cutmix", epoch), mixed)
+            soft = kept[:, None] * soft + (1 - kept[:, None]) * soft[partner]
+            batch = replace(batch, x=x, y=soft.argmax(1))
+        return replace(batch, soft=(1 - smoothing) * soft + smoothing / self._classes)
 
     def images(self, indices: Tensor, epoch: int) -> Images:
         """Return the unaugmented images of one step, for the networks of detectors."""
         batch = self._batch(indices, "fixed")
-        fresh = Noise.for_samples(self._ids[indices.to(self._ids.device)], self._seed, "fresh", epoch)
-        return Images(batch.x, batch.y, batch.noise, fresh)
+        return Images(batch.x, batch.y, batch.noise, self._noise(indices, "fresh", epoch))
 
     def held_out(self) -> Batch | None:
         """Return the held-out images, unaugmented; None if there are none."""
@@ -75,8 +95,11 @@ class TrainingData:
 
     def _batch(self, indices: Tensor, epoch: int | str) -> Batch:
         indices = indices.to(self._x.device)
-        noise = Noise.for_samples(self._ids[indices], self._seed, "inner attack", epoch)
+        noise = self._noise(indices, "inner attack", epoch)
         return Batch(self._x[indices].float() / 255, self._y[indices], noise)
+
+    def _noise(self, indices: Tensor, stream: str, epoch: int | str) -> Noise:
+        return Noise.for_samples(self._ids[indices.to(self._ids.device)], self._seed, stream, epoch)
 
 
 def held_out_images(images: int, recipe: dict[str, Any]) -> int:

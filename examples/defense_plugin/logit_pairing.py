@@ -32,6 +32,6 @@ class LogitPairing(Defense):
         """The two terms; their sum is minimised. The inner attack is the contract's: cross-entropy."""
         natural, adversarial = batch.logits, batch.adversarial_logits  # in this order: see Batch
         return {
-            "adversarial": functional.cross_entropy(adversarial, batch.y),
+            "adversarial": batch.cross_entropy(adversarial),
             "pairing": self.weight * functional.mse_loss(adversarial, natural),
         }

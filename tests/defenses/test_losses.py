@@ -1,5 +1,6 @@
 """Losses against hand-computed values, and gradients where they belong and nowhere else."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -142,6 +143,31 @@ def test_standard_is_the_adversarial_cross_entropy() -> None:
 def test_undefended_is_the_natural_cross_entropy() -> None:
     expected = sum(math.log(1 + math.exp(b - a)) for a, b in NATURAL.tolist()) / 4
     assert Undefended().terms(_batch())["natural"].item() == pytest.approx(expected, abs=1e-6)
+
+
+SOFT = [[0.8, 0.1, 0.1], [0.1, 0.6, 0.3], [0.0, 0.25, 0.75]]
+SOFTENED = {
+    "standard": (Standard(), Q),
+    "undefended": (Undefended(), P),
+    "trades": (TRADES(), P),
+    "mart": (MART(), Q),
+}
+
+
+@pytest.mark.parametrize("name", SOFTENED)
+def test_soft_labels_change_the_cross_entropy_and_nothing_else(name: str) -> None:
+    """-Σ_k t_k log p_k, averaged over the batch (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567)."""
+    defense, outputs = SOFTENED[name]
+    hard = _probabilities()
+    soft = dataclasses.replace(hard, soft=torch.tensor(SOFT, dtype=torch.float64))
+    before, after = defense.terms(hard), defense.terms(soft)
+    first, *others = after
+    expected = [
+        -sum(t * math.log(p) for t, p in zip(*rows, strict=True)) for rows in zip(SOFT, outputs, strict=True)
+    ]
+    change = math.fsum(expected) / 3 - _cross_entropy(outputs, CLASSES)
+    assert (after[first] - before[first]).item() == pytest.approx(change, rel=1e-10)
+    assert all(torch.equal(after[name], before[name]) for name in others)
 
 
 @pytest.mark.parametrize("beta", [6.0, 2.5])

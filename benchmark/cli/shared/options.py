@@ -102,7 +102,7 @@ class Request:
         Names, _attack("--kappa", "Confidences κ of the attacks on detectors, comma-separated.")
     ] = None
     schedule: Annotated[
-        str | None, _training("--schedule", "How models are trained: namid-paper, fast or digits.")
+        str | None, _training("--schedule", "How models are trained (bench list schedules).")
     ] = None
     epochs: Annotated[int | None, _training("--epochs", "Of every training, also of MI estimators.")] = None
     train_limit: Annotated[int | None, _training("--train-limit", "Training images; 0 = all.")] = None

@@ -44,7 +44,7 @@ def test_counts_of_the_default_plan() -> None:
 class _Later(Training):
     """A later version's recipe, with a setting that first results did not have."""
 
-    label_smoothing: float = 0.0
+    novelty: float = 0.0
 
 
 def test_a_new_setting_at_its_default_changes_no_id() -> None:
@@ -56,8 +56,8 @@ def test_a_new_setting_at_its_default_changes_no_id() -> None:
         changed = digits.model_copy(update={"training": training})
         return ids(make_plan(protocol.model_copy(update={"settings": (changed,)}), data))
 
-    assert later() == later(label_smoothing=0.0) == ids(plan())
-    assert not later(label_smoothing=0.1) & {task.id for task in plan() if task.kind in TRAININGS}
+    assert later() == later(novelty=0.0) == ids(plan())
+    assert not later(novelty=0.1) & {task.id for task in plan() if task.kind in TRAININGS}
 
 
 def test_a_cell_does_not_wait_for_a_diagnosis() -> None:

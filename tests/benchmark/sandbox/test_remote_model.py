@@ -27,6 +27,7 @@ from robustness_bench.benchmark.sandbox.confinement import ConfinementError, Lim
 from robustness_bench.benchmark.sandbox.failures import ModelError
 from robustness_bench.benchmark.sandbox.process import ModelProcess
 from robustness_bench.benchmark.sandbox.remote import RemoteModel
+from tests.benchmark.sandbox.forked import without_walls
 from tests.benchmark.sandbox.hostile import escaping, needs_walls, targets, tree_hash
 from tests.benchmark.sandbox.hostile_models.failing import CALLED, STARTING, Failing
 from tests.benchmark.sandbox.hostile_models.moods import MOODS
@@ -306,17 +307,23 @@ def _without(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 _HONEST = (_FOLDER / "honest.py").read_text()
+
+
+def _spoiled(says: str) -> Failing:
+    return Failing(_HONEST, "weights", says, walls=False)
+
+
 _SPOILED: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], Failing]] = {
-    "names": (_without, Failing(_HONEST, "weights", r"Missing key.*running_mean.*Unexpected key.*extra")),
+    "names": (_without, _spoiled(r"Missing key.*running_mean.*Unexpected key.*extra")),
     "shape": (
         lambda state: {**state, "5.bias": torch.zeros(4)},
-        Failing(_HONEST, "weights", r"size mismatch for 5\.bias"),
+        _spoiled(r"size mismatch for 5\.bias"),
     ),
     "nan": (
         lambda state: {**state, "5.bias": torch.tensor([0, 1, torch.nan, 0, 0])},
-        Failing(_HONEST, "weights", r"5\.bias has values that are not finite"),
+        _spoiled(r"5\.bias has values that are not finite"),
     ),
-    "pickle": (lambda state: {}, Failing(_HONEST, "weights", "no safetensors file")),
+    "pickle": (lambda state: {}, _spoiled("no safetensors file")),
 }
 _CASES = {**STARTING, **CALLED, **{f"weights-{name}": case for name, (_, case) in _SPOILED.items()}}
 
@@ -355,10 +362,16 @@ def _ended(name: str, folder: Path) -> Ended:
 
 @pytest.fixture(scope="module")
 def endings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
-    """All of them, two at a time: most of it is waiting for torch."""
-    folders = [tmp_path_factory.mktemp("failing") for _ in _CASES]
+    """All of them; those in a process of their own two at a time, as most of it is waiting for torch."""
+    folders = {name: tmp_path_factory.mktemp("failing") for name in _CASES}
+    found = {}
+    with without_walls():
+        for name in [name for name in _CASES if not _CASES[name].walls]:
+            found[name] = _ended(name, folders[name])
+    walled = [name for name in _CASES if _CASES[name].walls]
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(_CASES, pool.map(_ended, _CASES, folders), strict=True))
+        ended = pool.map(lambda name: _ended(name, folders[name]), walled)
+        return found | dict(zip(walled, ended, strict=True))
 
 
 @pytest.mark.parametrize("name", _CASES)

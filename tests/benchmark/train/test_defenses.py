@@ -616,12 +616,12 @@ def test_held_out_images_go_through_networks_in_batches(tmp_path: Path, batch_si
     assert isinstance(module, MIEstimators)
     model = load_model(task.parents["pretrained"], where(tmp_path))
     attack = dataclasses.replace(inner_attack(task.spec), steps=3)
-    x_adv = attack(model, held.x, held.noise, training.cross_entropy(held.y))
+    x_adv = attack(model, held.x, held.noise, training.against(held.y))
     expected = module.eval().measure(held.x, x_adv, model(held.x), model(x_adv))
     sizes: list[int] = []
 
     def seen(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        moved = attack(model, batch.x, batch.noise, training.cross_entropy(batch.y))
+        moved = attack(model, batch.x, batch.noise, training.against(batch.y))
         return moved, model(batch.x), model(moved)
 
     networks: list[nn.Module] = [model, module.natural.local, module.adversarial.overall]

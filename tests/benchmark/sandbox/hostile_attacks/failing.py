@@ -35,22 +35,28 @@ class Failing(NamedTuple):
     says: str
     """A regular expression."""
     limits: Mapping[str, Any] = MappingProxyType({})
+    walls: bool = True
+    """Whether the walls, the limits or the process's own end have a part in it."""
 
 
-def _does(body: str, stage: str, says: str, **limits: Any) -> Failing:
-    return Failing(HEAD + BODY.format(body=body), stage, says, limits)
+def _does(body: str, stage: str, says: str, *, walls: bool = True, **limits: Any) -> Failing:
+    return Failing(HEAD + BODY.format(body=body), stage, says, limits, walls)
+
+
+def _asks(body: str, stage: str, says: str) -> Failing:
+    return _does(body, stage, says, walls=False)
 
 
 def _gives(what: str, stage: str, says: str) -> Failing:
-    return _does(f"return {what}", stage, says)
+    return _asks(f"return {what}", stage, says)
 
 
 def _sends(head: str, stage: str, says: str, payload: str = "b''", size: str | None = None) -> Failing:
     frame = _FRAME.format(head=head, size=size or f"len({payload})", payload=payload)
-    return _does(_PIPE + frame + _WAIT, stage, says)
+    return _asks(_PIPE + frame + _WAIT, stage, says)
 
 
-_SMALL = {"memory": 512 * _MIB}
+_SMALL: dict[str, Any] = {"memory": 512 * _MIB}
 _SHARED = "eaten = mmap.mmap(-1, 2**31); [eaten.write(b'x' * 2**20) for _ in range(2**11)]" + _WAIT
 _THREADS = "[threading.Thread(target=time.sleep, args=(60,)).start() for _ in range(100)]" + _WAIT
 _FILES = "[open(f'file-{i}', 'w') for i in range(200)]" + _WAIT
@@ -76,13 +82,15 @@ _TWICE = """
     gradient.sum().backward()"""
 
 STARTING = {
-    "syntax": Failing("def perturb(:\n", "import", r"SyntaxError.*\(attack\.py, line 1\)"),
-    "import": Failing("import torch\nimport no_such_thing\n", "import", r"No module named.*line 2"),
+    "syntax": Failing("def perturb(:\n", "import", r"SyntaxError.*\(attack\.py, line 1\)", walls=False),
+    "import": Failing(
+        "import torch\nimport no_such_thing\n", "import", r"No module named.*line 2", walls=False
+    ),
     "of-the-benchmark": Failing(
         "import robustness_bench.benchmark.plan.tasks\n", "import", "No module named|PermissionError"
     ),
-    "exits": Failing("import sys\nsys.exit(0)\n", "import", "SystemExit: 0"),
-    "nothing": Failing("x = 1\n", "perturb", r"no function perturb\("),
+    "exits": Failing("import sys\nsys.exit(0)\n", "import", "SystemExit: 0", walls=False),
+    "nothing": Failing("x = 1\n", "perturb", r"no function perturb\(", walls=False),
     "import-sleeps": Failing(
         f"import time\n{_SLEEP}\n", "time", r"no answer within 1 s \(import\)", {"seconds_to_start": 1.0}
     ),
@@ -109,10 +117,10 @@ CALLED = {
     "socket": _does("socket.socket()", "perturb", "PermissionError"),
     "ends": _does("os._exit(3)", "died", r"ended with status 3 \(perturb"),
     "crashes": _does("ctypes.string_at(0)", "died", "ended by SIGSEGV"),
-    "raises": _does("raise ValueError('\\x1b[31mred\\nwords')", "perturb", r"ValueError: \?\[31mred words"),
-    "system-exit": _does("sys.exit(0)", "perturb", "SystemExit: 0"),
+    "raises": _asks("raise ValueError('\\x1b[31mred\\nwords')", "perturb", r"ValueError: \?\[31mred words"),
+    "system-exit": _asks("sys.exit(0)", "perturb", "SystemExit: 0"),
     "keywords": Failing(
-        "def perturb(model, x, y):\n    return x\n", "perturb", "unexpected keyword argument"
+        "def perturb(model, x, y):\n    return x\n", "perturb", "unexpected keyword argument", walls=False
     ),
     "closes": _does(_PIPE + "os.close(pipe)" + _WAIT, "died", "closed its end of the pipe"),
     # what it returns
@@ -129,24 +137,24 @@ CALLED = {
     "none": _gives("None", "output", "returned a NoneType, not a tensor"),
     "tuple": _gives("(x, y)", "output", "returned a tuple"),
     # what it asks for
-    "endless": _does(
+    "endless": _asks(
         "while True: model(x)", "passes", r"more than 21 forward passes for an image; use fewer"
     ),
-    "endless-swallowing": _does(_SWALLOWS_CLOSED, "passes", "more than 21 forward"),
+    "endless-swallowing": _asks(_SWALLOWS_CLOSED, "passes", "more than 21 forward"),
     "endless-gradients": _does(_GRADIENTS, "passes", "more than 20 backward passes"),
-    "cropped-question": _does(
+    "cropped-question": _asks(
         "model(x[:, :, :4])",
         "perturb",
         r"the model takes float32 images \(N, 1, 8, 8\), got torch\.float32 \(\d+, 1, 4, 8\) .*line 7",
     ),
-    "double-question": _does("model(x.double())", "perturb", r"got torch\.float64"),
-    "no-question": _does("model(x[:0])", "perturb", "the model takes 1 to 1024 images at once, got 0"),
-    "many-at-once": _does("model(x[:1].expand(1025, -1, -1, -1))", "perturb", "at once, got 1025"),
-    "nan-question": _does("model(x * float('nan'))", "query", "images with values that are not finite"),
-    "swallows": _does(_SWALLOWS, "query", "images with values that are not finite"),
+    "double-question": _asks("model(x.double())", "perturb", r"got torch\.float64"),
+    "no-question": _asks("model(x[:0])", "perturb", "the model takes 1 to 1024 images at once, got 0"),
+    "many-at-once": _asks("model(x[:1].expand(1025, -1, -1, -1))", "perturb", "at once, got 1025"),
+    "nan-question": _asks("model(x * float('nan'))", "query", "images with values that are not finite"),
+    "swallows": _asks(_SWALLOWS, "query", "images with values that are not finite"),
     "twice": _does(_TWICE, "perturb", "once_differentiable"),
     # what it sends without being asked
-    "noise": _does(_PIPE + "os.write(pipe, b'noise' * 1000)" + _WAIT, "garbled", "bytes that are no message"),
+    "noise": _asks(_PIPE + "os.write(pipe, b'noise' * 1000)" + _WAIT, "garbled", "bytes that are no message"),
     "half-an-image": _sends(
         _FORWARD, "query", "asked for 7 bytes, which are not 1 to 1024 images", "b'1234567'"
     ),
