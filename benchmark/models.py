@@ -67,19 +67,24 @@ def named(kind: str, known: Callable[[], Iterable[str]]) -> AfterValidator:
     return AfterValidator(check)
 
 
-def checked(model: type[Record], values: Mapping[str, Any], place: Callable[[Loc], str]) -> Record:
+def checked(
+    model: type[Record],
+    values: Mapping[str, Any],
+    place: Callable[[Loc], str] = lambda loc: "",
+    kind: type[Exception] = BenchError,
+) -> Record:
     """Return the values as a record.
 
     Args:
         place: what an error puts before a key: where it stands.
 
     Raises:
-        BenchError: the first problem, in one line.
+        kind: the first problem, in one line.
     """
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise BenchError(problems(error, model, place)[0]) from error
+        raise kind(problems(error, model, place)[0]) from error
 
 
 def problems(error: ValidationError, model: type[BaseModel], place: Callable[[Loc], str]) -> list[str]:

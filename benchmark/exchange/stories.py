@@ -4,11 +4,11 @@ import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from robustness_bench.benchmark.exchange.rules import WrongError
 from robustness_bench.benchmark.files import short_hash
-from robustness_bench.benchmark.models import Number, Strict, problems
+from robustness_bench.benchmark.models import Number, Strict, checked
 from robustness_bench.benchmark.plan.detectors import ADAPTIVE, CALIBRATION
 from robustness_bench.benchmark.plan.kinds import TaskKind, kinds_in
 from robustness_bench.benchmark.store.flags import FLAGS
@@ -159,10 +159,7 @@ def told(values: Mapping[str, Any], folder: str, *needed: str) -> Story:
         WrongError: naming the field.
     """
     kind_of(values["spec"], folder)
-    try:
-        story = Story.model_validate(dict(values))
-    except ValidationError as error:
-        raise WrongError(f"is invalid: {problems(error, Story, lambda loc: '')[0]}") from error
+    story = checked(Story, values, lambda loc: "is invalid: ", WrongError)
     if lacking := [key for key in needed if key not in values["spec"]]:
         raise WrongError(f"lacks {lacking[0]} in its settings")
     found = short_hash([values["spec"], values["seed"]])

@@ -101,7 +101,7 @@ def read_entry(path: Path) -> Entry:
     with reading(path, _REMEDY):
         told = dict(story["submission"])
         slug = told.pop("slug")
-        submission = checked(Submission, told, lambda loc: "")
+        submission = checked(Submission, told, kind=ValueError)
         if slug != submission.slug:
             raise ValueError(f"its slug is {slug!r}, its name gives {submission.slug}")
         return Entry(submission=submission, network=str(story["network"]))

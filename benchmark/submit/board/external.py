@@ -72,4 +72,4 @@ def read_row(path: Path) -> ExternalRow:
         if (card.pop("format"), card.pop("kind"), card.pop("verified")) != (FORMAT, "external", False):
             raise ValueError("not an external row of this format")
         del card["source"]
-        return checked(ExternalRow, card, lambda loc: "")
+        return checked(ExternalRow, card, kind=ValueError)

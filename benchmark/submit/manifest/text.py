@@ -139,8 +139,9 @@ def _sha256(value: str) -> str:
 
 
 Name = Annotated[str, text(80)]
-Prose = Annotated[str, text(2000, markup=True, lines=True)]
-Link = Annotated[str, BeforeValidator(link)]
+Prose = Annotated[str, BeforeValidator(lambda value: value and plain(value, 2000, markup=True, lines=True))]
+Link = Annotated[str, BeforeValidator(lambda value: value and link(value))]
+"""Like prose, may be empty."""
 Licence = Annotated[str, text(80), AfterValidator(_licence)]
 Contact = Annotated[str, text(120), AfterValidator(_contact)]
 WeightsFile = Annotated[str, AfterValidator(_file)]
