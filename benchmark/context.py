@@ -31,6 +31,8 @@ class Context:
         keep_examples: whether every image that fools a model is kept as evidence.
         trust_code: whether networks that came as code may be run, confined.
         accept_low: whether given weights are accepted whatever their accuracy on training images.
+        command: the command line that this is part of, kept with every result.
+        protocol: the name of its protocol (``store.protocols``), likewise; empty: there is none.
     """
 
     out: Path
@@ -44,6 +46,8 @@ class Context:
     keep_examples: bool = False
     trust_code: bool = False
     accept_low: bool = False
+    command: str = ""
+    protocol: str = ""
 
     def load_plugins(self) -> None:
         """Make what the plugin files offer known to this process."""

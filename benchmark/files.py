@@ -8,12 +8,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from robustness_bench.benchmark.errors import StoreError
 
 AGAIN = "delete it and run the same command again"
 """The remedy for a damaged file that a run made."""
+_CHUNK = 1 << 20
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -106,6 +107,15 @@ def canonical_json(value: Any) -> str:
 def short_hash(value: Any) -> str:
     """Return 12 hexadecimal digits that identify a JSON value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:12]
+
+
+def copy_hashed(source: IO[bytes], target: IO[bytes]) -> str:
+    """Copy a file and return the SHA-256 of its content."""
+    seen = hashlib.sha256()
+    while chunk := source.read(_CHUNK):
+        seen.update(chunk)
+        target.write(chunk)
+    return seen.hexdigest()
 
 
 def file_hash(path: Path) -> str:

@@ -133,7 +133,7 @@ def prepare(options: argparse.Namespace) -> Workload:
     shape, generator = (options.batch_size, *options.dataset_shape), torch.Generator().manual_seed(0)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
     images = images.to(options.device, memory_format=torch.channels_last)
-    training = dataclasses.asdict(recipe) | {"attack_steps": options.attack_steps}
+    training = recipe.identity() | {"attack_steps": options.attack_steps}
     spec = {"norm": options.norm, "eps": info.eps(options.norm), "training": training}
     return Workload(
         model=model,
@@ -354,7 +354,7 @@ def _estimators(preset: DefensePreset, work: Workload) -> Estimators | None:
     """Random estimators as the trainer hands them over, frozen and evaluating; the same for every turn."""
     if "estimators" not in preset.requires:
         return None
-    recipe = dataclasses.asdict(_settings().estimators) | preset.estimators
+    recipe = _settings().estimators.identity() | preset.estimators
     built: Estimators = _built(work.images.shape[1], work.classes, recipe["objective"], str(work.device))
     return built
 

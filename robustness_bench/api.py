@@ -1,5 +1,6 @@
 """The benchmark as a library: attack a model in memory, run a protocol, read the records of a folder."""
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,7 +153,8 @@ def run(
 ) -> Finished:
     """Do what `bench run --config` does: train missing models, attack them, write records and tables.
 
-    Finished work in ``out`` is not repeated; after a kill, the same call resumes.
+    Finished work in ``out`` is not repeated; after a kill, the same call resumes. Results name the command
+    that does the same; of a mapping, its ``--config`` is the protocol that is kept in ``out``.
 
     Args:
         protocol: a TOML file, or a mapping with the same keys, such as ``{"defenses": ["trades"]}``.
@@ -173,12 +175,16 @@ def run(
     from robustness_bench.benchmark.plan.detectors import make_whole_plan
     from robustness_bench.benchmark.plan.protocol import load_protocol
     from robustness_bench.benchmark.run import work as running
+    from robustness_bench.benchmark.store.protocols import protocol_file
     from robustness_bench.benchmark.submit.board.publish import publish
 
     checked = load_protocol(protocol if isinstance(protocol, Mapping) else Path(protocol))
     work = running.prepare(checked, Path(out), Path(data_dir), download=download, make=make_whole_plan)
     chosen = running.choose_device(device)
-    context = Context(out=Path(out), device=chosen, batch_size=batch_size, threads=1)
+    config = protocol_file(Path(out), checked) if isinstance(protocol, Mapping) else protocol
+    options = {"--config": config, "--out": out, "--data-dir": data_dir}
+    command = shlex.join(["bench", "run", *(str(word) for pair in options.items() for word in pair)])
+    context = Context(out=Path(out), device=chosen, batch_size=batch_size, threads=1, command=command)
     return running.run(work, context, publish, workers=workers, live=False)
 
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from robustness_bench.benchmark.plan.protocol import Protocol
     from robustness_bench.benchmark.report.lines.compare import Comparison, Pair
 
-_FROM_GAPS = ("defense", "dataset", "norm", "threat", "attacks", "seeds", "curve")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -165,18 +163,14 @@ def _remedy(request: Request, protocol: "Protocol", gaps: Sequence[Wanted]) -> s
         where = each.pair.where
         attack = f" × {each.attack}" if request.attacks else ""
         lacks.append(f"{' and '.join(each.lacking)}{attack} ({where.dataset} {where.norm} {where.threat})")
-    options = {
-        "--defense": _joined(name for each in gaps for name in each.lacking),
-        "--dataset": _joined(each.dataset for each in gaps),
-        "--norm": _joined(each.pair.where.norm for each in gaps),
-        "--threat": _joined(each.pair.where.threat for each in gaps),
-        "--seeds": str(request.seeds or protocol.seeds),
+    cells: dict[str, Iterable[object]] = {
+        "--defense": (name for each in gaps for name in each.lacking),
+        "--dataset": (each.dataset for each in gaps),
+        "--norm": (each.pair.where.norm for each in gaps),
+        "--threat": (each.pair.where.threat for each in gaps),
+        "--seeds": [request.seeds or protocol.seeds],
     }
     if request.attacks and all(each.attack != NAME for each in gaps):
-        options["--attacks"] = _joined(each.attack for each in gaps)
-    command = command_line(request, "run", options, _FROM_GAPS)
+        cells["--attacks"] = (each.attack for each in gaps)
+    command = command_line(request, "run", cells)
     return f"no results under these settings for {'; '.join(lacks)}: run {command}"
-
-
-def _joined(names: Iterable[str]) -> str:
-    return ",".join(dict.fromkeys(names))

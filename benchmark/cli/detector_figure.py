@@ -1,13 +1,13 @@
 """`bench figure roc`, `scores` and `generated`: figures of detectors from stored results."""
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from robustness_bench.benchmark.cli.shared.drawing import Drawable
 from robustness_bench.benchmark.cli.shared.options import Request, split
-from robustness_bench.benchmark.cli.shared.remedy import command_line, flag
+from robustness_bench.benchmark.cli.shared.remedy import command_line, flag, given
 from robustness_bench.benchmark.errors import BenchError, unknown
 
 if TYPE_CHECKING:
@@ -147,12 +147,12 @@ def _known(kind: str, asked: list[str] | None, met: set[str]) -> set[str]:
 
 def _check(request: Request, kind: str) -> None:
     used = (*_WHERE, *(() if kind == "generated" else _OF_SCORES))
-    for each in fields(Request):
-        if each.name not in used and getattr(request, each.name) != each.default:
+    for each in given(request):
+        if each.name not in used:
             raise BenchError(f"figure {kind} draws stored results: leave {flag(each.type)} out")
 
 
 def _nothing(request: Request, dataset: str, why: str) -> BenchError:
     """Return the error with the command that produces the results."""
     run = replace(request, defense=request.defense or _SYSTEMS, dataset=[dataset])
-    return BenchError(f"{why}: run {command_line(run, 'run', {}, ())}")
+    return BenchError(f"{why}: run {command_line(run, 'run')}")

@@ -1,6 +1,6 @@
 """`bench figure`: Figures 2, 4, 5, 7 of Zhou et al. 2022, and figures of detectors, from stored results."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from robustness_bench.benchmark.data import Located
     from robustness_bench.benchmark.plan.protocol import Protocol
     from robustness_bench.benchmark.report.figures.namid import Figure, Gap, Question
-
-_FROM_GAP = ("defense", "dataset", "norm", "threat", "attacks", "seeds", "curve")
 
 
 @takes_request
@@ -147,11 +145,11 @@ def _drawn(request: Request, question: "Question", data: "dict[str, Located]") -
 
 def command(request: Request, gap: "Gap") -> str:
     """Return the command line that fills ``gap``, with all other given options."""
-    options = {
-        "--defense": ",".join(gap.defenses),
-        "--dataset": gap.dataset,
-        "--norm": gap.norm,
-        "--attacks": ",".join(gap.attacks),
+    cells: dict[str, Iterable[object]] = {
+        "--defense": gap.defenses,
+        "--dataset": [gap.dataset],
+        "--norm": [gap.norm],
+        "--attacks": gap.attacks,
     }
-    options |= {"--threat": "white"} if gap.verb == "run" else {"--objective": ",".join(gap.objectives)}
-    return command_line(request, gap.verb, options | {"--seeds": str(gap.seeds)}, _FROM_GAP)
+    cells |= {"--threat": ["white"]} if gap.verb == "run" else {"--objective": gap.objectives}
+    return command_line(request, gap.verb, cells | {"--seeds": [gap.seeds]})

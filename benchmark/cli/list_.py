@@ -98,7 +98,7 @@ def datasets(as_json: Json = False) -> None:
 @app.command()
 def schedules(as_json: Json = False) -> None:
     """Training schedules: learning rate, epochs, batch size and the rest of a recipe."""
-    from robustness_bench.benchmark.plan.protocol import schedule_texts
+    from robustness_bench.benchmark.plan.layers import schedule_texts
 
     entries = [{"name": name, "summary": text} for name, text in schedule_texts().items()]
     _show(entries, as_json, lambda entry: str(entry["summary"]))

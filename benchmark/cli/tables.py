@@ -3,13 +3,12 @@
 import dataclasses
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from robustness_bench.benchmark.cli.shared.options import Names, Request, split, takes_request
-from robustness_bench.benchmark.cli.shared.remedy import command_line, flag
+from robustness_bench.benchmark.cli.shared.remedy import command_line, flag, given
 from robustness_bench.benchmark.errors import BenchError, unknown
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 _FORMATS = {"csv": "csv", "html": "html", "latex": "tex", "markdown": "md"}
 _WEIGHTS = ("weights", "weights_input", "weights_plain", "weights_entry", "weights_accept_low")
 _THE_PAPERS = ("defense", "norm", "threat", "attacks", "curve", "kappa", *_WEIGHTS, "plugin")
-_FROM_CELLS = ("defense", "dataset", "norm", "threat", "attacks", "seeds", "curve", "kappa")
 
 
 class _Set(NamedTuple):
@@ -159,18 +157,14 @@ def _chosen(given: Names, known: Sequence[str], kind: str) -> list[str]:
 
 def _check(request: Request) -> None:
     """Reject options that would change the paper's rows and columns."""
-    given = [
-        flag(each.type)
-        for each in fields(Request)
-        if each.name in _THE_PAPERS and getattr(request, each.name) != each.default
-    ]
-    if given:
-        raise BenchError(f"the tables have the paper's rows and columns: leave {', '.join(given)} out")
+    if strange := [flag(each.type) for each in given(request) if each.name in _THE_PAPERS]:
+        raise BenchError(f"the tables have the paper's rows and columns: leave {', '.join(strange)} out")
 
 
 def command(request: Request, paper: "Paper[Any]", cells: "Sequence[PaperCell[Any]]", seeds: int) -> str:
     """Return the command line that runs the cells of one gap (``gaps``), with all other options."""
-    return command_line(request, "run", paper.options(cells) | {"--seeds": str(seeds)}, _FROM_CELLS)
+    options = paper.options(cells) | {"--seeds": str(seeds)}
+    return command_line(request, "run", {name: [value] for name, value in options.items()})
 
 
 def _write(request: Request, made: "Table", csv: str, formats: Sequence[str]) -> None:

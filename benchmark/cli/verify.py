@@ -5,11 +5,7 @@ from typing import Annotated
 
 import typer
 
-from robustness_bench.benchmark.cli.shared.labelled import Fit, locate_labelled
-
-DataDir = Annotated[
-    Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
-]
+from robustness_bench.benchmark.cli.shared.labelled import DataDir, Device, Fit, TrustModel, locate_labelled
 
 
 def verify(
@@ -19,10 +15,8 @@ def verify(
     model_dir: Annotated[Path, typer.Option("--model-dir", help="RobustBench's cache of models.")] = Path(
         "models"
     ),
-    trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Run a model's own code, confined, if it has any.")
-    ] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    trust_code: TrustModel = False,
+    device: Device = "auto",
 ) -> None:
     """Evaluate kept adversarial images again: do they fool the model within the budget and the pixel box?
 

@@ -50,7 +50,7 @@ class Located(NamedTuple):
         return {"dataset": self.label, "data": self.hash, **described(self.info)}
 
     def load(self) -> Splits:
-        """The decoded images, memory-mapped."""
+        """Read the decoded images, memory-mapped."""
         return Splits(*(np.load(self.arrays / f"{field}.npy", mmap_mode="r") for field in Splits._fields))
 
 
@@ -80,7 +80,7 @@ def locate(name: str, folder: Path, *, download: bool = False, fit: str = "") ->
     except OSError as error:
         raise DataError(
             f"cannot read {error.filename or folder}: {error.strerror or error}; "
-            "mend it, or name another --data-dir"
+            "fix it, or name another --data-dir"
         ) from error
     label, told = _label(dataset, folder, facts, as_parquet=as_parquet)
     for note in (*source.notes, *facts["notes"], *told):
@@ -89,7 +89,7 @@ def locate(name: str, folder: Path, *, download: bool = False, fit: str = "") ->
 
 
 def _info(dataset: Dataset, facts: Facts) -> DatasetInfo:
-    """Of a folder of images what its files said, else what is known of the data set."""
+    """Return what is known of the data set; for a folder of images, what its files said."""
     told = facts.get("info")
     if told is None:
         return dataset.info
@@ -97,7 +97,7 @@ def _info(dataset: Dataset, facts: Facts) -> DatasetInfo:
 
 
 def _find(dataset: Dataset, folder: Path, fit: str) -> tuple[Source | None, bool]:
-    """The files that hold a data set, and whether they may be a variant of it, to be called by the folder."""
+    """Return the files that hold a data set, and whether results name it by its folder, as a variant."""
     if dataset is FOLDER:
         return folders.find(folder, fit), True
     own = dataset.find(folder)
@@ -127,9 +127,9 @@ def _missing(dataset: Dataset, folder: Path) -> DataError:
 
 
 def _stamp(dataset: Dataset, source: Source) -> str:
-    """Changes whenever a file that is read does: in name, size, either time or, where cheap, content.
+    """Return a hash that changes with any file that is read: its name, size, times or, if small, content.
 
-    A plugin's code is such a file: it has no version that would tell.
+    A plugin's code is one of these files, because a plugin may change without a new version.
     """
     digest = hashlib.sha256(f"{_READERS} {source.decides}".encode())
     if is_plugin(dataset) and (code := inspect.getsourcefile(source.read)):
@@ -144,7 +144,7 @@ def _stamp(dataset: Dataset, source: Source) -> str:
 
 
 def _label(dataset: Dataset, folder: Path, facts: Facts, *, as_parquet: bool) -> tuple[str, list[str]]:
-    """What results call these images, and what to say of it."""
+    """Return what results call these images, and notes on that name."""
     name, own = dataset.info.name, folder.resolve().name
     official = facts["official"] or facts["hash"] == dataset.content
     if official and not as_parquet:
@@ -162,7 +162,7 @@ def _label(dataset: Dataset, folder: Path, facts: Facts, *, as_parquet: bool) ->
 
 
 def _plain(name: str) -> str:
-    """Spellings that a reader takes for one: MNIST and mnist, CIFAR-10 and cifar10."""
+    """Return one spelling for names that a reader takes for the same: CIFAR-10 and cifar10."""
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
@@ -182,7 +182,7 @@ def _cache_home() -> Path:
 
 
 def _kept(home: Path) -> Facts | None:
-    """What the cache says of a data set, or None if it is absent or damaged: it is made anew then."""
+    """Return what the cache says of a data set; None if it is absent or damaged, and must be made again."""
     try:
         facts: Facts = json.loads((home / "data.json").read_text())
         whole = all((home / name).stat().st_size == size for name, size in facts["files"].items())

@@ -1,4 +1,4 @@
-"""What a data set is: uint8 images, int64 labels, one content hash."""
+"""A data set: uint8 images, int64 labels, one content hash."""
 
 import hashlib
 from collections.abc import Callable
@@ -50,11 +50,11 @@ class DatasetInfo:
     """Where to get it, how large it is, where to put it."""
 
     def eps(self, norm: str) -> float:
-        """The default budget, in pixels of [0, 1]."""
+        """Return the default budget, in pixels of [0, 1]."""
         return {"linf": self.eps_linf, "l2": self.eps_l2}[norm]
 
     def widest(self, norm: str) -> float:
-        """The largest distance of two images; of sizes that are not known yet, no bound but that of L∞."""
+        """Return the largest distance of two images; infinite in L2 while the size is not known."""
         if norm == "linf":
             return 1.0
         return float(self.channels * self.size**2) ** 0.5 if self.size else float("inf")
@@ -65,7 +65,7 @@ class Reading(NamedTuple):
 
     splits: Splits
     official: bool = False
-    """The files are the published ones. False where that is not known; the content's hash may still tell."""
+    """Whether the files are the published ones. False if unknown; the content's hash may still tell."""
     notes: tuple[str, ...] = ()
     info: DatasetInfo | None = None
     """What the files themselves say; None where the data set has facts of its own."""
@@ -109,9 +109,9 @@ class Dataset:
 
 
 def subset(total: int, count: int) -> NDArray[np.int64]:
-    """Which ``count`` of ``total`` samples to take: the start of one fixed shuffle, in rising order.
+    """Return which ``count`` of ``total`` samples to take: the first of one fixed shuffle, in rising order.
 
-    Nested (a larger count contains a smaller one) and free of the file's order, which may be by class.
+    A larger count contains a smaller one, and the file's order, which may be by class, has no influence.
     """
     if count <= 0 or count >= total:
         return np.arange(total)

@@ -22,7 +22,7 @@ _NEEDED = {"_reconstruct", "ndarray", "dtype", "scalar", "encode"}
 
 
 def find(folder: Path) -> Source | None:
-    """The six batches in ``folder`` or its ``cifar-10-batches-py``.
+    """Find the six batches in ``folder`` or its ``cifar-10-batches-py``.
 
     Raises:
         DataError: some are there, others not, or both folders have them.
@@ -60,7 +60,7 @@ def _read(files: tuple[Path, ...]) -> Reading:
 
 
 def _numbers(meta: Path, contents: dict[Path, bytes]) -> tuple[list[int] | None, tuple[str, ...]]:
-    """What the batches' labels stand for, by the names in ``batches.meta`` if there is one."""
+    """Return what the batches' labels stand for, by the names in ``batches.meta`` if it exists."""
     if meta.name != _META:
         return None, ()
     names = _unpickled(meta, contents[meta]).get("label_names")

@@ -11,12 +11,12 @@ _TEST_IMAGES = 360
 
 
 def find(folder: Path) -> Source:
-    """The images come with scikit-learn: ``folder`` is not looked into."""
+    """Return the images of scikit-learn; ``folder`` is not read."""
     return Source(files=(), read=_read, decides=f"scikit-learn {version('scikit-learn')}")
 
 
 def _read() -> Reading:
-    """All 1797 images in a fixed shuffle, the last 360 for testing."""
+    """Read all 1797 images in a fixed shuffle, the last 360 for testing."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +20,8 @@ import numpy as np
 from robustness_bench.benchmark.data import parquet
 from robustness_bench.benchmark.data.base import Dataset, DatasetInfo, Images, Labels, Reading, Source, Splits
 from robustness_bench.benchmark.data.images import decode_plain
-from robustness_bench.benchmark.data.labels import numberings, numbers_of, renumbered
-from robustness_bench.benchmark.data.trees import SUFFIXES, image_files, reader, subfolders
+from robustness_bench.benchmark.data.labels import numberings, numbers_of
+from robustness_bench.benchmark.data.trees import SUFFIXES, image_files, subfolders
 from robustness_bench.benchmark.errors import BenchError, DataError
 
 _NAME = "folder"
@@ -49,7 +50,7 @@ class _Labelled(NamedTuple):
 
 
 def parse_fit(text: str) -> Fit | None:
-    """``crop:32``, ``pad:32`` or ``stretch:32``; None of an empty text.
+    """Parse ``crop:32``, ``pad:32`` or ``stretch:32``; an empty text gives None.
 
     Raises:
         BenchError: another text.
@@ -61,7 +62,7 @@ def parse_fit(text: str) -> Fit | None:
 
 
 def find(folder: Path, fit: str = "") -> Source | None:
-    """The class folders or the Parquet files in ``folder``; None where there are neither.
+    """Find the class folders or the Parquet files in ``folder``; None if there are neither.
 
     Raises:
         DataError: both, a split that is missing, or classes that differ between splits.
@@ -101,7 +102,7 @@ def _tree(folder: Path, fit: Fit | None, decides: str) -> Source:
 
 
 def _test_split(folder: Path) -> tuple[Path, tuple[str, ...]]:
-    """The first of test, val, … with class folders, and a note where another is left aside."""
+    """Return the first of test, val, … with class folders, and a note if another is ignored."""
     there = [folder / name for name in _TESTS if (folder / name).is_dir()]
     usable = [place for place in there if subfolders(place)]
     if not usable:
@@ -113,7 +114,7 @@ def _test_split(folder: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def _split(place: Path, classes: Sequence[str]) -> _Labelled:
-    """The images of a split, class by class, in its folder and those below it."""
+    """Return the images of a split, class by class, in its folder and those below it."""
     images = [path for path in sorted(place.iterdir()) if path.suffix.lower() in SUFFIXES]
     if strays := [path for path in images if path.is_file() and not path.name.startswith(".")]:
         raise DataError(
@@ -127,7 +128,7 @@ def _split(place: Path, classes: Sequence[str]) -> _Labelled:
         found = _below(each)
         files += found
         y += [classes.index(each.name)] * len(found)
-    return _Labelled([(str(file), reader(file)) for file in files], y, str(place))
+    return _Labelled([(str(file), file.read_bytes) for file in files], y, str(place))
 
 
 def _below(place: Path) -> list[Path]:
@@ -152,7 +153,7 @@ def _read_parquet(chosen: parquet.Chosen, fit: Fit | None, folder: str) -> Readi
 
 
 def _classes(train: Sequence[parquet.Part]) -> list[str]:
-    """The names in the schema or the labels, sorted; numbers without names stand for themselves."""
+    """Return the classes' names, in the schema or the labels, sorted; numbers are their own names."""
     named = {part.names for part in train}
     if len({frozenset(names) if names else None for names in named}) > 1:
         raise DataError(f"the files beside {train[0].path} name different classes; give all the same names")
@@ -176,27 +177,18 @@ def _labelled(
 ) -> _Labelled:
     cells: list[tuple[str, Callable[[], bytes]]] = []
     y: list[int] = []
-    for part in parts:
-        where = str(part.path)
-        if not part.values:
-            continue  # a shard may be empty, a split may not
-        numbers = np.asarray(numbers_of(part.values, tuple(classes), folder, where), dtype=np.int64)
-        text = isinstance(part.values[0], str)
-        if numbers.min() < 0 or numbers.max() >= len(classes):
-            raise DataError(
-                f"{where} has labels {numbers.min()} to {numbers.max()}, the training split has "
-                f"{len(classes)} classes; label them alike"
-            )
+    for part, labels in parquet.labelled(parts, maps, tuple(classes), f"the training split of {folder}"):
         encoded, column = parquet.image_cells(part)
         if encoded is None:
-            raise DataError(f"{where} has images of type {column.type}; store them as PNG in {{bytes, path}}")
+            kind = f"images of type {column.type}"
+            raise DataError(f"{part.path} has {kind}; store them as PNG in {{bytes, path}}")
         cells += encoded
-        y += (numbers if text else renumbered(numbers, maps.get(where), where)).tolist()
+        y += labels.tolist()
     return _Labelled(cells, y, str(parts[0].path))
 
 
 def _read(train: _Labelled, test: _Labelled, classes: Sequence[str], fit: Fit | None, folder: str) -> Reading:
-    """Both splits as arrays, and the facts that they have.
+    """Read both splits as arrays, with the facts of the data set.
 
     Raises:
         DataError: images of different or no square size, an empty split, or a single class.
@@ -222,7 +214,7 @@ def _decoded(split: _Labelled, fit: Fit | None) -> list[Images]:
 
 
 def _fitted(pixels: Images, fit: Fit | None) -> Images:
-    """(H, W) or (H, W, 3) as a square."""
+    """Return (H, W) or (H, W, 3) as a square."""
     if fit is None or pixels.shape[:2] == (fit.size, fit.size):
         return pixels
     from PIL import Image, ImageOps
@@ -251,7 +243,7 @@ def _check_sizes(read: "zip[tuple[tuple[str, Callable[[], bytes]], Images]]", fi
 
 
 def _ordered(pixels: Sequence[Images], y: Sequence[int], channels: int) -> tuple[Images, Labels]:
-    """(N, C, H, W) and (N,), by class, then by a hash of the pixels, whatever the files are called."""
+    """Return images (N, C, H, W) and labels (N,), by class and then by a hash of the pixels."""
     images = [each[None] if each.ndim == 2 else each.transpose(2, 0, 1) for each in pixels]
     images = [np.ascontiguousarray(np.broadcast_to(x, (channels, *x.shape[1:]))) for x in images]
     keys = [(label, hashlib.sha256(x.tobytes()).digest()) for x, label in zip(images, y, strict=True)]
@@ -260,14 +252,13 @@ def _ordered(pixels: Sequence[Images], y: Sequence[int], channels: int) -> tuple
 
 
 def _facts(splits: Splits, classes: Sequence[str]) -> DatasetInfo:
-    """Mean and deviation are those of the training images, to four digits."""
+    """Return the facts of a folder; mean and deviation are of the training images, to four digits."""
     x = splits.train_x
     n, channels, size, _ = x.shape
     means = [float(x[:, c].mean(dtype=np.float64)) / 255 for c in range(channels)]
     stds = [float(x[:, c].std(dtype=np.float64)) / 255 for c in range(channels)]
-    return DatasetInfo(
-        name=_NAME,
-        summary=FOLDER.info.summary,
+    return replace(
+        FOLDER.info,
         channels=channels,
         size=size,
         classes=len(classes),
@@ -275,9 +266,6 @@ def _facts(splits: Splits, classes: Sequence[str]) -> DatasetInfo:
         test_images=len(splits.test_y),
         mean=tuple(round(each, 4) for each in means),
         std=tuple(max(round(each, 4), 1e-4) for each in stds),  # of images without any contrast
-        eps_linf=FOLDER.info.eps_linf,
-        eps_l2=FOLDER.info.eps_l2,
-        get=FOLDER.info.get,
     )
 
 

@@ -1,4 +1,4 @@
-"""Pixels of any file as uint8, which stands for [0, 1]: what has no plain meaning there is refused."""
+"""Read the pixels of any image file as uint8, which stands for [0, 1]; reject what would need a guess."""
 
 import io
 import struct
@@ -37,7 +37,7 @@ def decode_all(cells: Sequence[tuple[str, Callable[[], bytes]]], info: DatasetIn
 
 
 def decode(content: bytes, info: DatasetInfo, where: str) -> Images:
-    """One encoded image as (C, H, W).
+    """Decode one image as (C, H, W).
 
     1-bit, grey, palette and RGB images are read as they are, deep greys (16 bits) divided by 257, floats of
     [0, 1] multiplied by 255, alpha dropped where all is opaque, grey repeated where colour is wanted.
@@ -56,7 +56,7 @@ def decode(content: bytes, info: DatasetInfo, where: str) -> Images:
 def decode_plain(
     content: bytes, where: str, check: Callable[[tuple[int, int]], None] = lambda size: None
 ) -> Images:
-    """One encoded image of any size as :func:`decode` reads it: (H, W) grey or (H, W, 3) colour.
+    """Decode one image of any size as :func:`decode` does: (H, W) grey or (H, W, 3) colour.
 
     Args:
         check: raises for a width and height that are not wanted, before pixels are decoded.
@@ -87,7 +87,7 @@ def _wrong_size(where: str, size: tuple[int, int], info: DatasetInfo) -> DataErr
 
 
 def _pixels(image: "Image", where: str) -> Images:
-    """(H, W) or (H, W, 3)."""
+    """Return the pixels, (H, W) or (H, W, 3)."""
     stored = str(
         getattr(image, "tile", "")
     )  # how samples are kept: gone once loaded, as getexif does for PNG
@@ -129,7 +129,7 @@ def _opaque(image: "Image", where: str) -> "Image":
 
 
 def unit_floats(values: NDArray[Any], where: str) -> Images:
-    """Floats of [0, 1] as uint8, to the nearest of the 256 levels.
+    """Return floats of [0, 1] as uint8, rounded to the nearest of the 256 levels.
 
     Raises:
         DataError: any is outside, or not finite.
@@ -140,7 +140,7 @@ def unit_floats(values: NDArray[Any], where: str) -> Images:
 
 
 def whole_numbers(values: NDArray[Any], where: str) -> Images:
-    """Integers that are not stored as bytes; only a range of exactly 0 to 255 says what they mean.
+    """Return integers as uint8. Their range must be exactly 0 to 255, or it would not say what they mean.
 
     Raises:
         DataError: another range.
@@ -152,7 +152,7 @@ def whole_numbers(values: NDArray[Any], where: str) -> Images:
 
 
 def fit_arrays(pixels: Images, info: DatasetInfo, where: str) -> Images:
-    """Stacked arrays, (N, H, W), (N, H, W, C) or (N, C, H, W), as (N, C, H, W).
+    """Return stacked arrays, (N, H, W), (N, H, W, C) or (N, C, H, W), as (N, C, H, W).
 
     Raises:
         DataError: another shape, or colours where grey is wanted.
@@ -171,7 +171,7 @@ def fit_arrays(pixels: Images, info: DatasetInfo, where: str) -> Images:
 
 
 def _fit(pixels: Images, info: DatasetInfo, where: str) -> Images:
-    """(H, W) or (H, W, 3) as (C, H, W)."""
+    """Return (H, W) or (H, W, 3) as (C, H, W)."""
     if info.channels == 3:
         colours = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
         return np.ascontiguousarray(colours.transpose(2, 0, 1))

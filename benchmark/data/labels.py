@@ -14,7 +14,7 @@ Names = tuple[str, ...]
 
 
 def class_number(name: str, classes: Names) -> int | None:
-    """The number of a class by its name or number; of "n01443537 goldfish" the first word counts."""
+    """Return the number of a class from its name or number; of "n01443537 goldfish" the first word counts."""
     first = name.split()[0] if name.split() else ""
     for each in (name.strip(), first):
         if each in classes:
@@ -28,7 +28,7 @@ def class_number(name: str, classes: Names) -> int | None:
 def numberings(
     named: Mapping[str, Names | None], classes: Names, dataset: str
 ) -> tuple[dict[str, list[int]], str]:
-    """For each file the classes' numbers that its own numbers stand for, and what to say of them.
+    """Return, for each file, the classes' numbers that its own numbers stand for, and a note.
 
     Names that the data set has are numbered as it numbers them; other names as the first file does.
 
@@ -67,7 +67,7 @@ def numberings(
 
 
 def _known(file: str, names: Names, classes: Names, dataset: str) -> list[int] | None:
-    """Numbers of names that the data set has, None if it has none of them."""
+    """Return the numbers of names that the data set has; None if it has none of them."""
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"{file} names the class {twice[0]!r} twice; mend its names")
     numbers = [class_number(name, classes) for name in names]
@@ -93,7 +93,7 @@ def _by_first(file: str, names: Names, first: str, own: Names) -> list[int]:
 
 
 def numbers_of(values: Sequence[Any], classes: Names, dataset: str, where: str) -> list[int]:
-    """Whole numbers, floats that are whole, and names of classes, as numbers.
+    """Return whole numbers, floats that are whole, and names of classes, as numbers.
 
     Raises:
         DataError: anything else, named.

@@ -18,7 +18,7 @@ _DIMENSIONS = {"images": 3, "labels": 1}
 
 
 def find(folder: Path) -> Source | None:
-    """The four files in ``folder``, its ``raw`` or its ``MNIST/raw``.
+    """Find the four files in ``folder``, its ``raw`` or its ``MNIST/raw``.
 
     Raises:
         DataError: some are there, others not.
@@ -38,7 +38,7 @@ def find(folder: Path) -> Source | None:
 
 
 def _copies(folder: Path, split: str, what: str) -> list[Path]:
-    """Every file that may be this one; torchvision keeps the packed one beside the unpacked."""
+    """Return every copy of a file; torchvision keeps the packed one beside the unpacked."""
     kind = f"idx{_DIMENSIONS[what]}-ubyte"
     plain = f"{split}-{what}-{kind}"
     names = [f"{stem}{end}" for stem in (plain, f"{split}-{what}.{kind}") for end in ("", ".gz")]
@@ -81,7 +81,7 @@ def _unpacked(file: Path) -> bytes:
 
 
 def _parse(content: bytes, file: Path) -> NDArray[np.uint8]:
-    """An IDX file: two zero bytes, the type, the number of dimensions, each of them, the data."""
+    """Parse an IDX file: two zero bytes, the type, the number of dimensions, each of them, the data."""
     dimensions = _DIMENSIONS["images" if "images" in file.name else "labels"]
     start = 4 + 4 * dimensions
     if len(content) < start or content[:2] != b"\0\0":

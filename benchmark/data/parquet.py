@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -64,7 +64,7 @@ class Chosen:
 
 
 def find(folder: Path, dataset: Dataset, *, alone: bool) -> Source | None:
-    """The files of a known data set (``choose``).
+    """Find the files of a known data set (``choose``).
 
     Args:
         alone: nothing else in the folder holds the data set.
@@ -79,7 +79,7 @@ def find(folder: Path, dataset: Dataset, *, alone: bool) -> Source | None:
 
 
 def choose(folder: Path, name: str, *, alone: bool) -> Chosen | None:
-    """Parquet files of a training and a test or validation split, in ``folder`` or one level down.
+    """Find Parquet files of a training and a test or validation split, in ``folder`` or one level down.
 
     A split's files are called by its word and numbered at most: train, test-00000-of-00002, data_set-val.
     A file whose name says more (test_corrupted) is another split's and left aside.
@@ -131,7 +131,7 @@ def _parsed(path: Path, prefixes: set[str]) -> _File | None:
 
 
 def _hints(path: Path) -> bool:
-    """Whether a file may be meant as a split, so that saying nothing of it would mislead."""
+    """Return whether a file may be meant as a split, so that ignoring it silently would mislead."""
     return any(word in path.stem.lower() for word in _SPLITS)
 
 
@@ -146,7 +146,7 @@ def _incomplete(folder: Path, chosen: Chosen, there: list[str]) -> DataError:
 
 
 def _check_shards(split: str, files: list[_File]) -> None:
-    """Each file once, and all of a set.
+    """Check that each file of a split is there once, and none is missing.
 
     Raises:
         DataError: naming the files.
@@ -196,7 +196,7 @@ def _read(chosen: Chosen, dataset: Dataset) -> Reading:
 
 
 def open_train(chosen: Chosen) -> list[Part]:
-    """The training split.
+    """Open the training split.
 
     Raises:
         DataError: a file that cannot be read, or that has no labels.
@@ -208,7 +208,7 @@ def open_train(chosen: Chosen) -> list[Part]:
 
 
 def open_test(chosen: Chosen) -> tuple[list[Part], str]:
-    """The test split, or the validation split where the test split has no labels; "" or a note.
+    """Open the test split, or the validation split if the test split has no labels; also return a note or "".
 
     Raises:
         DataError: a file that cannot be read, or neither has labels.
@@ -261,7 +261,7 @@ def _columns(path: Path, names: list[str]) -> tuple[str, str]:
 
 
 def _values(path: Path, labels: "pa.ChunkedArray") -> list[Any] | None:
-    """A column of labels; None where all are null or -1, which is how hubs say that there are none."""
+    """Return a column of labels; None if all are null or -1, which is how hubs mark missing labels."""
     import pyarrow as pa
 
     kind = labels.type
@@ -279,7 +279,7 @@ def _values(path: Path, labels: "pa.ChunkedArray") -> list[Any] | None:
 
 
 def _class_names(path: Path, schema: "pa.Schema", label: str) -> Names | None:
-    """Names of the classes in the schema's metadata: Hugging Face's, or a line each under "classes"."""
+    """Return the classes' names in the schema's metadata: Hugging Face's, or a line each under "classes"."""
     metadata = schema.metadata or {}
     found = []
     if lines := metadata.get(b"classes"):
@@ -297,26 +297,39 @@ def _class_names(path: Path, schema: "pa.Schema", label: str) -> Names | None:
 
 
 def _read_split(parts: list[Part], maps: dict[str, list[int]], dataset: Dataset) -> tuple[Images, Labels]:
-    info, images, labels = dataset.info, [], []
+    info, read = dataset.info, list(labelled(parts, maps, dataset.classes, dataset.info.name))
+    if not read:
+        raise DataError(f"{parts[0].path} holds no images; fetch it again")
+    x = np.concatenate([_read_images(part, info) for part, _ in read])
+    y = np.concatenate([labels for _, labels in read])
+    check_split(x, y, info, str(parts[0].path))
+    return x, y
+
+
+def labelled(
+    parts: Sequence[Part], maps: dict[str, list[int]], classes: Names, name: str
+) -> Iterator[tuple[Part, Labels]]:
+    """Yield every file that has rows, with its labels in the numbering of ``classes``.
+
+    Args:
+        maps: file -> the numbers that its own numbers stand for (``labels.numberings``).
+        name: what an error calls the owner of the classes.
+
+    Raises:
+        DataError: a label beyond the classes.
+    """
     for part in parts:
         where = str(part.path)
         if not part.values:
             continue  # a shard may be empty, a split may not
-        numbers = numbers_of(part.values, dataset.classes, info.name, where)
-        if not all(0 <= each < info.classes for each in numbers):
+        numbers = numbers_of(part.values, classes, name, where)
+        if not all(0 <= each < len(classes) for each in numbers):
             raise DataError(
-                f"{where} has labels {min(numbers)} to {max(numbers)}, {info.name} has "
-                f"{info.classes} classes (0 to {info.classes - 1}): is --data-dir right?"
+                f"{where} has labels {min(numbers)} to {max(numbers)}, {name} has {len(classes)} classes "
+                f"(0 to {len(classes) - 1}): is --data-dir right?"
             )
-        text = isinstance(part.values[0], str)
         y = np.asarray(numbers, dtype=np.int64)
-        labels.append(y if text else renumbered(y, maps.get(where), where))
-        images.append(_read_images(part, info))
-    if not images:
-        raise DataError(f"{parts[0].path} holds no images; fetch it again")
-    x, y = np.concatenate(images), np.concatenate(labels)
-    check_split(x, y, info, str(parts[0].path))
-    return x, y
+        yield part, y if isinstance(part.values[0], str) else renumbered(y, maps.get(where), where)
 
 
 def _read_images(part: Part, info: DatasetInfo) -> Images:
@@ -327,7 +340,7 @@ def _read_images(part: Part, info: DatasetInfo) -> Images:
 
 
 def image_cells(part: Part) -> tuple[list[tuple[str, Callable[[], bytes]]] | None, "pa.ChunkedArray"]:
-    """A file's encoded images, and the column they stand in; None where that holds no encoded images.
+    """Return a file's encoded images (None if it has none), and their column.
 
     Returns:
         For each image how an error calls it, and what gives its content.
@@ -361,7 +374,7 @@ def image_cells(part: Part) -> tuple[list[tuple[str, Callable[[], bytes]]] | Non
 
 
 def _read_lists(column: "pa.ChunkedArray", kind: "pa.DataType", info: DatasetInfo, where: str) -> Images:
-    """Nested lists of pixels: bytes, integers that reach from 0 to 255, or floats of [0, 1]."""
+    """Read nested lists of pixels: bytes, integers from 0 to 255, or floats of [0, 1]."""
     import pyarrow as pa
 
     if isinstance(kind, pa.BaseExtensionType):

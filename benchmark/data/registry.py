@@ -14,7 +14,7 @@ from robustness_bench.benchmark.errors import unknown
 
 
 def _accept(offer: Offer) -> Dataset:
-    """A plugin's data set, checked.
+    """Check a plugin's data set, and return it.
 
     Raises:
         PresetError: naming what is wrong.
@@ -22,7 +22,7 @@ def _accept(offer: Offer) -> Dataset:
     name, where, dataset = offer
     if not isinstance(dataset, Dataset):
         raise PresetError(f"{where} must be a robustness_bench.benchmark.data.base.Dataset, got {dataset!r}")
-    info = dataset.info
+    info, classes = dataset.info, dataset.classes
     if name == FOLDER.info.name:
         raise PresetError(f"{where} has the name of any folder of images: rename it")
     if info.name != name:
@@ -31,8 +31,12 @@ def _accept(offer: Offer) -> Dataset:
         "info.channels must be 1 or 3": info.channels not in (1, 3),
         "info.size must be at least 1": info.size < 1,
         "info.classes must be at least 2": info.classes < 2,
-        "classes must hold info.classes different names": not _names(dataset),
-        "info.mean and info.std must hold a number for each channel": not _per_channel(dataset),
+        "classes must hold info.classes different names": not (
+            len(classes) == len(set(classes)) == info.classes and all(isinstance(n, str) for n in classes)
+        ),
+        "info.mean and info.std must hold a number for each channel": not (
+            len(info.mean) == len(info.std) == info.channels
+        ),
         "info.std must be positive": not all(each > 0 for each in info.std),
         "info.eps_linf must be above 0 and at most 1": not 0 < info.eps_linf <= 1,
         "info.eps_l2 must be above 0 and fit into the pixel box": not 0 < info.eps_l2 <= info.widest("l2"),
@@ -43,28 +47,18 @@ def _accept(offer: Offer) -> Dataset:
     return dataset
 
 
-def _names(dataset: Dataset) -> bool:
-    names = dataset.classes
-    return len(names) == len(set(names)) == dataset.info.classes and all(isinstance(n, str) for n in names)
-
-
-def _per_channel(dataset: Dataset) -> bool:
-    info = dataset.info
-    return len(info.mean) == len(info.std) == info.channels
-
-
 _OWN = {dataset.info.name: dataset for dataset in (DIGITS, MNIST, CIFAR10, TINY_IMAGENET)}
 DATASETS: Mapping[str, Dataset] = Registry("bench.datasets", "data set", _OWN, _accept)
 """Name -> data set whose shape and classes are known before it is read."""
 
 
 def dataset_names() -> list[str]:
-    """All that ``--dataset`` takes."""
+    """Return all names that ``--dataset`` takes."""
     return [*DATASETS, FOLDER.info.name]
 
 
 def dataset_named(name: str) -> Dataset:
-    """The data set, or the error that lists them."""
+    """Return the data set of this name, or raise the error that lists them all."""
     if name == FOLDER.info.name:
         return FOLDER
     if name not in DATASETS:
@@ -73,12 +67,12 @@ def dataset_named(name: str) -> Dataset:
 
 
 def is_plugin(dataset: Dataset) -> bool:
-    """Whether it came through an entry point or a plugin file."""
+    """Return whether it came through an entry point or a plugin file."""
     return dataset.info.name not in (*_OWN, FOLDER.info.name)
 
 
 def described(info: DatasetInfo) -> dict[str, Any]:
-    """What enters ids of a data set beside its images' hash; nothing for our own, whose facts are fixed."""
+    """Return what enters ids besides the images' hash; nothing for our own, whose facts are fixed."""
     if info.name in _OWN:
         return {}
     facts = {"name": info.name, "classes": info.classes, "mean": list(info.mean), "std": list(info.std)}

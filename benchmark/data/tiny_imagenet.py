@@ -10,7 +10,7 @@ import numpy as np
 from robustness_bench.benchmark.data.base import Dataset, DatasetInfo, Reading, Source, Splits
 from robustness_bench.benchmark.data.images import decode_all
 from robustness_bench.benchmark.data.labels import check_split, numberings
-from robustness_bench.benchmark.data.trees import image_files, reader, subfolders
+from robustness_bench.benchmark.data.trees import image_files, subfolders
 from robustness_bench.benchmark.data.wordnet import TINY_IMAGENET_WNIDS
 from robustness_bench.benchmark.errors import DataError
 
@@ -38,7 +38,7 @@ class _Layout(NamedTuple):
 
 
 def find(folder: Path) -> Source | None:
-    """The layout in ``folder`` or its ``tiny-imagenet-200``; ``val`` as it came or sorted into class folders.
+    """Find the layout in ``folder`` or its ``tiny-imagenet-200``; ``val`` as published or in class folders.
 
     Raises:
         DataError: parts are missing, contradict each other, or name unknown classes.
@@ -104,7 +104,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _images(place: Path) -> list[Path]:
-    """Images in a folder, by name.
+    """Return the images in a folder, by name.
 
     Raises:
         DataError: a file that is none, or a copy of another.
@@ -117,7 +117,7 @@ def _images(place: Path) -> list[Path]:
 
 
 def _class_images(place: Path) -> list[_Image]:
-    """The images of a class, in its folder or in ``images`` below."""
+    """Return the images of a class, in its folder or in ``images`` below."""
     inner = place / "images"
     direct, below = _images(place), _images(inner) if inner.is_dir() else []
     if direct and below:
@@ -128,7 +128,7 @@ def _class_images(place: Path) -> list[_Image]:
 
 
 def _val(place: Path, wnids: list[str], annotations: Path) -> list[_Image]:
-    """The validation images in the order of the list; without it by number or name."""
+    """Return the validation images in the order of the list; without a list, by number or name."""
     rows = _rows(annotations) if annotations.is_file() else {}
     flat = _images(place / "images") if (place / "images").is_dir() else []
     folders = [path for path in subfolders(place) if path.name != "images"]
@@ -150,7 +150,7 @@ def _val(place: Path, wnids: list[str], annotations: Path) -> list[_Image]:
 
 
 def _rows(annotations: Path) -> dict[str, str]:
-    """File name -> wnid, by the list that came with the images."""
+    """Return file name -> wnid, from the list that came with the images."""
     rows: dict[str, str] = {}
     for number, line in enumerate(_lines(annotations), start=1):
         cells = line.split("\t")
@@ -196,7 +196,7 @@ def _read(layout: _Layout) -> Reading:
     classes = dict(zip(names, maps[where], strict=True))
     arrays: list[Any] = []
     for images in (layout.train, layout.val):
-        x = decode_all([(str(image.file), reader(image.file)) for image in images], info)
+        x = decode_all([(str(image.file), image.file.read_bytes) for image in images], info)
         y = np.asarray([classes[image.wnid] for image in images], dtype=np.int64)
         check_split(x, y, info, where)
         arrays += [x, y]
@@ -205,7 +205,7 @@ def _read(layout: _Layout) -> Reading:
 
 
 def _is_whole(splits: Splits) -> bool:
-    """As many images of each class as were published. No hash of the published content is known."""
+    """Return whether there are as many images of each class as published; no hash of those is known."""
     parts = ((splits.train_y, _TRAIN_EACH), (splits.test_y, _VAL_EACH))
     classes = TINY_IMAGENET.info.classes
     return all((np.bincount(y, minlength=classes) == each).all() for y, each in parts)

@@ -1,6 +1,5 @@
 """Folders of images: which files are images, and in what order."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from robustness_bench.benchmark.errors import DataError
@@ -10,12 +9,12 @@ _CLUTTER = {"thumbs.db", "desktop.ini"}
 
 
 def subfolders(place: Path) -> list[Path]:
-    """The folders in a folder, by name; hidden ones are passed over."""
+    """Return the folders in a folder, by name, without hidden ones."""
     return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def image_files(place: Path) -> list[Path]:
-    """The images right in a folder, by name; hidden files, texts and what systems leave are passed over.
+    """Return the images directly in a folder, by name; hidden files, texts and system files are ignored.
 
     Raises:
         DataError: another file.
@@ -29,8 +28,3 @@ def image_files(place: Path) -> list[Path]:
             raise DataError(f"{path} is no image; remove it")
         found.append(path)
     return found
-
-
-def reader(file: Path) -> Callable[[], bytes]:
-    """What gives a file's content."""
-    return file.read_bytes

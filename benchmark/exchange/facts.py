@@ -1,21 +1,21 @@
-"""One file of results as its reader finds it, and whether it is what its name and id say."""
+"""Read one file of results, and check that it is what its name and id say."""
 
 import struct
 import tokenize
+import tomllib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from robustness_bench.attacks.class_names import load
-from robustness_bench.attacks.registry import NORMS
 from robustness_bench.benchmark.errors import StoreError
 from robustness_bench.benchmark.exchange.detector_rules import (
     check_detector_place,
-    check_detector_spec,
     check_flagging,
     check_judged,
 )
@@ -24,30 +24,29 @@ from robustness_bench.benchmark.exchange.rules import (
     WrongError,
     bound_file,
     bound_table,
-    check_circumstances,
-    check_flags,
-    check_identity,
-    check_kind,
-    check_number,
     check_place,
     check_rows,
     check_samples,
-    check_sha256,
-    texts,
 )
 from robustness_bench.benchmark.exchange.sources import Source
+from robustness_bench.benchmark.exchange.stories import kind_of, told
 from robustness_bench.benchmark.files import file_hash, read_json, short_hash
 from robustness_bench.benchmark.plan.detectors import CALIBRATION
 from robustness_bench.benchmark.plan.kinds import TaskKind, kinds_in
-from robustness_bench.benchmark.plan.protocol import THREATS
 from robustness_bench.benchmark.store.cards import read_card
-from robustness_bench.benchmark.store.cells import read_record
-from robustness_bench.benchmark.store.detections import read_detection
+from robustness_bench.benchmark.store.cells import Record, read_record
+from robustness_bench.benchmark.store.detections import Detection, read_detection
 from robustness_bench.benchmark.store.diagnoses import read_diagnosis
-from robustness_bench.benchmark.store.information import read_mi_record
+from robustness_bench.benchmark.store.information import MIRecord, read_mi_record
+from robustness_bench.benchmark.store.protocols import protocol_name
 from robustness_bench.benchmark.submit.board.entries import read_entry
 from robustness_bench.benchmark.submit.board.external import read_row
 
+_OF_CELLS = ("norm", "threat", "defense", "attack", "kind_of_attack", "eps", "parameters", "n_examples")
+_OF_DETECTIONS = (
+    *("system", "setting", "attack", "rule", "classifier", "reformer", "confidence", "parameters"),
+    *("detectors", "n_examples"),
+)
 _UNREADABLE = (
     *(pa.ArrowException, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
     *(ArithmeticError, AttributeError, EOFError, KeyError, MemoryError, OSError, RuntimeError),
@@ -72,16 +71,16 @@ def examine(source: Source, name: str) -> Facts:
 
 
 def _kind(path: Path, folder: str) -> TaskKind:
-    """Of the task that made a file; only cards, of which a folder has several kinds, are asked for it."""
+    """Return the kind of the task that made a file; only cards share a folder with other kinds."""
     kinds = kinds_in(folder)
     if len(kinds) == 1:
         return next(iter(kinds.values()))
-    return check_kind(read_card(path)["spec"], folder)
+    return kind_of(read_card(path)["spec"], folder)
 
 
 @contextmanager
 def opened(source: Source, name: str) -> Iterator[Path]:
-    """A file of ``source``; whatever is wrong with it becomes a StoreError in the words of ``source``."""
+    """Yield a file of ``source``; whatever is wrong with it becomes a StoreError of ``source``."""
     with source.file(name) as path:
         try:
             yield path
@@ -98,26 +97,16 @@ def opened(source: Source, name: str) -> Iterator[Path]:
 def record_facts(path: Path, name: str) -> Facts:
     bound_table(path)
     record = read_record(path)
-    spec = record.spec
-    check_identity(record.id, spec, record.seed, "records")
-    data, norm, threat, defense, attack = texts(spec, "dataset", "norm", "threat", "defense", "attack")
-    place = f"{data}/{norm}/{threat}/{defense}/{attack}"
+    spec = told(_said(record), "records", *_OF_CELLS).spec
+    place = f"{spec.dataset}/{spec.norm}/{spec.threat}/{spec.defense}/{spec.attack}"
     check_place(name, f"records/{place}-seed{record.seed}-{record.id}.parquet")
-    if norm not in NORMS or threat not in THREATS or not isinstance(spec["parameters"], dict):
-        raise WrongError(f"has settings that bench does not know: {norm}, {threat}")
-    texts(spec, "kind_of_attack")
-    check_sha256(spec["data"])
-    texts(vars(record), "family", "model_family", "error")
-    check_number("eps", spec["eps"])
-    check_circumstances(record.environment, record.seconds)
+    _check_status(record)
     if record.status == "ok":
-        check_rows(record.rows, spec)
-    elif record.status != "error" or not record.error or len(record.rows["sample"]):
-        raise WrongError("is neither a result nor the story of a failure")
+        check_rows(record.rows, record.spec)
     return Facts(
         id=record.id,
         seed=record.seed,
-        spec=spec,
+        spec=record.spec,
         result=digest(record.rows),
         ok=record.status == "ok",
         family=record.family,
@@ -128,50 +117,40 @@ def record_facts(path: Path, name: str) -> Facts:
 def estimates_facts(path: Path, name: str) -> Facts:
     bound_table(path)
     record = read_mi_record(path)
-    spec = record.spec
-    check_identity(record.id, spec, record.seed, "mi")
-    data, norm, defense, attack, by = texts(spec, "dataset", "norm", "defense", "attack", "objective")
-    check_place(name, f"mi/{data}/{norm}/{defense}/{attack}-{by}-seed{record.seed}-{record.id}.parquet")
-    texts(vars(record), "family")
-    check_number("eps", spec["eps"])
-    check_circumstances(record.environment, record.seconds)
-    check_samples(record.rows, spec)
+    spec = told(_said(record), "mi", "norm", "defense", "attack", "objective", "eps").spec
+    place = f"{spec.dataset}/{spec.norm}/{spec.defense}/{spec.attack}-{spec.objective}"
+    check_place(name, f"mi/{place}-seed{record.seed}-{record.id}.parquet")
+    check_samples(record.rows, record.spec)
     return Facts(
         id=record.id,
         seed=record.seed,
-        spec=spec,
+        spec=record.spec,
         result=digest(record.rows, []),
         family=record.family,
     )
 
 
 def diagnosis_facts(path: Path, name: str) -> Facts:
-    found, story = read_diagnosis(path), read_json(path)
-    spec, seed, identity = found.spec, found.seed, found.id
-    check_identity(identity, spec, seed, "diagnoses")
-    data, norm = texts(spec, "dataset", "norm")
-    check_place(name, f"diagnoses/{data}/", f"-{norm}-seed{seed}-{identity}.json")
-    check_circumstances(story["environment"], story["seconds"])
-    check_number("eps", spec["eps"])
-    check_flags(story["flags"])
-    return Facts(id=identity, seed=seed, spec=spec, result=short_hash([story["measured"], found.flags]))
+    values = read_json(path)
+    story = told(values, "diagnoses", "norm", "eps")
+    read_diagnosis(path)
+    end = f"-{story.spec.norm}-seed{story.seed}-{story.id}.json"
+    check_place(name, f"diagnoses/{story.spec.dataset}/", end)
+    result = short_hash([values["measured"], story.flags])
+    return Facts(id=story.id, seed=story.seed, spec=values["spec"], result=result)
 
 
 def detection_facts(path: Path, name: str) -> Facts:
     bound_table(path)
     record = read_detection(path)
     spec = record.spec
-    check_identity(record.id, spec, record.seed, "detections")
-    check_detector_spec(spec)
+    told(_said(record), "detections", *_OF_DETECTIONS)
     check_detector_place(name, record)
-    texts(vars(record), "family", "error")
-    check_circumstances(record.environment, record.seconds)
+    _check_status(record)
     ok = record.status == "ok"
     if ok:
         check_flagging(record)
         check_judged(record)
-    elif record.status != "error" or not record.error or any(map(len, record.rows.values())):
-        raise WrongError("is neither a result nor the story of a failure")
     said = {d: Flagging(t, record.remarks.get(d, "")) for d, t in record.thresholds.items()} if ok else {}
     return Facts(
         id=record.id,
@@ -182,6 +161,17 @@ def detection_facts(path: Path, name: str) -> Facts:
         family=record.family,
         used={spec["parents"][CALIBRATION + detector]: each for detector, each in said.items()},
     )
+
+
+def _said(record: Record | MIRecord | Detection) -> dict[str, Any]:
+    """Return a record without what is no part of its story."""
+    return {key: value for key, value in vars(record).items() if key not in ("rows", "diagnosis")}
+
+
+def _check_status(record: Record | Detection) -> None:
+    """Check that a failed cell has a traceback and no rows."""
+    if record.status == "error" and (not record.error or any(map(len, record.rows.values()))):
+        raise WrongError("is neither a result nor the story of a failure")
 
 
 def _submission(path: Path, name: str) -> Facts:
@@ -196,10 +186,21 @@ def _external(path: Path, name: str) -> Facts:
     return _by_itself(path, name, "external")
 
 
+def _protocol(path: Path, name: str) -> Facts:
+    content = path.read_bytes()
+    tomllib.loads(content.decode())  # or it is refused
+    check_place(name, f"protocols/{protocol_name(content)}.toml")
+    return _by_itself(path, name, "protocol")
+
+
 def _by_itself(path: Path, name: str, kind: str) -> Facts:
-    """Of a file that rests on no other and that nothing rests on."""
+    """Return the facts of a file that depends on no other and that no other depends on."""
     return Facts(id=name, seed=0, spec={"kind": kind, "parents": {}}, result=file_hash(path))
 
 
-_OTHERS: dict[str, Callable[[Path, str], Facts]] = {"submissions": _submission, "external": _external}
+_OTHERS: dict[str, Callable[[Path, str], Facts]] = {
+    "submissions": _submission,
+    "external": _external,
+    "protocols": _protocol,
+}
 """What no task makes."""

@@ -26,6 +26,7 @@ PLACES = {
     "evidence": Place(6, (".parquet",)),
     "examples": Place(6, (".safetensors",)),
     "external": Place(4, (".json",)),
+    "protocols": Place(2, (".toml",)),
     "submissions": Place(2, (".json",)),
 }
 _LONGEST_PART, _LONGEST = 200, 600  # bytes

@@ -1,12 +1,14 @@
 """The first member of an archive, which lists all others."""
 
 import hashlib
-import json
-import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from pydantic import Field, ValidationError, field_validator
+
+from robustness_bench.benchmark.exchange.stories import Sha256
 from robustness_bench.benchmark.files import canonical_json
+from robustness_bench.benchmark.models import Strict, problems
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -16,8 +18,22 @@ class Listed(NamedTuple):
     """A file of an archive."""
 
     path: str
-    size: int
-    sha256: str
+    size: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+class Listing(Strict):
+    """What the manifest holds."""
+
+    format: int
+    files: tuple[Listed, ...]
+
+    @field_validator("format")
+    @classmethod
+    def _ours(cls, value: int) -> int:
+        if value != FORMAT:
+            raise ValueError(f"is {value}, this is bench's format {FORMAT}")
+        return value
 
 
 class Manifest(NamedTuple):
@@ -45,29 +61,10 @@ def read_manifest(content: bytes) -> Manifest:
         ValueError: it is anything else; says what.
     """
     try:
-        tree = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ValueError("is not JSON") from error
-    if not isinstance(tree, dict) or "format" not in tree:
-        raise ValueError("does not tell its format")
-    if tree["format"] != FORMAT or type(tree["format"]) is not int:
-        raise ValueError(f"has format {tree['format']!r}, this is bench's format {FORMAT}")
-    files = tree.get("files")
-    if tree.keys() != {"format", "files"} or not isinstance(files, list):
-        raise ValueError("must hold format and files")
-    listed = [_listed(entry) for entry in files]
+        listed = Listing.model_validate_json(content).files
+    except ValidationError as error:
+        raise ValueError(f"is invalid: {problems(error, Listing, lambda loc: '')[0]}") from error
     by_path = {file.path: file for file in listed}
     if len(by_path) < len(listed):
         raise ValueError("lists a file twice")
     return Manifest(by_path, digest_of(content))
-
-
-def _listed(entry: object) -> Listed:
-    if not isinstance(entry, dict) or entry.keys() != set(Listed._fields):
-        raise ValueError("must give the path, size and sha256 of every file")
-    file = Listed(**entry)
-    if not isinstance(file.path, str) or type(file.size) is not int or file.size < 0:
-        raise ValueError(f"has an invalid path or size: {entry!r}")
-    if not isinstance(file.sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", file.sha256):
-        raise ValueError(f"has an invalid SHA-256 of {file.path}")
-    return file

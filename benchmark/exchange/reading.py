@@ -1,6 +1,5 @@
 """Read an untrusted archive: no name, size or content is trusted."""
 
-import hashlib
 import stat
 import tempfile
 import unicodedata
@@ -15,9 +14,9 @@ from robustness_bench.benchmark.errors import StoreError
 from robustness_bench.benchmark.exchange.layout import fault_of
 from robustness_bench.benchmark.exchange.manifest import MANIFEST, Manifest, read_manifest
 from robustness_bench.benchmark.exchange.sources import printable
+from robustness_bench.benchmark.files import copy_hashed
 
 GIB = 1 << 30
-_CHUNK = 1 << 20
 _LONGEST_MANIFEST = 1 << 26
 _BROKEN = (
     zipfile.BadZipFile,
@@ -155,17 +154,14 @@ class Archive:
 
     def _unpack(self, name: str, path: Path) -> None:
         """Unpack a member; zipfile stops at its size, which was checked against the list."""
-        seen = hashlib.sha256()
         try:
             with self._zip.open(self._members[name]) as file, path.open("wb") as copy:
-                while chunk := file.read(_CHUNK):
-                    seen.update(chunk)
-                    copy.write(chunk)
+                found = copy_hashed(file, copy)
         except _BROKEN as error:
             raise self.refusal(name, f"is damaged ({error})") from error
         except OSError as error:
             raise _no_room(error) from error
-        if seen.hexdigest() != self.digest(name):
+        if found != self.digest(name):
             raise self.refusal(name, "is not the file that was exported: its SHA-256 differs")
 
 

@@ -1,19 +1,16 @@
 """`bench export`: a store as one file; the same results give the same bytes on any machine."""
 
-import hashlib
 import os
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from robustness_bench.benchmark.errors import StoreError
 from robustness_bench.benchmark.exchange.checking import check
 from robustness_bench.benchmark.exchange.manifest import MANIFEST, Listed, digest_of, write_manifest
 from robustness_bench.benchmark.exchange.sources import Folder, tracked
-from robustness_bench.benchmark.files import file_hash
-
-_CHUNK = 1 << 20
+from robustness_bench.benchmark.files import copy_hashed, file_hash
 
 
 class Exported(NamedTuple):
@@ -60,21 +57,12 @@ def _pack(scratch: Path, store: Folder, manifest: bytes, listed: list[Listed]) -
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed:
             packed.writestr(_entry(MANIFEST, len(manifest)), manifest)
             for each in tracked(listed, "writing"):
-                with packed.open(_entry(each.path, each.size), "w") as member:
-                    if _copy(store.root / each.path, member) != each.sha256:
+                source = store.root / each.path
+                with source.open("rb") as content, packed.open(_entry(each.path, each.size), "w") as member:
+                    if copy_hashed(content, member) != each.sha256:
                         raise StoreError(f"{store}/{each.path} changed meanwhile: run the same command again")
         file.flush()
         os.fsync(file.fileno())
-
-
-def _copy(path: Path, member: IO[bytes]) -> str:
-    """Copy a file into the archive and return its SHA-256."""
-    seen = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            seen.update(chunk)
-            member.write(chunk)
-    return seen.hexdigest()
 
 
 def _entry(name: str, size: int) -> zipfile.ZipInfo:

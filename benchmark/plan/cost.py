@@ -67,7 +67,7 @@ def passes(task: Task, withstanding: float = _HALF) -> Passes:
 
 
 def training_passes(task: Task, withstanding: float) -> Passes:
-    """Of a model."""
+    """Return the passes that train a model."""
     recipe = task.spec["training"]
     steps = recipe["attack_steps"] if "norm" in task.spec else 0
     work = recipe["epochs"] * _fitted(task) * (steps + (2 if "estimators" in task.parents else 1))
@@ -75,30 +75,30 @@ def training_passes(task: Task, withstanding: float) -> Passes:
 
 
 def estimators_passes(task: Task, withstanding: float) -> Passes:
-    """Of MI estimators: the attack, its start and both images through the frozen model."""
+    """Return those of MI estimators: the attack, its start, and both images through the frozen model."""
     recipe = task.spec["estimators"]
     work = recipe["epochs"] * _fitted(task) * (recipe["attack_steps"] + 3)
     return Passes(_model_key(task.parents["pretrained"]), work, work)
 
 
 def _fitted(task: Task) -> int:
-    """Images that a training sees in an epoch."""
+    """Return how many images a training sees in an epoch."""
     return min(task.spec["training"]["train_limit"] or task.data.train_images, task.data.train_images)
 
 
 def no_passes(task: Task, withstanding: float) -> Passes:
-    """Of weights that are there already."""
+    """Return none, for weights that exist already."""
     return Passes(_model_key(task), 0.0, 0.0)
 
 
 def diagnosis_passes(task: Task, withstanding: float) -> Passes:
-    """Of a probe."""
+    """Return the passes of a probe."""
     work = probe_passes(task.spec["probe"], task.spec["n_examples"], withstanding)
     return Passes(_model_key(task.parents["model"]), *work)
 
 
 def attack_passes(task: Task, withstanding: float) -> Passes:
-    """Of an attack, made here or shown only."""
+    """Return the passes of an attack, or of evaluating images that were crafted before."""
     spec, key = task.spec, _model_key(task.parents["model"])
     n = spec["n_examples"]
     if "crafted" in task.parents:  # shown, not made
@@ -110,31 +110,31 @@ def attack_passes(task: Task, withstanding: float) -> Passes:
 
 
 def part_passes(task: Task, withstanding: float) -> Passes:
-    """Rough: a pass of a detector's network is taken for a share of a classifier's."""
+    """Estimate the passes roughly: one of a detector's network counts as a share of a classifier's."""
     work = task.spec["recipe"]["epochs"] * _fitted(task) * _PART
     return Passes(("magnet-cnn", 32, task.data.info.name), work, work)
 
 
 def calibration_passes(task: Task, withstanding: float) -> Passes:
-    """Rough: an image's conditional images are taken for as many passes of the classifier."""
+    """Estimate the passes roughly: each conditional image counts as one pass of the classifier."""
     images = (task.spec["images"] or 1000) * task.data.info.classes
     return Passes(_model_key(task.parents["model"]), images, 0.0)
 
 
 def detection_passes(task: Task, withstanding: float) -> Passes:
-    """Rough, as `calibration_passes`."""
+    """Estimate the passes as roughly as `calibration_passes`."""
     return Passes(_model_key(task.parents["model"]), task.spec["n_examples"] * _looks(task), 0.0)
 
 
 def adaptive_passes(task: Task, withstanding: float) -> Passes:
-    """Rough, as `calibration_passes`."""
+    """Estimate the passes as roughly as `calibration_passes`."""
     images = task.spec["n_examples"] * _looks(task)
     steps = images * withstanding * math.prod(task.spec["parameters"][name] for name in _ADAPTIVE_LOOPS)
     return Passes(_model_key(task.parents["model"]), images + steps, steps)
 
 
 def _looks(task: Task) -> float:
-    """Passes in which a system judges an image."""
+    """Return the passes that a system takes to judge an image."""
     generates = any("generator" in identity for identity in task.spec["detectors"].values())
     return 3.0 + (task.data.info.classes if generates else 0)
 

@@ -1,6 +1,5 @@
 """From a protocol to the tasks of detectors: their networks, thresholds, the attacks, and the cells."""
 
-import dataclasses
 from typing import Any
 
 from robustness_bench.attacks.registry import attack_presets
@@ -18,6 +17,7 @@ from robustness_bench.defenses.detectors.registry import (
 
 ADAPTIVE = "adaptive"
 """The name of the adaptive attack in records."""
+_ADAPTIVE_CLASS = "attacks.adaptive:AdaptiveDetection"
 MODEL, CALIBRATION, PART = "model", "calibration:", "part:"
 """Roles of parents; a name follows the last two."""
 _ATTACKER = 1000  # a grey-box attacker's networks have seeds from this one on
@@ -61,14 +61,14 @@ class _DetectionPlanner:
             known = ", ".join(system.detectors)
             raise BenchError(f"{system.name} has no recipe for {self.dataset}; it knows {known}")
         cells = [self.detect(system, "natural", "none", 0.0, None)]
-        for confidence in self.detection.confidences:
+        for confidence in sorted(map(float, set(self.detection.confidences))):
             for attack in self.detection.attacks:
                 crafted = self.craft(attack, confidence)
                 cells.append(self.detect(system, "oblivious", attack, confidence, crafted))
         if system.adaptive:
             for setting in self.detection.adaptive:
                 crafted = self.adapt(system, setting)
-                confidence = self.detection.adaptive_attack["confidence"]
+                confidence = self.detection.adaptive_attack.confidence
                 cells.append(self.detect(system, setting, ADAPTIVE, confidence, crafted))
         return cells
 
@@ -107,7 +107,7 @@ class _DetectionPlanner:
         """Return the task for images that fool the classifier by ``confidence``; EAD's rules share a run."""
         parameters = attack_presets("strict")[attack].identity("l2", 0.0)
         name = "ead" if parameters.pop("rule", None) else attack
-        parameters |= {**self.detection.parameters[name], "confidence": confidence}
+        parameters |= {**getattr(self.detection.parameters, name).identity(), "confidence": float(confidence)}
         spec = {
             "norm": "l2",
             "attack": name,
@@ -124,7 +124,7 @@ class _DetectionPlanner:
         seed = self.seed if setting == "white" else _ATTACKER + self.seed
         spec = {
             "setting": setting,
-            "parameters": self.detection.adaptive_attack,
+            "parameters": {"attack": _ADAPTIVE_CLASS, **self.detection.adaptive_attack.identity()},
             **self._described(system),
             **self.planner.dataset(),
             "n_examples": min(self.detection.adaptive_examples, self.data.test_images),
@@ -196,9 +196,5 @@ def _check_selection(settings: Settings) -> None:
 
 def _guarded(settings: Settings, detection: Detection) -> Settings:
     """Return the settings for training and attacking the classifier."""
-    return dataclasses.replace(
-        settings,
-        model=detection.model,
-        training=detection.training,
-        n_examples=detection.n_examples,
-    )
+    keys = ("model", "training", "n_examples")
+    return settings.model_copy(update={key: getattr(detection, key) for key in keys})

@@ -1,7 +1,7 @@
-"""The kinds of tasks. All that is particular to one stands here: its name, its place, and who does what.
+"""The kinds of tasks: how each is named, run, estimated, checked and archived.
 
-The work itself is in rooms that planning must not know, or that need torch; it is named as
-``module:function``, and imported when it is called for (``attacks.class_names.load``).
+The work itself is in packages that planning must not import, or that need torch. It is named as
+``module:function`` and imported when it is called (``attacks.class_names.load``).
 """
 
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ class TaskKind:
     """One kind of task.
 
     Attributes:
-        name: as it stands in every spec, and so in every id.
-        title: what a user reads, to be filled in from the spec, ``seed`` and what the planner adds.
+        name: part of every spec, and so of every id.
+        title: what a user reads; filled in from the spec, ``seed`` and what the planner adds.
         folder: of the store, in which its results lie.
         parts: of the path of its result in the store, the name included.
         suffix: of its result.
-        run: does it: (task, context, advance) -> None.
-        passes: what it costs: (task, share of the images that withstand) -> ``cost.Passes``.
-        done: whether a store has it: (where its result would be, task) -> bool.
-        failed: keeps the traceback of one that failed: (where, task, environment, traceback) -> None; empty:
-            nothing is kept.
-        archived: checks a file of it that comes from elsewhere: (path, name in the store) -> ``known.Facts``.
-        result: whether it is what a run is for, a cell; all else is there because a cell needs it.
-        afterwards: whether it waits until all cells are done, and is no reason to train a model anew.
-        chain: whether it is a training of its own beside those of the cells, so that a worker more is of use.
-        given: whether it brings weights of others, for which nothing is trained.
+        run: performs the task: (task, context, advance) -> None.
+        passes: its cost: (task, share of the images that withstand) -> ``cost.Passes``.
+        done: whether a store has its result: (path of the result, task) -> bool.
+        failed: keeps the traceback of a failure: (path, task, environment, traceback) -> None; empty: nothing
+            is kept.
+        archived: checks a result from another machine: (path, name in the store) -> ``known.Facts``.
+        result: whether it is a cell; all other tasks run because a cell needs them.
+        afterwards: whether it waits until all cells are done, and never causes a model to be trained again.
+        chain: whether it is a training besides those of the cells, which one more worker can do in parallel.
+        given: whether it brings given weights, for which nothing is trained.
         seeded: whether the name of its file ends with its seed.
-        cell: how a cell is named where results are compared, filled in as ``title`` is.
+        cell: how error messages name a cell; filled in as ``title`` is.
         slower: how many times slower than a timed batch it may be, see ``cost``.
     """
 
@@ -110,7 +110,7 @@ _ALL = (
     ),
     TaskKind(
         name="adapt",
-        title="{dataset} attack {system} knowingly ({setting}), seed {seed}",
+        title="{dataset} attack {system} adaptively ({setting}), seed {seed}",
         folder="crafted",
         parts=4,
         run=f"{_MEASURE}.detectors:adapt",
@@ -173,5 +173,5 @@ TASK_KINDS = {kind.name: kind for kind in _ALL}
 
 
 def kinds_in(folder: str) -> dict[str, TaskKind]:
-    """The kinds whose results lie in a folder of a store, by name."""
+    """Return the kinds whose results are in a folder of a store, by name."""
     return {name: kind for name, kind in TASK_KINDS.items() if kind.folder == folder}

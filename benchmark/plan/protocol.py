@@ -1,188 +1,152 @@
 """What to run: a TOML file, overridden by options, checked before anything starts.
 
-The built-in ``protocols/default.toml`` names every key and its default; an unknown key is an error.
+The built-in ``protocols/default.toml`` and ``schedules/namid-paper.toml`` give every key its default. The
+models below say what a key may be; an unknown key is an error.
 """
 
-import dataclasses
-import itertools
-import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, model_validator
 
 from robustness_bench.attacks.registry import NORMS, SETS, attack_names, attack_presets
 from robustness_bench.benchmark.data.base import DatasetInfo
 from robustness_bench.benchmark.data.folder import FOLDER, parse_fit
 from robustness_bench.benchmark.data.registry import dataset_named, dataset_names
 from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.models import (
+    AtLeast0,
+    Loc,
+    Number,
+    Positive,
+    Several,
+    Share,
+    Strict,
+    UpTo1,
+    checked,
+    named,
+)
 from robustness_bench.benchmark.networks import MODELS
+from robustness_bench.benchmark.plan.layers import DEFAULT, Tree, merged, overlaid, read_toml, with_schedule
 from robustness_bench.defenses.detectors.registry import system_presets
 from robustness_bench.defenses.registry import defense_presets
 
 THREATS = ("white", "black")
 ADAPTIVE = ("white", "grey")
 OBJECTIVES = ("eq-5", "eq-4", "author", "standard")
-_DEFAULT = Path(__file__).parents[1] / "protocols" / "default.toml"
-_SCHEDULES = Path(__file__).parents[1] / "schedules"
 _OF_WEIGHTS = ("weights_plain", "weights_input", "weights_entry")
-_FULL = "namid-paper"  # the schedule that names every key
 
-Tree = dict[str, Any]
-Section = TypeVar("Section")
+Architecture = Annotated[str, named("model", lambda: MODELS)]
+Count = Annotated[int, Field(ge=1)]
+Batch = Annotated[int, Field(ge=2)]
+Limit = Annotated[int, Field(ge=0)]
+Names = Several[str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Training:
+class Training(Strict):
     """How a model is trained; all of it enters its id. Units, sources: ``schedules/namid-paper.toml``.
 
-    A field with a default here is younger than the first records: see ``identity``.
+    A field with a default here is younger than the first records: see ``Strict.identity``.
     """
 
-    epochs: int
-    batch_size: int
-    train_limit: int
-    holdout: float
-    selection: str
-    lr: float
-    momentum: float
-    weight_decay: float
-    lr_schedule: str
-    milestones: tuple[float, ...]
-    augment: str
-    attack_steps: int
-    rel_step_size: float
-    attack_start: str
-    clip_norm: float
-    ema: float
-    precision: str
-    selection_steps: int = 0
-    label_smoothing: float = 0.0
-    cutmix: float = 0.0
-    erase: float = 0.0
-    awp: float = 0.0
-    awp_from: float = 0.0
+    epochs: Count
+    batch_size: Batch
+    train_limit: Limit
+    holdout: Share
+    selection: Literal["last", "best"]
+    lr: Positive
+    momentum: AtLeast0
+    weight_decay: AtLeast0
+    lr_schedule: Literal["steps", "one-cycle"]
+    milestones: Several[Number]
+    augment: Literal["crop-flip", "crop", "none"]
+    attack_steps: Count
+    rel_step_size: Positive
+    attack_start: Literal["uniform", "near"]
+    clip_norm: AtLeast0
+    ema: Share
+    precision: Literal["float32", "bf16"]
+    selection_steps: Limit = 0
+    label_smoothing: Share = 0.0
+    cutmix: UpTo1 = 0.0
+    erase: UpTo1 = 0.0
+    awp: AtLeast0 = 0.0
+    awp_from: Share = 0.0
 
-    def __post_init__(self) -> None:
-        _at_least(1, epochs=self.epochs, attack_steps=self.attack_steps)
-        _at_least(2, batch_size=self.batch_size)
-        _at_least(0, train_limit=self.train_limit, clip_norm=self.clip_norm, momentum=self.momentum)
-        _at_least(0, weight_decay=self.weight_decay, selection_steps=self.selection_steps)
+    @model_validator(mode="after")
+    def _consistent(self) -> "Training":
         if self.train_limit == 1:
-            raise BenchError("train-limit must be 0 (all) or at least 2, got 1: batch norm needs two images")
-        _positive(lr=self.lr, rel_step_size=self.rel_step_size)
-        _one_of("training.lr_schedule", self.lr_schedule, ("steps", "one-cycle"))
-        _one_of("training.augment", self.augment, ("crop-flip", "crop", "none"))
-        _one_of("training.selection", self.selection, ("last", "best"))
-        _one_of("training.attack_start", self.attack_start, ("uniform", "near"))
-        _one_of("training.precision", self.precision, ("float32", "bf16"))
-        _at_least(0, awp=self.awp)
-        for name in ("cutmix", "erase"):
-            if not 0 <= (share := getattr(self, name)) <= 1:
-                raise BenchError(f"training.{name} is a share of the images, from 0 to 1, got {share}")
-        for name in ("holdout", "ema", "label_smoothing", "awp_from"):
-            if not 0 <= (share := getattr(self, name)) < 1:
-                raise BenchError(f"training.{name} must be at least 0 and below 1, got {share}")
+            raise ValueError("has train_limit 1: it must be 0 (all) or at least 2, for batch norm")
         if self.selection == "best" and not self.holdout:
-            raise BenchError('training.selection "best" needs held-out images: training.holdout above 0')
+            raise ValueError('has selection "best", which needs held-out images: set holdout above 0')
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
-class Estimators:
+class Estimators(Strict):
     """How the MI estimators are trained."""
 
-    epochs: int
-    batch_size: int
-    lr: float
-    milestones: tuple[float, ...]
-    attack_steps: int
-    units: int
-    scores: str
-    temperature: float
-    bound: str
-    objective: str
+    epochs: Count
+    batch_size: Batch
+    lr: Positive
+    milestones: Several[Number]
+    attack_steps: Count
+    units: Count
+    scores: Literal["cosine", "dot"]
+    temperature: Positive
+    bound: Literal["dv", "jsd", "infonce"]
+    objective: Literal["eq-5", "eq-4", "author", "standard"]
     floor: bool
-    selection: str
-    clip_norm: float
-    rel_step_size: float = 0.0
-
-    def __post_init__(self) -> None:
-        _at_least(0, **{"estimators.rel_step_size": self.rel_step_size})
-        _at_least(1, epochs=self.epochs, units=self.units, attack_steps=self.attack_steps)
-        _at_least(2, batch_size=self.batch_size)
-        _at_least(0, clip_norm=self.clip_norm)
-        _positive(lr=self.lr, **{"estimators.temperature": self.temperature})
-        _one_of("estimators.selection", self.selection, ("last", "best"))
-        _one_of("estimators.scores", self.scores, ("cosine", "dot"))
-        _one_of("estimators.bound", self.bound, ("dv", "jsd", "infonce"))
-        _one_of("estimators.objective", self.objective, OBJECTIVES)
+    selection: Literal["last", "best"]
+    clip_norm: AtLeast0
+    rel_step_size: AtLeast0 = 0.0
 
 
-def identity(recipe: Training | Estimators) -> dict[str, Any]:
-    """Return a recipe as it enters ids: a younger field at its default is left out, so older ids stay."""
-    fields = dataclasses.fields(recipe)
-    return {f.name: getattr(recipe, f.name) for f in fields if getattr(recipe, f.name) != f.default}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
+class Model(Strict):
     """The defended architecture."""
 
-    name: str
-    width: int
-
-    def __post_init__(self) -> None:
-        _at_least(1, width=self.width)
-        if self.name not in MODELS:
-            raise unknown("model", self.name, MODELS)
+    name: Architecture
+    width: Count
 
 
-@dataclass(frozen=True, kw_only=True)
-class Surrogate:
+class Surrogate(Strict):
     """The model that black-box attacks are crafted on; width 0 = the defended model's."""
 
-    model: str
-    width: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        _at_least(0, surrogate_seed=self.seed, surrogate_width=self.width)
-        if self.model not in MODELS:
-            raise unknown("model", self.model, MODELS)
+    model: Architecture
+    width: Limit
+    seed: Limit
 
 
-@dataclass(frozen=True, kw_only=True)
-class Detection:
-    """What detectors guard, and the attacks on it. Units: ``protocols/default.toml``."""
+class Search(Strict):
+    """What differs from C&W's parameters in the strict set, for attacks on detectors."""
 
-    classifier: str
-    """The defense whose model is the classifier."""
-    model: Model
-    training: Training
-    attacks: tuple[str, ...]
-    confidences: tuple[float, ...]
-    n_examples: int
-    parameters: dict[str, dict[str, Any]]
-    """cw or ead -> parameters that override those of the strict set."""
-    adaptive: tuple[str, ...]
-    adaptive_examples: int
-    adaptive_attack: dict[str, Any]
-    """Identity of the adaptive attack."""
-    part_epochs: int
+    search_steps: int
+    steps: int
+    step_size: Number
+    initial_const: Number
+    abort_early: bool
 
-    def __post_init__(self) -> None:
-        _at_least(0, n_examples=self.n_examples, part_epochs=self.part_epochs)
-        _at_least(1, adaptive_examples=self.adaptive_examples)
-        if not self.confidences:
-            raise BenchError("detection.confidences is empty: name at least one κ")
-        _at_least(0, confidence=min(self.confidences))
-        if self.classifier not in defense_presets():
-            raise unknown("defense", self.classifier, defense_presets())
-        for name in self.adaptive:
-            _one_of("detection.adaptive", name, ADAPTIVE)
-        for name in self.attacks:
-            if name not in confident_attacks():
-                raise unknown("attack on detectors", name, confident_attacks())
+
+class ElasticSearch(Search):
+    """Those parameters of EAD."""
+
+    beta: Number
+
+
+class Searches(Strict):
+    """Those parameters, by attack."""
+
+    cw: Search
+    ead: ElasticSearch
+
+
+class AdaptiveAttack(Search):
+    """Parameters of ``attacks.adaptive``."""
+
+    targets: int
+    confidence: Number
+    weight: Number
+    slack: Number
 
 
 def confident_attacks() -> list[str]:
@@ -191,22 +155,68 @@ def confident_attacks() -> list[str]:
     return [each.name for each in presets if each.kind == "minimum-norm" and "confidence" in each.parameters]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The settings for one data set."""
+class Detection(Strict):
+    """What detectors guard, and the attacks on it. Units: ``protocols/default.toml``."""
 
-    dataset: str
-    n_examples: int
-    attack_set: str
-    """The attacks' parameter set: strict or paper."""
-    attacks: dict[str, tuple[str, ...]]
-    """norm -> names"""
-    curve: dict[str, tuple[str, ...]]
-    """norm -> names of the attacks that also run at other budgets"""
-    budgets: tuple[float, ...]
-    """those budgets, in multiples of ``eps``"""
-    eps: dict[str, float]
-    """norm -> budget in pixels of [0, 1]"""
+    classifier: Annotated[str, named("defense", defense_presets)]
+    """The defense whose model is the classifier."""
+    model: Model
+    training: Training
+    attacks: Several[Annotated[str, named("attack on detectors", confident_attacks)]]
+    confidences: Annotated[Several[AtLeast0], Field(min_length=1)]
+    n_examples: Limit
+    parameters: Searches
+    adaptive: Several[Literal["white", "grey"]]
+    adaptive_examples: Count
+    adaptive_attack: AdaptiveAttack
+    part_epochs: Limit
+
+
+class PerNorm(Strict):
+    """Names of attacks under each norm."""
+
+    linf: Names
+    l2: Names
+
+
+class Sets(Strict):
+    """Names of attacks, by parameter set."""
+
+    strict: PerNorm
+    paper: PerNorm
+
+
+class Curve(Strict):
+    """Attacks that also run at other budgets, in multiples of ε."""
+
+    attacks: Names
+    budgets: Several[Positive]
+
+
+class Budgets(Strict):
+    """ε in pixels of [0, 1]; 0 = the data set's own."""
+
+    linf: Number
+    l2: Number
+
+
+class Whole(Strict):
+    """The keys that hold for all data sets, as a file has them."""
+
+    datasets: Names = Field(min_length=1)
+    defenses: Names = Field(min_length=1)
+    norms: Names = Field(min_length=1)
+    threats: Names = Field(min_length=1)
+    seeds: Count
+    diagnosis: bool
+
+
+class _Shared(Strict):
+    """Keys of a data set that are used as they are written."""
+
+    n_examples: Limit
+    attack_set: Literal["strict", "paper"]
+    """The attacks' parameter set."""
     model: Model
     surrogate: Surrogate
     schedule: str
@@ -225,8 +235,31 @@ class Settings:
     detection: Detection
 
 
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
+class Keys(Whole, _Shared):
+    """Every key, as a file has them for one data set."""
+
+    attacks: Sets
+    curve: Curve
+    eps: Budgets
+    weights_plain: bool
+    """Short for ``weights_input = "plain"``."""
+
+
+class Settings(_Shared):
+    """The settings for one data set."""
+
+    dataset: str
+    attacks: dict[str, tuple[str, ...]]
+    """norm -> names"""
+    curve: dict[str, tuple[str, ...]]
+    """norm -> names of the attacks that also run at other budgets"""
+    budgets: tuple[Number, ...]
+    """those budgets, in multiples of ``eps``"""
+    eps: dict[str, Number]
+    """norm -> budget in pixels of [0, 1]"""
+
+
+class Protocol(Strict):
     """A checked request. Lists have no duplicates and are in the order of the registries."""
 
     defenses: tuple[str, ...]
@@ -239,6 +272,14 @@ class Protocol:
     """Whether models are checked for signs of hidden gradients."""
     detectors: tuple[str, ...] = ()
     """Systems of detectors that were named among the defenses."""
+    resolved: Tree = Field(default={})
+    """Every key with its value, in a file's form; of given weights only the files' names."""
+
+
+class _Layer(NamedTuple):
+    origin: str
+    """What an error puts before its keys."""
+    tree: Tree
 
 
 def load_protocol(config: Path | Mapping[str, Any] | None = None, overrides: Tree | None = None) -> Protocol:
@@ -247,182 +288,121 @@ def load_protocol(config: Path | Mapping[str, Any] | None = None, overrides: Tre
     Raises:
         BenchError: unreadable file, unknown key or name, value out of range.
     """
-    layers = [_read(_DEFAULT)]
-    if config is not None:
-        layers.append(_read(config) if isinstance(config, Path) else dict(config))
-        where = str(config) if isinstance(config, Path) else "the protocol"
-        _check_keys(layers[1], _merged(_schedule(_FULL), layers[0]), where)
-    layers.append(overrides or {})
-    base = _overlaid(layers)
-    _check_lists(base)
-    norms = _in_order(base["norms"], NORMS, "norm")
-    settings = []
-    for name in _in_order(base["datasets"], dataset_names(), "data set"):
-        schedule = _overlaid(layers, name)["schedule"]
-        recipes = [_schedule(_FULL), _schedule(schedule)]
-        settings.append(_settings(name, _overlaid([*recipes, *layers], name), norms))
-    defenses = _in_order(base["defenses"], [*defense_presets(), *system_presets()], "defense")
+    where = f"{config}: " if isinstance(config, Path) else "the protocol: "
+    given = read_toml(config) if isinstance(config, Path) else dict(config or {})
+    layers = [_Layer("", read_toml(DEFAULT)), _Layer(where, given), _Layer("", overrides or {})]
+    sections = _sections(layers[1])
+    common = overlaid([layer.tree for layer in layers])
+    common = {key: common[key] for key in Whole.model_fields}
+    whole = checked(Whole, common, lambda loc: _origin(layers, "", loc))
+    datasets = _in_order(whole.datasets, dataset_names(), "data set")
+    keys = {name: _keys(layers, name) for name in dict.fromkeys([*datasets, *sections])}
+    norms = _in_order(whole.norms, NORMS, "norm")
+    defenses = _in_order(whole.defenses, [*defense_presets(), *system_presets()], "defense")
+    for name in datasets:
+        _check_given(keys[name], whole)
+    settings = tuple(_settings(name, keys[name], norms) for name in datasets)
     return Protocol(
         defenses=tuple(name for name in defenses if name in defense_presets()),
         detectors=tuple(name for name in defenses if name in system_presets()),
         norms=norms,
-        threats=_in_order(base["threats"], THREATS, "threat"),
-        seeds=base["seeds"],
-        diagnosis=base["diagnosis"],
-        settings=tuple(settings),
+        threats=_in_order(whole.threats, THREATS, "threat"),
+        seeds=whole.seeds,
+        diagnosis=whole.diagnosis,
+        settings=settings,
+        resolved=whole.model_dump(mode="json")
+        | {"dataset": {each.dataset: _resolved(keys[each.dataset], each) for each in settings}},
     )
 
 
-def schedules() -> list[str]:
-    """Return the names of the built-in training schedules."""
-    return sorted(path.stem for path in _SCHEDULES.glob("*.toml"))
+def _resolved(keys: Keys, settings: Settings) -> Tree:
+    files = {key: Path(getattr(keys, key)).name for key in ("weights", "network")}
+    return keys.model_dump(mode="json", exclude=set(Whole.model_fields)) | files | {"eps": settings.eps}
 
 
-def schedule_texts() -> dict[str, str]:
-    """Return name -> the description in its file's first lines."""
-    texts = {}
-    for name in schedules():
-        lines = (_SCHEDULES / f"{name}.toml").read_text(encoding="utf-8").splitlines()
-        comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
-        texts[name] = " ".join(line.removeprefix("#").strip() for line in comment)
-    return texts
+def _sections(layer: _Layer) -> list[str]:
+    """Return the data sets that a layer has sections of, after checking that they can be theirs."""
+    sections = layer.tree.get("dataset", {})
+    if not isinstance(sections, Mapping) or not all(isinstance(each, Mapping) for each in sections.values()):
+        raise BenchError(f"{layer.origin}dataset must hold a table per data set, such as [dataset.mnist]")
+    for name, section in sections.items():
+        dataset_named(name)
+        if common := [key for key in Whole.model_fields if key in section]:
+            raise BenchError(
+                f"{layer.origin}{common[0]} holds for all data sets: write it above [dataset.{name}]"
+            )
+    return list(sections)
 
 
-def _schedule(name: str) -> Tree:
-    if name not in schedules():
-        raise unknown("schedule", name, schedules())
-    return _read(_SCHEDULES / f"{name}.toml")
+def _keys(layers: Sequence[_Layer], dataset: str) -> Keys:
+    """Return all keys of one data set; the classifier of detectors is trained as models are, unless said."""
+    tree = with_schedule([layer.tree for layer in layers], dataset)
+    tree["detection"] = merged({"training": tree["training"]}, tree["detection"])
+    return checked(Keys, tree, lambda loc: _origin(layers, dataset, loc))
 
 
-def _overlaid(layers: list[Tree], dataset: str = "") -> Tree:
-    """Merge layers, later over earlier; within a layer, a data set's section over the general ones."""
-    tree: Tree = {}
-    for layer in layers:
-        tree = _merged(tree, {key: value for key, value in layer.items() if key != "dataset"})
-        tree = _merged(tree, layer.get("dataset", {}).get(dataset, {}))
-    return tree
+def _origin(layers: Sequence[_Layer], dataset: str, loc: Loc) -> str:
+    """Return which layer says what stands at ``loc``, and in which section; empty for options."""
+    for layer in reversed(layers):
+        own = layer.tree.get("dataset", {}).get(dataset, {})
+        for section, tree in ((f"[dataset.{dataset}] ", own), ("", layer.tree)):
+            if _has(tree, [part for part in loc if isinstance(part, str)]):
+                return layer.origin + section
+    return ""
 
 
-def _read(path: Path) -> Tree:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BenchError(f"cannot read --config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BenchError(f"--config {path} is not TOML: {error}") from error
+def _has(tree: Any, path: Sequence[str]) -> bool:
+    return not path or (isinstance(tree, Mapping) and path[0] in tree and _has(tree[path[0]], path[1:]))
 
 
-def _merged(base: Tree, layer: Mapping[str, Any]) -> Tree:
-    merged = dict(base)
-    for key, value in layer.items():
-        nested = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
-        merged[key] = _merged(base[key], value) if nested else value
-    return merged
-
-
-def _check_keys(layer: Tree, template: Tree, where: str) -> None:
-    """Check that every key and type of ``layer`` is the template's; [dataset.X] may hold any section."""
-    for key, value in layer.items():
-        if key == "dataset":
-            for name, section in value.items():
-                dataset_named(name)
-                _check_keys(section, template, f"{where} [dataset.{name}]")
-        elif key not in template:
-            raise BenchError(f"{where}: {unknown('key', key, template)}")
-        elif isinstance(template[key], dict):
-            if not isinstance(value, dict):
-                raise BenchError(f"{where}: {key} must be a table, got {value!r}")
-            _check_keys(value, template[key], f"{where} [{key}]")
-        else:
-            _check_type(key, value, template[key], where)
-
-
-def _check_type(key: str, value: Any, default: Any, where: str) -> None:
-    if not _fits(value, type(default)):
-        raise BenchError(f"{where}: {key} must be of type {type(default).__name__}, got {value!r}")
-    if isinstance(default, list):
-        kind = type(default[0]) if default else str
-        for item in value:
-            if not _fits(item, kind):
-                raise BenchError(f"{where}: {key} must be a list of {kind.__name__}, got {item!r} in it")
-
-
-def _fits(value: Any, expected: type) -> bool:
-    return type(value) is expected or (expected is float and type(value) is int)
-
-
-def _check_lists(tree: Tree) -> None:
-    _at_least(1, seeds=tree["seeds"])
-    if tree["fit"]:
-        parse_fit(tree["fit"])  # or an error
-        if FOLDER.info.name not in tree["datasets"]:
-            raise BenchError(f"--fit {tree['fit']} is of a folder of images: --dataset {FOLDER.info.name}")
-    for key in ("datasets", "defenses", "norms", "threats"):
-        if not tree[key]:
-            raise BenchError(f"{key} is empty: name at least one")
-    if tree["weights"]:
-        _check_weights(tree)
-    elif unused := [f"--{key.replace('_', '-')}" for key in _OF_WEIGHTS if tree[key]]:
-        raise BenchError(f"{', '.join(unused)} is for given weights: name their file with --weights")
-    elif tree["network"]:
-        raise BenchError(f"--network {tree['network']} is not trained here: name its --weights too")
-
-
-def _check_weights(tree: Tree) -> None:
-    """Check that given weights are for one model: one defense, one data set, one seed."""
-    for key, flag in (("defenses", "--defense"), ("datasets", "--dataset")):
-        if len(set(tree[key])) != 1:
-            raise BenchError(f"--weights {tree['weights']} is one model: name its one {flag}")
-    if tree["seeds"] != 1:
+def _check_given(keys: Keys, whole: Whole) -> None:
+    """Check that given weights are for one model, and that no option of them is given without them."""
+    if keys.fit:
+        parse_fit(keys.fit)  # or an error
+        if FOLDER.info.name not in whole.datasets:
+            raise BenchError(f"--fit {keys.fit} is of a folder of images: --dataset {FOLDER.info.name}")
+    if not keys.weights:
+        if unused := [f"--{key.replace('_', '-')}" for key in _OF_WEIGHTS if getattr(keys, key)]:
+            raise BenchError(f"{', '.join(unused)} is for given weights: name their file with --weights")
+        if keys.network:
+            raise BenchError(f"--network {keys.network} is not trained here: name its --weights too")
+        return
+    for names, flag in ((whole.defenses, "--defense"), (whole.datasets, "--dataset")):
+        if len(set(names)) != 1:
+            raise BenchError(f"--weights {keys.weights} is one model: name its one {flag}")
+    if whole.seeds != 1:
         raise BenchError(
-            f"--weights {tree['weights']} is one model, got {tree['seeds']} seeds: run each file by itself"
+            f"--weights {keys.weights} is one model, got {whole.seeds} seeds: run each file by itself"
+        )
+    if keys.weights_plain and keys.weights_input not in ("", "plain"):
+        raise BenchError(
+            f"--weights-plain is --weights-input plain, got {keys.weights_input} too: leave one out"
         )
 
 
-def _weights_input(tree: Tree) -> str:
-    """Return the weights' input; ``weights_plain`` is short for "plain"."""
-    given: str = tree["weights_input"]
-    if tree["weights_plain"] and given not in ("", "plain"):
-        raise BenchError(f"--weights-plain is --weights-input plain, got {given} too: leave one out")
-    return "plain" if tree["weights_plain"] else given
-
-
-def _in_order(names: Any, known: Any, kind: str) -> tuple[str, ...]:
+def _in_order(names: Iterable[str], known: Iterable[str], kind: str) -> tuple[str, ...]:
+    known = list(known)
     for name in names:
         if name not in known:
             raise unknown(kind, name, known)
     return tuple(name for name in known if name in names)
 
 
-def _settings(name: str, tree: Tree, norms: tuple[str, ...]) -> Settings:
-    info = dataset_named(name).info
-    _at_least(0, n_examples=tree["n_examples"])
-    eps = {norm: tree["eps"][norm] or info.eps(norm) for norm in NORMS}
-    check_budgets(info, eps, tree["curve"]["budgets"] if tree["curve"]["attacks"] else ())
-    attack_set = tree["attack_set"]
-    _one_of("attack_set", attack_set, tuple(SETS))
-    budgets = tuple(sorted(set(tree["curve"]["budgets"]) - {1.0}))
-    _positive(**{"curve.budgets": min(budgets, default=1.0)})
-    return Settings(
-        dataset=name,
-        n_examples=tree["n_examples"],
-        attack_set=attack_set,
-        attacks={norm: _attacks(norm, tree["attacks"][attack_set][norm], attack_set) for norm in norms},
-        curve={norm: _curve(norm, tree["curve"]["attacks"], attack_set) for norm in norms},
-        budgets=budgets,
-        eps=eps,
-        model=_section(Model, tree["model"]),
-        surrogate=_section(Surrogate, tree["surrogate"]),
-        schedule=tree["schedule"],
-        weights=tree["weights"],
-        weights_input=_weights_input(tree),
-        weights_entry=tree["weights_entry"],
-        network=tree["network"],
-        fit=tree["fit"] if name == FOLDER.info.name else "",
-        training=_section(Training, tree["training"]),
-        estimators=_section(Estimators, tree["estimators"]),
-        detection=_detection(tree),
-    )
+def _settings(name: str, keys: Keys, norms: tuple[str, ...]) -> Settings:
+    info, attack_set = dataset_named(name).info, keys.attack_set
+    eps = {norm: getattr(keys.eps, norm) or info.eps(norm) for norm in NORMS}
+    check_budgets(info, eps, keys.curve.budgets if keys.curve.attacks else ())
+    attacks = getattr(keys.attacks, attack_set)
+    changed = {
+        "dataset": name,
+        "attacks": {norm: _attacks(norm, getattr(attacks, norm), attack_set) for norm in norms},
+        "curve": {norm: _curve(norm, keys.curve.attacks, attack_set) for norm in norms},
+        "budgets": tuple(sorted(set(keys.curve.budgets) - {1.0})),
+        "eps": eps,
+        "weights_input": "plain" if keys.weights_plain else keys.weights_input,
+        "fit": keys.fit if name == FOLDER.info.name else "",
+    }
+    return Settings(**{key: getattr(keys, key) for key in _Shared.model_fields} | changed)
 
 
 def check_budgets(info: DatasetInfo, eps: Mapping[str, float], factors: Sequence[float]) -> None:
@@ -437,23 +417,7 @@ def check_budgets(info: DatasetInfo, eps: Mapping[str, float], factors: Sequence
             )
 
 
-def _detection(tree: Tree) -> Detection:
-    section = tree["detection"]
-    training = _section(Training, {**tree["training"], **section["training"]})
-    model = _section(Model, section["model"])
-    confidences = sorted(float(each) for each in set(section["confidences"]))
-    attack = {"attack": "attacks.adaptive:AdaptiveDetection", **section["adaptive_attack"]}
-    made = {"training": training, "model": model, "confidences": confidences, "adaptive_attack": attack}
-    return _section(Detection, {**section, **made})
-
-
-def _section(section: type[Section], tree: Tree) -> Section:
-    fields = {field.name for field in dataclasses.fields(section)}  # type: ignore[arg-type]
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in tree.items() if key in fields}
-    return section(**values)
-
-
-def _attacks(norm: str, names: list[str], attack_set: str) -> tuple[str, ...]:
+def _attacks(norm: str, names: Sequence[str], attack_set: str) -> tuple[str, ...]:
     """Return the attacks of one norm, always including natural accuracy."""
     presets = attack_presets(attack_set)
     for name in names:
@@ -465,7 +429,7 @@ def _attacks(norm: str, names: list[str], attack_set: str) -> tuple[str, ...]:
     return tuple(name for name in presets if name in names or name == "none")
 
 
-def _curve(norm: str, names: list[str], attack_set: str) -> tuple[str, ...]:
+def _curve(norm: str, names: Sequence[str], attack_set: str) -> tuple[str, ...]:
     """Return which of the attacks named for curves have a budget to vary and support this norm."""
     for name in names:
         _check_attack(name, attack_set)
@@ -501,20 +465,3 @@ def attacks_by_norm(names: list[str], norms: list[str]) -> dict[str, dict[str, l
         for norm in presets[0].norms:
             known[norm].add(name)
     return {each: {norm: sorted(known[norm]) for norm in NORMS} for each in SETS}
-
-
-def _at_least(least: float, **values: float) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise BenchError(f"{name.replace('_', '-')} must be at least {least}, got {value}")
-
-
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise BenchError(f"{name.replace('_', '-')} must be positive, got {value}")
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise unknown(name, value, choices)

@@ -1,7 +1,7 @@
 """From a protocol to tasks: their dependencies, and ids made of everything that decides a result."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -9,15 +9,16 @@ from typing import Any
 
 from robustness_bench.attacks.registry import AttackPreset, attack_presets
 from robustness_bench.benchmark.data import Located
-from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.models import checked
 from robustness_bench.benchmark.networks import MODELS
 from robustness_bench.benchmark.networks.inputs import RULE, parse
 from robustness_bench.benchmark.networks.weights import fingerprint
 from robustness_bench.benchmark.networks.zoo import robustbench_file
 from robustness_bench.benchmark.plan.kinds import TASK_KINDS, TaskKind
 from robustness_bench.benchmark.plan.probe import probe_for
-from robustness_bench.benchmark.plan.protocol import Protocol, Settings, identity
+from robustness_bench.benchmark.plan.protocol import Estimators, Protocol, Settings
 from robustness_bench.defenses.registry import DefensePreset, defense_presets
 
 ZOO = "robustbench:"
@@ -210,7 +211,7 @@ class Planner:
             "width": width,
             **MODELS[model].identity(),
             "defense": preset.identity(),
-            "training": identity(settings.training),
+            "training": settings.training.identity(),
             **self.dataset(),
         }
         name = f"{defense}-{model}"
@@ -221,11 +222,10 @@ class Planner:
 
     def _recipe(self, preset: DefensePreset) -> dict[str, Any]:
         """Return a defense's estimator recipe: the protocol's, overridden by the preset."""
-        recipe = asdict(self.settings.estimators)
-        for key in preset.estimators:
-            if key not in recipe:
-                raise unknown(f"key in the estimators of defense {preset.name!r}", key, recipe)
-        return identity(replace(self.settings.estimators, **preset.estimators))
+        values = {**dict(self.settings.estimators), **preset.estimators}
+        return checked(
+            Estimators, values, lambda loc: f"the estimators of defense {preset.name!r}: "
+        ).identity()
 
     def _load(self, defense: str, norm: str, model: str, width: int) -> Task:
         """Return the task that copies given weights into the store."""
@@ -257,7 +257,7 @@ class Planner:
             "eps": settings.eps[norm],
             "inner_loss": INNER_LOSS,
             "estimators": recipe,
-            "training": identity(settings.training),
+            "training": settings.training.identity(),
             **self.dataset(),
         }
         name = f"estimators-{recipe['objective']}-on-{defense}-{norm}"
@@ -268,7 +268,7 @@ class Planner:
         """Return the task for the MI of a model's outputs on natural and attacked test images, per image."""
         settings = self.settings
         eps, model = settings.eps[norm], self.train(defense, norm, seed)
-        recipe = identity(settings.estimators) | {"objective": objective}
+        recipe = settings.estimators.identity() | {"objective": objective}
         preset = attack_presets(settings.attack_set)[attack]
         parents = {
             "model": model,

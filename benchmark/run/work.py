@@ -1,7 +1,7 @@
-"""The functions behind `bench run` and `bench plan`, callable without a command line."""
+"""Prepare and run what a protocol asks for, without a command line."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from robustness_bench.benchmark.context import Context
@@ -12,6 +12,7 @@ from robustness_bench.benchmark.plan.tasks import Task, make_plan
 from robustness_bench.benchmark.report.rendering.table import Table
 from robustness_bench.benchmark.store import tensors
 from robustness_bench.benchmark.store.folder import locked, open_tasks
+from robustness_bench.benchmark.store.protocols import keep_protocol
 
 Publish = Callable[[Path, Protocol, dict[str, Located]], list[Table]]
 
@@ -76,7 +77,7 @@ def prepare(
 
 
 def locate_for(settings: Settings, data_dir: Path, *, download: bool = False) -> Located:
-    """The data set of some settings.
+    """Find the data set of some settings.
 
     Raises:
         BenchError: data missing, or budgets that do not fit its images.
@@ -96,13 +97,16 @@ def _verify_parents(out: Path, todo: list[Task]) -> None:
 
 
 def run(work: Work, context: Context, publish: Publish, *, workers: int, live: bool) -> Finished:
-    """Run the open tasks, then ``publish`` all records.
+    """Run the open tasks, keep the protocol that their results name, then ``publish`` all records.
 
     Raises:
         BenchError: something only the user can fix; finished tasks are kept.
     """
     with locked(context.out):
-        failures = _run_open(work, context, workers, live) if work.todo else {}
+        failures = {}
+        if work.todo:
+            context = replace(context, protocol=keep_protocol(context.out, work.protocol))
+            failures = _run_open(work, context, workers, live)
         return Finished(failures=failures, tables=publish(context.out, work.protocol, work.data))
 
 

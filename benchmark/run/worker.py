@@ -4,10 +4,11 @@ import time
 import traceback
 
 from robustness_bench.attacks.class_names import load
-from robustness_bench.benchmark.context import Advance, Context, environment
+from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.sandbox.failures import ModelError
+from robustness_bench.benchmark.store.cards import environment_of
 
 _REPORT_EVERY = 0.2  # seconds between two progress messages
 
@@ -33,7 +34,7 @@ def perform(task: Task, context: Context, advance: Advance) -> str:
 def record_failure(task: Task, context: Context, story: str) -> None:
     """Keep the traceback as a cell's record: shown as ERROR, never as a number. Other tasks leave nothing."""
     if task.how.failed:
-        load(task.how.failed)(context.out / task.path, task, environment(context.device), story)
+        load(task.how.failed)(context.out / task.path, task, environment_of(task, context), story)
 
 
 def _throttled(advance: Advance) -> Advance:

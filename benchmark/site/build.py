@@ -129,10 +129,10 @@ def _write_downloads(folder: Path, board: Board, families: dict[str, Family]) ->
 
 
 def _write_defense(folder: Path, found: Found, family: Family, families: dict[str, Family]) -> None:
-    made = recipes(family, found.cards, family.slug)
+    made = recipes(family, found, family.slug)
     for recipe in made:
-        if recipe.config:
-            _put(folder / "reproduce" / recipe.command.split()[3], recipe.config.encode())
+        if recipe.file:
+            _put(folder / "reproduce" / recipe.file, recipe.config.encode())
     pictures = list(_pictures(folder, found, family))
     page = defense.context(
         family, families, found.cards, made, standings.told(family.defense, found), pictures

@@ -1,4 +1,4 @@
-"""Cards: the JSON beside tensors, and what a diagnosis found. What they are of, and how they were made."""
+"""Cards: the JSON file beside tensors. It says what they are, and how they were made."""
 
 import time
 from pathlib import Path
@@ -14,7 +14,7 @@ Card = dict[str, Any]
 
 
 def card_of(path: Path) -> Path:
-    """The card beside tensors; it is written last, so it says that both are whole."""
+    """Return the path of the card beside tensors. It is written last: if it exists, both are complete."""
     return path.with_suffix(".json")
 
 
@@ -24,7 +24,7 @@ def write_card(path: Path, sha256: str, card: Card) -> None:
 
 
 def read_card(path: Path) -> Card:
-    """The card of the tensors at ``path``.
+    """Read the card of the tensors at ``path``.
 
     Raises:
         StoreError: unreadable or of another format.
@@ -35,7 +35,7 @@ def read_card(path: Path) -> Card:
 
 
 def find_model(store: Path, identity: str, family: str, data: Located) -> Task | None:
-    """The task whose tensors a store has under this id, as their card tells it; without its parents."""
+    """Return the task whose tensors a store has under this id, from their card; without its parents."""
     for card_file in sorted(store.glob(f"checkpoints/*/*-{identity}.json")):
         path = card_file.with_suffix(".safetensors")
         if path.is_file():
@@ -54,21 +54,21 @@ def find_model(store: Path, identity: str, family: str, data: Located) -> Task |
 
 
 def is_kept(path: Path, task: Task) -> bool:
-    """Whether tensors are there with their card.
+    """Return whether a store has tensors and their card.
 
-    A card without them tells how something was trained, but is no result to go on from.
+    A card alone says how something was trained, but other tasks cannot use it.
     """
     return path.is_file() and card_of(path).is_file()
 
 
 def remedy(path: Path) -> str:
-    """What to do about tensors or a card that are damaged."""
+    """Return the remedy for damaged tensors or a damaged card."""
     stem = path.with_suffix("")
     return f"delete {stem}.safetensors and {stem}.json and run the same command again to make them anew"
 
 
 def card_for(task: Task, context: Context, started: float, **found: Any) -> Card:
-    """What is kept of a finished task besides its tensors: ``found``, what it is of, how it was made.
+    """Return the card of a finished task: what it is, how it was made, and what was ``found``.
 
     Args:
         started: of the clock ``time.monotonic``.
@@ -83,7 +83,7 @@ def card_for(task: Task, context: Context, started: float, **found: Any) -> Card
 
 
 def circumstances(task: Task, context: Context, started: float) -> dict[str, Any]:
-    """How a result was made, which decides nothing: ``environment`` and ``seconds``.
+    """Return how a result was made, which has no influence on it: ``environment`` and ``seconds``.
 
     Args:
         started: of the clock ``time.monotonic``.
@@ -95,9 +95,10 @@ def circumstances(task: Task, context: Context, started: float) -> dict[str, Any
 
 
 def environment_of(task: Task, context: Context) -> dict[str, Any]:
-    """Where a result is made, and how the weights of others that it is of are run."""
-    facts, model = environment(context.device), task.parents.get("model")
-    if model is None or not model.how.given:
+    """Return where and by which command a result is made, and how the given weights that it is of are run."""
+    facts, model = dict(environment(context.device)), task.parents.get("model")
+    facts |= {key: each for key in ("command", "protocol") if (each := getattr(context, key))}
+    if model is None or not model.how.given or not card_of(context.out / model.path).is_file():
         return facts
     reading = read_card(context.out / model.path).get("reading")
     return facts if reading is None else {**facts, "input": reading["note"]}

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.statistics import Outcomes, withstand_all
 from robustness_bench.benchmark.store.diagnoses import BATCH_DEPENDENT, NOT_DIAGNOSED, Diagnoses, Diagnosis
-from robustness_bench.benchmark.store.parquet import Columns, read_as, typed, write_table
+from robustness_bench.benchmark.store.parquet import (
+    CellMeasurement,
+    Columns,
+    find_tables,
+    read_as,
+    story_of,
+    typed,
+    write_table,
+)
 
 FORMAT = 2
 DISTANCES: tuple[Literal["linf", "l2", "l1"], ...] = ("linf", "l2", "l1")
@@ -29,30 +37,16 @@ SCHEMA = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
-    """One cell as read back.
+class Record(CellMeasurement):
+    """One cell.
 
     Attributes:
-        spec: all that decides the result (the task's spec).
-        family: what it has in common with the same cell of other seeds.
-        model_family: the same of the evaluated model.
-        error: the traceback of a cell that failed, which has no rows.
-        environment: versions and hardware; never part of an id.
-        rows: column name -> (n,) array.
+        model_family: the family of the evaluated model.
         diagnosis: what its store knows of the model, where it was read with its store (``read_records``);
             None: not diagnosed.
     """
 
-    id: str
-    family: str
     model_family: str
-    seed: int
-    spec: dict[str, Any]
-    status: Literal["ok", "error"]
-    error: str
-    environment: dict[str, Any]
-    seconds: float
-    rows: dict[str, NDArray[Any]]
     diagnosis: Diagnosis | None = None
 
     @property
@@ -111,7 +105,7 @@ def robust_rows(rows: Mapping[str, NDArray[Any]], *, kind: str, norm: str, eps: 
 
 
 def robust_to_all(records: Iterable[Record]) -> Outcomes:
-    """Which images no record has an image for that counts: (n,). See ``withstand_all``."""
+    """Return which images withstood every record, an image each: (n,). See ``withstand_all``."""
     return withstand_all((record.rows["sample"], record.robust) for record in records)
 
 
@@ -125,19 +119,9 @@ def write_record(
     error: str = "",
 ) -> None:
     """Write the record of ``task``; without rows and with a traceback if it failed."""
-    story = {
-        "format": FORMAT,
-        "id": task.id,
-        "family": task.family,
-        "model_family": task.parents["model"].family,
-        "seed": task.seed,
-        "spec": task.spec,
-        "status": "error" if error else "ok",
-        "error": error,
-        "environment": environment,
-        "seconds": seconds,
-    }
-    write_table(path, typed(rows, SCHEMA), story)
+    story = story_of(task, FORMAT, environment, seconds)
+    story |= {"model_family": task.parents["model"].family, "status": "error" if error else "ok"}
+    write_table(path, typed(rows, SCHEMA), {**story, "error": error})
 
 
 def keep_failure(path: Path, task: Task, environment: dict[str, Any], error: str) -> None:
@@ -146,7 +130,7 @@ def keep_failure(path: Path, task: Task, environment: dict[str, Any], error: str
 
 
 def is_kept(path: Path, task: Task) -> bool:
-    """Whether the cell has its result; one that failed has not, and will be tried again."""
+    """Return whether the cell has its result; one that failed is tried again."""
     return path.is_file() and read_record(path).status == "ok"
 
 
@@ -168,7 +152,7 @@ def read_record(path: Path, columns: Columns | None = None) -> Record:
 
 
 def read_records(out: Path) -> list[Record]:
-    """All records of a store, each with what the store knows of its model.
+    """Read all records of a store, each with the diagnosis of its model.
 
     Raises:
         StoreError: a record or a diagnosis is damaged; the message names the file.
@@ -179,5 +163,5 @@ def read_records(out: Path) -> list[Record]:
 
 
 def find_records(out: Path) -> list[Path]:
-    """All record files of a store, in a fixed order; unfinished cells are not among them."""
-    return sorted(path for path in out.glob("records/**/*.parquet") if not path.name.startswith("."))
+    """Return all record files of a store, in a fixed order, without unfinished cells."""
+    return find_tables(out, "records")

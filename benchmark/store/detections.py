@@ -1,15 +1,22 @@
-"""What a guarded classifier made of each image: a Parquet file per system, attack, confidence and seed."""
+"""A guarded classifier's verdict on each image: a Parquet file per system, attack, confidence and seed."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from robustness_bench.benchmark.plan.tasks import Task
-from robustness_bench.benchmark.store.parquet import read_as, typed, write_table
+from robustness_bench.benchmark.store.parquet import (
+    CellMeasurement,
+    find_tables,
+    read_as,
+    story_of,
+    typed,
+    write_table,
+)
 
 FORMAT = 1
 SCORE, FLAG = "score:", "flag:"  # + a detector's name: a column of its own
@@ -29,30 +36,20 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detection:
-    """One cell as read back.
+class Detection(CellMeasurement):
+    """One cell.
 
     Attributes:
         spec: the task's: ``dataset``, ``system``, ``attack`` ("none", "cw", "ead-l1", "ead-en", …),
             ``confidence`` (κ; 0.0 for natural images), ``setting`` ("natural", "oblivious", "white",
             "grey"), ``parameters`` of the attack, ``detectors``: name -> identity.
-        family: what it has in common with the same cell of other seeds.
         thresholds: detector -> the score from which on it flags.
         remarks: detector -> what must be said of it (a part that failed its quality gate).
         rows: column name -> (n,) array; ``score:NAME`` and ``flag:NAME`` for every detector.
     """
 
-    id: str
-    family: str
-    seed: int
-    spec: dict[str, Any]
-    status: Literal["ok", "error"]
-    error: str
-    environment: dict[str, Any]
-    seconds: float
     thresholds: dict[str, float]
     remarks: dict[str, str]
-    rows: dict[str, NDArray[Any]]
 
     @property
     def detectors(self) -> list[str]:
@@ -120,23 +117,12 @@ def write_detection(
     error: str = "",
 ) -> None:
     """Write the cell of ``task``; without rows and with a traceback if it failed."""
-    story = {
-        "format": FORMAT,
-        "id": task.id,
-        "family": task.family,
-        "seed": task.seed,
-        "spec": task.spec,
-        "status": "error" if error else "ok",
-        "error": error,
-        "thresholds": thresholds,
-        "remarks": remarks,
-        "environment": environment,
-        "seconds": seconds,
-    }
+    story = story_of(task, FORMAT, environment, seconds) | {"thresholds": thresholds, "remarks": remarks}
     kinds = dict(_SCHEMA)
     for name in thresholds:
         kinds |= {SCORE + name: pa.float64(), FLAG + name: pa.bool_()}
-    write_table(path, typed(rows, kinds), story)
+    status = "error" if error else "ok"
+    write_table(path, typed(rows, kinds), {**story, "status": status, "error": error})
 
 
 def keep_failure(path: Path, task: Task, environment: dict[str, Any], error: str) -> None:
@@ -147,7 +133,7 @@ def keep_failure(path: Path, task: Task, environment: dict[str, Any], error: str
 
 
 def is_kept(path: Path, task: Task) -> bool:
-    """Whether the cell has its result; one that failed has not, and will be tried again."""
+    """Return whether the cell has its result; one that failed is tried again."""
     return path.is_file() and read_detection(path).status == "ok"
 
 
@@ -161,5 +147,5 @@ def read_detection(path: Path) -> Detection:
 
 
 def find_detections(out: Path) -> list[Path]:
-    """All cells of a store, in a fixed order."""
-    return sorted(path for path in out.glob("detections/**/*.parquet") if not path.name.startswith("."))
+    """Return all cells of a store, in a fixed order."""
+    return find_tables(out, "detections")

@@ -12,8 +12,8 @@ from robustness_bench.benchmark.plan.probe import VERSION
 from robustness_bench.benchmark.plan.tasks import Task
 
 NOT_DIAGNOSED, SIGNS_ONLY, EARLIER = "not diagnosed", "signs only", "earlier probe"
-"""What is said of a model of which nothing is known, no more than what repeated passes show,
-or what an earlier version looked for."""
+"""What is said of a model that was not diagnosed, that no attack was run on, or that an earlier version
+diagnosed."""
 BATCH_DEPENDENT = "outputs depend on the batch"
 
 
@@ -54,14 +54,14 @@ class Diagnosis:
 
 
 def probe_rank(probe: dict[str, Any]) -> tuple[int, ...]:
-    """Orders probes by how much they look for; those of before there were versions come first."""
+    """Return a sort key, larger for more thorough probes; probes without a version come first."""
     attacks = probe.get("attacks") or {}
     how = (int(attacks.get(key, 0)) for key in ("steps", "square_queries", "images"))
     return (int(probe.get("version", 0)), *how, int(probe["images"]))
 
 
 def read_diagnosis(path: Path) -> Diagnosis:
-    """One diagnosis.
+    """Read one diagnosis.
 
     Raises:
         StoreError: unreadable; the message names the file.
@@ -75,19 +75,19 @@ def read_diagnosis(path: Path) -> Diagnosis:
 
 
 def is_covered(path: Path, task: Task) -> bool:
-    """Whether the model has a diagnosis that is as thorough; one of another plan counts too."""
+    """Return whether the model has a diagnosis that is as thorough; another plan's counts too."""
     stem = path.stem.rpartition("-")[0]
     others = sorted(path.parent.glob(f"{escape(stem)}-*.json"))
     return any(read_diagnosis(other).covers(task.spec) for other in others)
 
 
 def find_diagnoses(out: Path) -> list[Path]:
-    """All diagnoses of a store, in a fixed order."""
+    """Return all diagnoses of a store, in a fixed order."""
     return sorted(path for path in out.glob("diagnoses/*/*.json") if not path.name.startswith("."))
 
 
 class Diagnoses:
-    """Of some stores, by what was probed.
+    """The diagnoses of some stores, by what was probed.
 
     Raises:
         StoreError: one is damaged; the message names the file.

@@ -44,7 +44,7 @@ class Evidence(NamedTuple):
 
 
 def evidence_of(record: Path) -> Path:
-    """Where the evidence of a record is: ``evidence/`` in place of ``records/``."""
+    """Return where the evidence of a record is: ``evidence/`` in place of ``records/``."""
     store = record.parents[5]
     return store / "evidence" / record.relative_to(store / "records")
 
@@ -65,7 +65,7 @@ def pack(x: Natural, x_adv: Images, holds: Callable[[Images], bool]) -> tuple[Fo
 
 
 def unpack(form: Form, stored: NDArray[Any], x: Natural) -> Images:
-    """The inverse of ``pack``."""
+    """Return the images that ``pack`` stored."""
     if form == "uint8":
         return stored.astype(np.float32) / np.float32(255)
     if form == "float16":

@@ -39,7 +39,7 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def is_done(out: Path, task: Task) -> bool:
-    """Whether ``task`` has its result.
+    """Return whether ``task`` has its result.
 
     Raises:
         StoreError: the result exists but is damaged.

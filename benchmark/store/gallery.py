@@ -25,7 +25,7 @@ class Examples(NamedTuple):
 
 
 def examples_of(record: Path) -> Path:
-    """Where the images of a record are: ``examples/`` in place of ``records/``, as safetensors."""
+    """Return where the images of a record are: ``examples/`` in place of ``records/``, as safetensors."""
     store = record.parents[5]
     return (store / "examples" / record.relative_to(store / "records")).with_suffix(".safetensors")
 
@@ -39,7 +39,7 @@ def write_examples(path: Path, examples: Examples) -> None:
 
 
 def read_examples(path: Path) -> Examples:
-    """The images of one cell.
+    """Read the images of one cell.
 
     Raises:
         StoreError: truncated or without one of the tensors; the message names the file.

@@ -32,12 +32,12 @@ class ConditionalExamples(NamedTuple):
 
 
 def examples_of(checkpoint: Path) -> Path:
-    """Where the images of a generator are: beside its checkpoint."""
+    """Return where the images of a generator are: beside its checkpoint."""
     return checkpoint.with_name(checkpoint.stem + SUFFIX)
 
 
 def find_conditional_examples(out: Path, dataset: str) -> list[Path]:
-    """All of one data set in a store, in a fixed order."""
+    """Return all files of one data set in a store, in a fixed order."""
     folder = out / "checkpoints" / dataset
     return sorted(path for path in folder.glob(f"**/*{SUFFIX}") if not path.name.startswith("."))
 
@@ -75,7 +75,7 @@ _REMEDY = "delete it and its generator's checkpoint and run the same command aga
 
 
 def _check(examples: ConditionalExamples) -> None:
-    """Raises ValueError."""
+    """Raise ValueError for other shapes, types or classes than ``ConditionalExamples`` has."""
     x, conditional = examples.x, examples.conditional
     if x.ndim != 4 or conditional.ndim != 5 or 0 in conditional.shape or x.shape[1] not in (1, 3):
         raise ValueError(f"images of shape {x.shape}, under every class {conditional.shape}")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from robustness_bench.benchmark.context import Advance, Context
-from robustness_bench.benchmark.data.base import subset
+from robustness_bench.benchmark.data.base import DatasetInfo, subset
 from robustness_bench.benchmark.errors import BenchError, StoreError
 from robustness_bench.benchmark.files import write_atomic
 from robustness_bench.benchmark.networks import MODELS, STEMS, build_model
@@ -32,9 +32,9 @@ Estimators: TypeAlias = MIEstimators | StandardMI
 
 
 def load_model(task: Task, context: Context) -> nn.Module:
-    """The model of a "train" or "load" task: frozen, evaluating, batch norm folded, on the device.
+    """Return the model of a "train" or "load" task: frozen, evaluating, batch norm folded, on the device.
 
-    One that came as code runs in a confined process of its own, which ends with the model.
+    A model that came as code runs in a confined process, which ends with the model.
     """
     if task.spec["model"] == OWN:
         return _confined(task, context, context.out / task.path)
@@ -46,7 +46,7 @@ def load_model(task: Task, context: Context) -> nn.Module:
 
 
 def load_estimators(task: Task, context: Context) -> Estimators:
-    """The trained estimators of an "estimators" task, frozen, in evaluation mode."""
+    """Return the trained estimators of an "estimators" task, frozen, in evaluation mode."""
     with keyed(torch.device("cpu"), "replaced"):
         module = new_estimators(task)
     module.load_state_dict(load_tensors(context.out / task.path), strict=True)
@@ -54,7 +54,7 @@ def load_estimators(task: Task, context: Context) -> Estimators:
 
 
 def new_estimators(task: Task) -> Estimators:
-    """Freshly initialised estimators of an "estimators" task; draws from torch's global generator."""
+    """Return freshly initialised estimators of a task; draws from torch's global generator."""
     info, recipe = task.data.info, task.spec["estimators"]
     return build_estimators(
         info.channels,
@@ -81,7 +81,7 @@ def import_weights(task: Task, context: Context, advance: Advance) -> None:
 
 
 def stem_of(task: Task, context: Context) -> str:
-    """Of a ResNet whose weights are of others, as the training images chose it; else ours."""
+    """Return the stem of a ResNet with given weights, as chosen on training images; empty: our own."""
     if not task.how.given:
         return ""
     stem: str = read_card(context.out / task.path).get("reading", {}).get("stem", "")
@@ -91,7 +91,7 @@ def stem_of(task: Task, context: Context) -> str:
 
 
 def _imported(task: Task, context: Context) -> tuple[dict[str, torch.Tensor], dict[str, str] | None]:
-    """What a "load" task brings into the store, and how it is run; code it writes there itself."""
+    """Return the given weights, and how they are run; code is written into the store."""
     source = Path(task.source)
     if task.spec["model"].startswith(ZOO):
         return _architecture(task, context).state_dict(), None
@@ -106,7 +106,7 @@ def _imported(task: Task, context: Context) -> tuple[dict[str, torch.Tensor], di
 
 
 def _with_code(task: Task, context: Context, source: Path) -> dict[str, torch.Tensor]:
-    """Bring the network's code into the store; it leaves again if the weights are not its."""
+    """Copy the network's code into the store; it is deleted again if the weights do not fit."""
     code = _code(context.out / task.path)
     write_atomic(code, Path(task.network).read_bytes())
     try:
@@ -122,7 +122,7 @@ def _read(task: Task) -> dict[str, torch.Tensor]:
 
 
 def _trial(task: Task, context: Context, matched: Matched) -> Trial:
-    """What the training images are asked."""
+    """Return the trial of possible readings of the weights on training images."""
     info, splits, spec = task.data.info, task.data.load(), task.spec
     shown = subset(len(splits.train_y), max(IMAGES, 5 * info.classes))
     asked = spec.get("input", RULE)
@@ -153,32 +153,29 @@ def _unchanged(source: Path, planned: str) -> None:
 
 
 def _code(checkpoint: Path) -> Path:
-    """Where the store keeps the network of weights that came with one."""
+    """Return where the store keeps the code of a network that came with its weights."""
     return checkpoint.with_suffix(".py")
 
 
 def _confined(task: Task, context: Context, weights: Path) -> "RemoteModel":
-    from robustness_bench.benchmark.sandbox.confinement import Limits
-    from robustness_bench.benchmark.sandbox.remote import RemoteModel
-
     if not context.trust_code:
         raise BenchError(f"{task.title} would run the code of others: read it, then add --trust-code")
     code = _code(context.out / task.path)
     _unchanged(code, task.spec["network"])
-    info = task.data.info
-    return RemoteModel.start(
-        code,
-        weights,
-        classes=info.classes,
-        channels=info.channels,
-        size=info.size,
-        limits=Limits(),
-        device=context.device,
-    )
+    return confined_model(code, weights, task.data.info, context.device)
+
+
+def confined_model(code: Path, weights: Path, info: DatasetInfo, device: str) -> "RemoteModel":
+    """Start a process that runs a network's code with these weights and nothing else."""
+    from robustness_bench.benchmark.sandbox.confinement import Limits
+    from robustness_bench.benchmark.sandbox.remote import RemoteModel
+
+    about: dict[str, Any] = {"classes": info.classes, "channels": info.channels, "size": info.size}
+    return RemoteModel.start(code, weights, limits=Limits(), device=device, **about)
 
 
 def _architecture(task: Task, context: Context, stem: str = "") -> nn.Module:
-    """The network of a task; one from a model zoo comes with its weights."""
+    """Return the network of a task; one from a model zoo has its weights."""
     name = task.spec["model"]
     if name.startswith(ZOO):
         return load_robustbench(
@@ -193,5 +190,5 @@ def _architecture(task: Task, context: Context, stem: str = "") -> nn.Module:
 
 
 def _planned(task: Task) -> dict[str, Any]:
-    """A plugin's network as its task has it."""
+    """Return the identity of a plugin's network, as its task has it."""
     return {"architecture": task.spec["architecture"]} if "architecture" in task.spec else {}

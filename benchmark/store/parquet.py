@@ -1,10 +1,11 @@
-"""How tables are kept: Parquet with checksums, and what they are of as JSON in the metadata."""
+"""How tables are kept: Parquet with checksums, and a story, JSON that says what they are, as metadata."""
 
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +13,59 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from robustness_bench.benchmark.files import AGAIN, check_format, reading, write_atomic
+from robustness_bench.benchmark.plan.tasks import Task
 
 _KEY = b"bench"
 Story = dict[str, Any]
 Rows = dict[str, NDArray[Any]]
 Columns = Callable[[Story], Sequence[str]]
 Record = TypeVar("Record")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """A table and its story, as read back.
+
+    Attributes:
+        family: what it has in common with the same measurement of other seeds.
+        spec: all that decides the result (the task's spec).
+        environment: versions, hardware, command; never part of an id.
+        rows: column name -> (n,) array.
+    """
+
+    id: str
+    family: str
+    seed: int
+    spec: dict[str, Any]
+    environment: dict[str, Any]
+    seconds: float
+    rows: Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellMeasurement(Measurement):
+    """The same of a cell; one that failed has its traceback as ``error``, and no rows."""
+
+    status: Literal["ok", "error"]
+    error: str
+
+
+def story_of(task: Task, current: int, environment: dict[str, Any], seconds: float) -> Story:
+    """Return what every table says of itself; ``current`` is its format."""
+    return {
+        "format": current,
+        "id": task.id,
+        "family": task.family,
+        "seed": task.seed,
+        "spec": task.spec,
+        "environment": environment,
+        "seconds": seconds,
+    }
+
+
+def find_tables(out: Path, folder: str) -> list[Path]:
+    """Return all tables in a folder of a store, in a fixed order; unfinished ones are not among them."""
+    return sorted(path for path in out.glob(f"{folder}/**/*.parquet") if not path.name.startswith("."))
 
 
 class Kept(NamedTuple):
@@ -43,7 +91,7 @@ def write_table(
 
 
 def typed(rows: Mapping[str, NDArray[Any]], kinds: Mapping[str, pa.DataType]) -> dict[str, pa.Array]:
-    """The columns named in ``kinds``, cast to their types; empty ones for those that are not there."""
+    """Return the columns named in ``kinds``, cast to their types; those that are missing are empty."""
     empty: NDArray[Any] = np.empty(0)
     return {name: pa.array(rows.get(name, empty)).cast(kind) for name, kind in kinds.items()}
 

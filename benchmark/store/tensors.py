@@ -39,7 +39,7 @@ def verify(path: Path) -> None:
 
 
 def load_tensors(path: Path) -> "dict[str, Tensor]":
-    """The tensors of a verified checkpoint."""
+    """Read the tensors of a checkpoint, after checking their hash."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 

@@ -1,7 +1,7 @@
 """Execution of a verb's planned work, with progress for the user."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import typer
@@ -42,8 +42,17 @@ def execute(work: "Work", request: Request, publish: "Callable[..., list[Table]]
     for table in finished.tables:
         print(f"\n{to_text(table)}")
     print(f"{left} are in {request.out}/")
-    if finished.failures:
-        print(f"\n{len(finished.failures)} tasks failed:", file=sys.stderr)
-        for title, story in finished.failures.items():
+    end_with(finished.failures, "tasks")
+
+
+def end_with(failures: Mapping[str, str], kind: str) -> None:
+    """List failures, title -> traceback, by their last lines.
+
+    Raises:
+        typer.Exit: 1 if there are any.
+    """
+    if failures:
+        print(f"\n{len(failures)} {kind} failed:", file=sys.stderr)
+        for title, story in failures.items():
             print(f"  {title}: {story.strip().splitlines()[-1]}", file=sys.stderr)
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Find the data set of stored results."""
+"""Options of verbs that take no request, and the data set of stored results."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,6 +10,16 @@ import typer
 if TYPE_CHECKING:
     from robustness_bench.benchmark.data import Located
 
+DataDir = Annotated[
+    Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+TrustModel = Annotated[
+    bool, typer.Option("--trust-code", help="Run a model's own code, confined, if it has any.")
+]
+TrustSubmission = Annotated[
+    bool, typer.Option("--trust-code", help="Run the submission's code, confined. Read it first.")
+]
 Fit = Annotated[
     str,
     typer.Option("--fit", help="What made images of --dataset folder squares of one size: crop:32 or other."),
@@ -17,7 +27,7 @@ Fit = Annotated[
 
 
 def locate_labelled(spec: Mapping[str, Any], folder: Path, fit: str = "") -> "Located":
-    """The data set of a record's ``spec``: one of its name, or whose files in ``folder`` give that name.
+    """Find the data set of a record's ``spec``: of its name, or whose files in ``folder`` give that name.
 
     Args:
         fit: of a folder of images (``data.folder.Fit``).

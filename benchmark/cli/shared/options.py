@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,7 +29,25 @@ WHAT, ATTACKS, TRAINING, WEIGHTS, WHERE, HOW = PANELS = (
     "Files, and what is kept",
     "How it runs",
 )
+_AS_KEYS = (
+    *("seeds", "n_examples", "attack_set", "schedule", "fit"),
+    *("weights", "weights_input", "weights_entry", "network"),
+)
+"""Options that a protocol has keys of the same name for."""
 Result = TypeVar("Result")
+
+
+def _in(panel: str) -> Callable[..., Any]:
+    """Return a maker of options of one panel: their flags, then what they are for."""
+
+    def option(*flags_and_help: str, **more: Any) -> Any:
+        *flags, text = flags_and_help
+        return typer.Option(*flags, help=text, rich_help_panel=panel, **more)
+
+    return option
+
+
+_what, _attack, _training, _weights, _where, _how = map(_in, PANELS)
 
 
 class PanelCommand(TyperCommand):
@@ -51,211 +71,98 @@ class Request:
     """The user's options; each field is an option of every verb that takes a request."""
 
     defense: Annotated[
-        Names,
-        typer.Option(
-            "--defense",
-            help="Defense, repeated or comma-separated (bench list defenses).",
-            rich_help_panel=WHAT,
-        ),
+        Names, _what("--defense", "Defense, repeated or comma-separated (bench list defenses).")
     ] = None
-    dataset: Annotated[
-        Names, typer.Option("--dataset", help="Data set (bench list datasets).", rich_help_panel=WHAT)
-    ] = None
-    norm: Annotated[
-        Names, typer.Option("--norm", help="linf or l2; default: both.", rich_help_panel=WHAT)
-    ] = None
-    threat: Annotated[
-        Names, typer.Option("--threat", help="white or black; default: both.", rich_help_panel=WHAT)
-    ] = None
-    seeds: Annotated[
-        int | None, typer.Option("--seeds", help="Training seeds 0 … N-1.", rich_help_panel=WHAT)
-    ] = None
-    n_examples: Annotated[
-        int | None, typer.Option("--n-examples", help="Test images; 0 = all.", rich_help_panel=WHAT)
-    ] = None
-    eps_linf: Annotated[
-        float | None, typer.Option("--eps-linf", help="L∞ budget in pixels of [0, 1].", rich_help_panel=WHAT)
-    ] = None
-    eps_l2: Annotated[
-        float | None, typer.Option("--eps-l2", help="L2 budget in pixels of [0, 1].", rich_help_panel=WHAT)
-    ] = None
+    dataset: Annotated[Names, _what("--dataset", "Data set (bench list datasets).")] = None
+    norm: Annotated[Names, _what("--norm", "linf or l2; default: both.")] = None
+    threat: Annotated[Names, _what("--threat", "white or black; default: both.")] = None
+    seeds: Annotated[int | None, _what("--seeds", "Training seeds 0 … N-1.")] = None
+    n_examples: Annotated[int | None, _what("--n-examples", "Test images; 0 = all.")] = None
+    eps_linf: Annotated[float | None, _what("--eps-linf", "L∞ budget in pixels of [0, 1].")] = None
+    eps_l2: Annotated[float | None, _what("--eps-l2", "L2 budget in pixels of [0, 1].")] = None
     plugin: Annotated[
         list[Path] | None,
-        typer.Option(
+        _what(
             "--plugin",
-            help="A .py file of your own: a defense (run unless --defense says), data set, network or "
-            "detector.",
-            rich_help_panel=WHAT,
+            "A .py file of your own: a defense (run unless --defense says), data set, network or detector.",
         ),
     ] = None
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="TOML protocol; options override it.", rich_help_panel=WHAT),
-    ] = None
+    config: Annotated[Path | None, _what("--config", "TOML protocol; options override it.")] = None
     attacks: Annotated[
         Names,
-        typer.Option(
-            "--attacks",
-            "--attack",
-            help="Attacks, each under the norms it supports (bench list attacks).",
-            rich_help_panel=ATTACKS,
-        ),
+        _attack("--attacks", "--attack", "Attacks, each under the norms it supports (bench list attacks)."),
     ] = None
     attack_set: Annotated[
-        str | None,
-        typer.Option(
-            "--set",
-            help="The attacks' parameters: strict or paper (bench list attacks -v).",
-            rich_help_panel=ATTACKS,
-        ),
+        str | None, _attack("--set", "The attacks' parameters: strict or paper (bench list attacks -v).")
     ] = None
-    curve: Annotated[
-        Names,
-        typer.Option(
-            "--curve",
-            help="Attacks to run also at other ε, for robustness curves.",
-            rich_help_panel=ATTACKS,
-        ),
-    ] = None
+    curve: Annotated[Names, _attack("--curve", "Attacks to run also at other ε, for robustness curves.")] = (
+        None
+    )
     kappa: Annotated[
-        Names,
-        typer.Option(
-            "--kappa",
-            help="Confidences κ of the attacks on detectors, comma-separated.",
-            rich_help_panel=ATTACKS,
-        ),
+        Names, _attack("--kappa", "Confidences κ of the attacks on detectors, comma-separated.")
     ] = None
     schedule: Annotated[
-        str | None,
-        typer.Option(
-            "--schedule",
-            help="How models are trained (bench list schedules).",
-            rich_help_panel=TRAINING,
-        ),
+        str | None, _training("--schedule", "How models are trained (bench list schedules).")
     ] = None
-    epochs: Annotated[
-        int | None,
-        typer.Option("--epochs", help="Of every training, also of MI estimators.", rich_help_panel=TRAINING),
-    ] = None
-    train_limit: Annotated[
-        int | None, typer.Option("--train-limit", help="Training images; 0 = all.", rich_help_panel=TRAINING)
-    ] = None
-    width: Annotated[
-        int | None,
-        typer.Option("--width", help="Channels of the models' first stage.", rich_help_panel=TRAINING),
-    ] = None
+    epochs: Annotated[int | None, _training("--epochs", "Of every training, also of MI estimators.")] = None
+    train_limit: Annotated[int | None, _training("--train-limit", "Training images; 0 = all.")] = None
+    width: Annotated[int | None, _training("--width", "Channels of the models' first stage.")] = None
     processes: Annotated[
-        int,
-        typer.Option(
-            "--processes",
-            help="Processes, one per GPU, that train one model together.",
-            rich_help_panel=TRAINING,
-        ),
+        int, _training("--processes", "Processes, one per GPU, that train one model together.")
     ] = 1
     weights: Annotated[
         str | None,
-        typer.Option(
-            "--weights",
-            help="Use these weights instead of training: a file, or robustbench:NAME.",
-            rich_help_panel=WEIGHTS,
-        ),
+        _weights("--weights", "Use these weights instead of training: a file, or robustbench:NAME."),
     ] = None
     weights_input: Annotated[
         str | None,
-        typer.Option(
+        _weights(
             "--weights-input",
-            help="Input of the weights' network: plain, normalised, imagenet, half, shifted, bytes, "
-            "per-image; then +bgr, +pool, +stride-2, +stride-2-pool. Default: found on training images.",
-            rich_help_panel=WEIGHTS,
+            "Input of the weights' network: plain, normalised, imagenet, half, shifted, bytes, per-image; "
+            "then +bgr, +pool, +stride-2, +stride-2-pool. Default: found on training images.",
         ),
     ] = None
-    weights_plain: Annotated[
-        bool,
-        typer.Option("--weights-plain", help="Short for --weights-input plain.", rich_help_panel=WEIGHTS),
-    ] = False
+    weights_plain: Annotated[bool, _weights("--weights-plain", "Short for --weights-input plain.")] = False
     weights_entry: Annotated[
-        str | None,
-        typer.Option(
-            "--weights-entry", help="Which set of weights, if the file has several.", rich_help_panel=WEIGHTS
-        ),
+        str | None, _weights("--weights-entry", "Which set of weights, if the file has several.")
     ] = None
     weights_accept_low: Annotated[
         bool,
-        typer.Option(
-            "--weights-accept-low",
-            help="Accept the weights whatever their accuracy on training images.",
-            rich_help_panel=WEIGHTS,
-        ),
+        _weights("--weights-accept-low", "Accept the weights whatever their accuracy on training images."),
     ] = False
     network: Annotated[
         str | None,
-        typer.Option(
-            "--network",
-            help="A .py file with the weights' network: build(classes, channels, size).",
-            rich_help_panel=WEIGHTS,
-        ),
+        _weights("--network", "A .py file with the weights' network: build(classes, channels, size)."),
     ] = None
     trust_code: Annotated[
-        bool,
-        typer.Option(
-            "--trust-code", help="Run the code of --network, in a confined process.", rich_help_panel=WEIGHTS
-        ),
+        bool, _weights("--trust-code", "Run the code of --network, in a confined process.")
     ] = False
-    model_dir: Annotated[
-        Path, typer.Option("--model-dir", help="RobustBench's cache of models.", rich_help_panel=WEIGHTS)
-    ] = Path("models")
-    out: Annotated[Path, typer.Option("--out", help="Folder of the results.", rich_help_panel=WHERE)] = Path(
-        "results"
-    )
+    model_dir: Annotated[Path, _weights("--model-dir", "RobustBench's cache of models.")] = Path("models")
+    out: Annotated[Path, _where("--out", "Folder of the results.")] = Path("results")
     data_dir: Annotated[
-        Path,
-        typer.Option(
-            "--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.", rich_help_panel=WHERE
-        ),
+        Path, _where("--data-dir", "Folder of the data set's files.", envvar="BENCH_DATA")
     ] = Path("data")
     fit: Annotated[
         str | None,
-        typer.Option(
-            "--fit",
-            help="Make the images of --dataset folder squares of one size: crop:32, pad:32 or stretch:32.",
-            rich_help_panel=WHERE,
+        _where(
+            "--fit", "Make the images of --dataset folder squares of one size: crop:32, pad:32 or stretch:32."
         ),
     ] = None
-    download: Annotated[
-        bool, typer.Option("--download", help="Download a missing data set.", rich_help_panel=WHERE)
-    ] = False
+    download: Annotated[bool, _where("--download", "Download a missing data set.")] = False
     gallery: Annotated[
-        int,
-        typer.Option(
-            "--gallery",
-            help="Images of every cell (first seed) to keep for the leaderboard.",
-            rich_help_panel=WHERE,
-        ),
+        int, _where("--gallery", "Images of every cell (first seed) to keep for the leaderboard.")
     ] = 8
     keep_examples: Annotated[
-        bool,
-        typer.Option(
-            "--keep-examples",
-            help="Keep every image that fools a model, for bench verify.",
-            rich_help_panel=WHERE,
-        ),
+        bool, _where("--keep-examples", "Keep every image that fools a model, for bench verify.")
     ] = False
-    batch_size: Annotated[
-        str, typer.Option("--batch-size", help="Batch size in evaluation, or auto.", rich_help_panel=HOW)
-    ] = "auto"
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.", rich_help_panel=HOW)] = "auto"
-    workers: Annotated[
-        int,
-        typer.Option(
-            "--workers", help="Tasks at once; 0 = one per GPU, or per CPU core up to 4.", rich_help_panel=HOW
-        ),
-    ] = 0
+    batch_size: Annotated[str, _how("--batch-size", "Batch size in evaluation, or auto.")] = "auto"
+    device: Annotated[str, _how("--device", "auto, cpu or cuda.")] = "auto"
+    workers: Annotated[int, _how("--workers", "Tasks at once; 0 = one per GPU, or per CPU core up to 4.")] = 0
     no_diagnosis: Annotated[
         bool,
-        typer.Option(
+        _how(
             "--no-diagnosis",
-            help="Skip the checks for hidden gradients: rows are shown as not diagnosed, and not ranked.",
-            rich_help_panel=HOW,
+            "Skip the checks for hidden gradients: rows are shown as not diagnosed, and not ranked.",
         ),
     ] = False
 
@@ -273,13 +180,8 @@ class Request:
         """Reject options that this protocol does not use."""
         if self.kappa and not protocol.detectors:
             raise BenchError("--kappa is for attacks on detectors: name one (bench list detectors)")
-        given = {
-            "--threat": self.threat,
-            "--attacks": self.attacks,
-            "--set": self.attack_set,
-            "--curve": self.curve,
-        }
-        if unused := [flag for flag, value in given.items() if value and not protocol.defenses]:
+        given = {"threat": self.threat, "attacks": self.attacks, "set": self.attack_set, "curve": self.curve}
+        if unused := [f"--{name}" for name, value in given.items() if value and not protocol.defenses]:
             raise BenchError(
                 f"{', '.join(unused)} is for defenses; {', '.join(protocol.detectors)} faces every attack "
                 "of [detection] in the --config file at every --kappa"
@@ -312,6 +214,7 @@ class Request:
             keep_examples=self.keep_examples,
             trust_code=self.trust_code,
             accept_low=self.weights_accept_low,
+            command=typed(),
         )
 
     def _check(self) -> None:
@@ -328,51 +231,38 @@ class Request:
         from robustness_bench.attacks.registry import NORMS
         from robustness_bench.benchmark.plan.protocol import attacks_by_norm
 
-        tree: dict[str, Any] = {}
-        defenses = self.defense or plugins
-        lists = {"defenses": defenses, "datasets": self.dataset, "norms": self.norm, "threats": self.threat}
-        tree |= {key: split(value) for key, value in lists.items() if value}
-        given = {
-            "seeds": self.seeds,
-            "n_examples": self.n_examples,
-            "attack_set": self.attack_set,
-            "schedule": self.schedule,
-            "weights": self.weights,
-            "weights_input": self.weights_input,
-            "weights_plain": self.weights_plain or None,
-            "weights_entry": self.weights_entry,
-            "network": self.network,
-            "fit": self.fit,
-            "diagnosis": False if self.no_diagnosis else None,
-        }
-        tree |= {key: value for key, value in given.items() if value is not None}
-        sections = {
-            ("training", "epochs"): self.epochs,
-            ("estimators", "epochs"): self.epochs,
-            ("detection", "part_epochs"): self.epochs,
-            ("detection", "n_examples"): self.n_examples,
-            ("detection", "adaptive_examples"): self.n_examples,
-            ("detection", "confidences"): _confidences(self.kappa),
-            ("training", "train_limit"): self.train_limit,
-            ("model", "width"): self.width,
-            ("eps", "linf"): _budget(self.eps_linf),
-            ("eps", "l2"): _budget(self.eps_l2),
-        }
-        for (section, key), value in sections.items():
-            if value is not None:
-                tree.setdefault(section, {})[key] = value
-        guarded = {
+        lists = {"datasets": self.dataset, "norms": self.norm, "threats": self.threat}
+        lists["defenses"] = self.defense or plugins
+        tree: dict[str, Any] = {key: split(value) for key, value in lists.items() if value}
+        tree |= _given({key: getattr(self, key) for key in _AS_KEYS})
+        tree |= {"weights_plain": True} if self.weights_plain else {}
+        tree |= {"diagnosis": False} if self.no_diagnosis else {}
+        of_models = {
             "training": {"epochs": self.epochs, "train_limit": self.train_limit},
             "model": {"width": self.width},
         }
-        for part, keys in guarded.items():
-            if told := {key: value for key, value in keys.items() if value is not None}:
-                tree.setdefault("detection", {})[part] = told
-        if self.curve:
-            tree["curve"] = {"attacks": split(self.curve)}
+        sections: dict[str, dict[str, Any]] = {
+            **of_models,
+            "estimators": {"epochs": self.epochs},
+            "detection": {
+                "part_epochs": self.epochs,
+                "n_examples": self.n_examples,
+                "adaptive_examples": self.n_examples,
+                "confidences": _confidences(self.kappa),
+                **{section: _given(keys) or None for section, keys in of_models.items()},
+            },
+            "eps": {"linf": _budget(self.eps_linf), "l2": _budget(self.eps_l2)},
+            "curve": {"attacks": split(self.curve) if self.curve else None},
+        }
+        tree |= {section: told for section, keys in sections.items() if (told := _given(keys))}
         if self.attacks:
             tree["attacks"] = attacks_by_norm(split(self.attacks), tree.get("norms", list(NORMS)))
         return tree
+
+
+def _given(keys: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys that have a value."""
+    return {key: value for key, value in keys.items() if value is not None}
 
 
 def takes_request(verb: Callable[..., Result]) -> Callable[..., Result]:
@@ -423,6 +313,12 @@ def _budget(eps: float | None) -> float | None:
 def split(values: list[str]) -> list[str]:
     """Split names that were repeated or separated by commas."""
     return [name.strip() for value in values for name in value.split(",") if name.strip()]
+
+
+def typed() -> str:
+    """Return the command line as it was typed; empty if a line of text cannot hold it."""
+    command = shlex.join(["bench", *sys.argv[1:]])
+    return command if command.isprintable() else ""
 
 
 def show_plan(work: "Work", request: Request) -> None:

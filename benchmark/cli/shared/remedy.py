@@ -1,26 +1,34 @@
 """The command line that produces what a table or a figure lacks."""
 
 import shlex
-from collections.abc import Collection, Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, fields
 from typing import Any
 
 from robustness_bench.benchmark.cli.shared.options import Request
 
+_OF_CELLS = ("defense", "dataset", "norm", "threat", "attacks", "seeds", "curve", "kappa")
 
-def command_line(request: Request, verb: str, options: Mapping[str, str], without: Collection[str]) -> str:
-    """Return ``bench VERB`` with these options, then all others that were given.
+
+def command_line(request: Request, verb: str, cells: Mapping[str, Iterable[object]] | None = None) -> str:
+    """Return ``bench VERB`` with the options that were given; those that name cells can be replaced.
 
     Args:
-        options: flag -> value.
-        without: the request's fields that the options replace.
+        cells: flag -> values, in place of what was given to name cells.
     """
-    words = ["bench", verb, *(word for option in options.items() for word in option)]
-    for each in fields(Request):
+    words = ["bench", verb]
+    for name, values in (cells or {}).items():
+        words += [name, ",".join(dict.fromkeys(map(str, values)))]
+    for each in given(request):
         value = getattr(request, each.name)
-        if each.name not in without and value != each.default:
+        if not (cells and each.name in _OF_CELLS):
             words += _words(flag(each.type), value)
     return shlex.join(words)
+
+
+def given(request: Request) -> "list[Field[Any]]":
+    """Return the fields of the options that were given."""
+    return [each for each in fields(Request) if getattr(request, each.name) != each.default]
 
 
 def flag(annotation: Any) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustness_bench.benchmark.cli.shared.labelled import DataDir, Device, TrustSubmission
 from robustness_bench.benchmark.errors import BenchError
 
 if TYPE_CHECKING:
@@ -39,14 +40,9 @@ def init(
 @app.command()
 def check(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder, .zip, .tar or .tar.gz.")],
-    trust_code: Annotated[
-        bool,
-        typer.Option("--trust-code", help="Run the submission's code, confined. Read it first."),
-    ] = False,
-    data_dir: Annotated[
-        Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
-    ] = Path("data"),
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    trust_code: TrustSubmission = False,
+    data_dir: DataDir = Path("data"),
+    device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Check a submission: a line for each check, with a remedy for each problem.

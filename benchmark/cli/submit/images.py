@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from robustness_bench.benchmark.cli.shared.labelled import Fit, locate_labelled
+from robustness_bench.benchmark.cli.shared.labelled import DataDir, Device, Fit, TrustModel, locate_labelled
+from robustness_bench.benchmark.cli.shared.options import typed
 
 
 def attack(
@@ -18,14 +19,10 @@ def attack(
     name: Annotated[str, typer.Option("--name", help="Name of the attack.")],
     authors: Annotated[list[str], typer.Option("--author", help="Author; repeat for several.")],
     link: Annotated[str, typer.Option("--link", help="Paper or code.")] = "",
-    data_dir: Annotated[
-        Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
-    ] = Path("data"),
+    data_dir: DataDir = Path("data"),
     fit: Fit = "",
-    trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Run the model's own code, confined, if it has any.")
-    ] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    trust_code: TrustModel = False,
+    device: Device = "auto",
 ) -> None:
     """Verify adversarial images that you found against a model; those that pass lower its worst case.
 
@@ -56,7 +53,12 @@ def attack(
         raise BenchError(f"{against} is of a cell that failed: name another record of the model")
     data = data_of(record, path, lambda spec: locate_labelled(spec, data_dir, fit))
     context = Context(
-        out=path.parents[5], device=choose_device(device), batch_size=0, threads=1, trust_code=trust_code
+        out=path.parents[5],
+        device=choose_device(device),
+        batch_size=0,
+        threads=1,
+        trust_code=trust_code,
+        command=typed(),
     )
     with locked(path.parents[5]):
         found, written = add_sent(file, path, record, credit, context, data)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustness_bench.benchmark.cli.shared.labelled import Fit
+from robustness_bench.benchmark.cli.shared.labelled import DataDir, Device, Fit, TrustSubmission
 from robustness_bench.benchmark.errors import BenchError
 
 if TYPE_CHECKING:
@@ -18,10 +18,7 @@ def run(
     quick: Annotated[
         bool, typer.Option("--quick", help="A first look at 20 images; never counts as verified.")
     ] = False,
-    trust_code: Annotated[
-        bool,
-        typer.Option("--trust-code", help="Run the submission's code, confined. Read it first."),
-    ] = False,
+    trust_code: TrustSubmission = False,
     defense: Annotated[
         list[str] | None,
         typer.Option("--defense", help="For an attack: only against these, repeated or comma-separated."),
@@ -31,11 +28,9 @@ def run(
         typer.Option("--keep-examples", help="For a defense: keep images that fool it, for bench verify."),
     ] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = Path("results"),
-    data_dir: Annotated[
-        Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
-    ] = Path("data"),
+    data_dir: DataDir = Path("data"),
     fit: Fit = "",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     workers: Annotated[
         int,
         typer.Option("--workers", help="For a defense: tasks at once; 0 = one per GPU, or per core up to 4."),

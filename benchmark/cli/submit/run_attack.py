@@ -20,6 +20,7 @@ def run_attack(folder: Path, request: "Request", defenses: list[str], *, quick: 
         typer.Exit: 130 after Ctrl-C, 1 if a cell failed.
         BenchError: there is nothing to attack.
     """
+    from robustness_bench.benchmark.cli.shared.execution import end_with
     from robustness_bench.benchmark.cli.shared.labelled import locate_labelled
     from robustness_bench.benchmark.cli.shared.options import split
     from robustness_bench.benchmark.files import file_hash
@@ -44,14 +45,11 @@ def run_attack(folder: Path, request: "Request", defenses: list[str], *, quick: 
     with locked(request.out), at_hand(sha256, Code(code, attack.allowance)):
         failures = _run(campaign, request)
     _show(attack.name, campaign, request.out)
-    if failures:
-        print(f"\n{len(failures)} cells failed:", file=sys.stderr)
-        for title, story in failures.items():
-            print(f"  {title}: {story.strip().splitlines()[-1]}", file=sys.stderr)
-        raise typer.Exit(1)
+    end_with(failures, "cells")
 
 
 def _run(campaign: "Campaign", request: "Request") -> dict[str, str]:
+    from robustness_bench.benchmark.cli.shared.options import typed
     from robustness_bench.benchmark.context import Context
     from robustness_bench.benchmark.run.work import choose_device
     from robustness_bench.benchmark.submit.attacks.campaign import run_campaign
@@ -70,6 +68,7 @@ def _run(campaign: "Campaign", request: "Request") -> dict[str, str]:
         gallery=0,
         keep_examples=True,
         trust_code=True,
+        command=typed(),
     )
     try:
         return run_campaign(campaign.todo, context, live=sys.stdout.isatty())

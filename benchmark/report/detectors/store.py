@@ -1,6 +1,5 @@
 """Read a store's results for the detectors' tables."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -41,20 +40,21 @@ def fitting(
 ) -> list[Detection]:
     """Return the cells that a run of detectors with these settings would include."""
     oblivious = [record.spec for record in records if record.spec["setting"] == OBLIVIOUS]
-    detection = dataclasses.replace(
-        settings.detection,
-        attacks=tuple(sorted({spec["attack"] for spec in oblivious})),
-        confidences=tuple(sorted({spec["confidence"] for spec in oblivious})) or (0.0,),
-        adaptive=ADAPTIVE,
+    detection = settings.detection.model_copy(
+        update={
+            "attacks": tuple(sorted({spec["attack"] for spec in oblivious})),
+            "confidences": tuple(sorted({spec["confidence"] for spec in oblivious})) or (0.0,),
+            "adaptive": ADAPTIVE,
+        }
     )
-    widest = dataclasses.replace(
-        protocol,
-        defenses=(),
-        detectors=tuple(
-            name for name, each in system_presets().items() if settings.dataset in each.detectors
-        ),
-        seeds=max((record.seed for record in records), default=0) + 1,
-        settings=(dataclasses.replace(settings, detection=detection),),
+    systems = system_presets().items()
+    widest = protocol.model_copy(
+        update={
+            "defenses": (),
+            "detectors": tuple(name for name, each in systems if settings.dataset in each.detectors),
+            "seeds": max((record.seed for record in records), default=0) + 1,
+            "settings": (settings.model_copy(update={"detection": detection}),),
+        }
     )
     by_id = {record.id: record for record in records}
     return [by_id[task.id] for task in make_detection_plan(widest, dict(data)) if task.id in by_id]

@@ -1,6 +1,5 @@
 """Mutual information in nats: mi.csv and a table per data set and objective."""
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +149,7 @@ def fitting(settings: Settings, data: dict[str, Located], records: Sequence[MIRe
         norms=NORMS,
         threats=("white",),
         seeds=max((record.seed for record in records), default=0) + 1,
-        settings=(dataclasses.replace(settings, attacks=attacks),),
+        settings=(settings.model_copy(update={"attacks": attacks}),),
     )
     by_id = {record.id: record for record in records}
     return [by_id[task.id] for task in make_mi_plan(widest, data, OBJECTIVES) if task.id in by_id]

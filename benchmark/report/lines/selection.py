@@ -1,7 +1,5 @@
 """Select the records of a store that belong to given settings, whichever run made them."""
 
-import dataclasses
-
 from robustness_bench.attacks.registry import NORMS, attack_presets
 from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.plan.protocol import THREATS, Protocol, Settings
@@ -23,13 +21,14 @@ def fitting(settings: Settings, data: dict[str, Located], by_id: dict[str, Recor
         seeds=max((record.seed for record in by_id.values()), default=0) + 1,
         diagnosis=False,
         settings=(
-            dataclasses.replace(
-                settings,
-                attacks={norm: tuple(n for n in presets if n in nominal[norm]) for norm in NORMS},
-                curve={
-                    norm: tuple(n for n, p in presets.items() if n in other[norm] and p.takes_eps)
-                    for norm in NORMS
-                },
+            settings.model_copy(
+                update={
+                    "attacks": {norm: tuple(n for n in presets if n in nominal[norm]) for norm in NORMS},
+                    "curve": {
+                        norm: tuple(n for n, p in presets.items() if n in other[norm] and p.takes_eps)
+                        for norm in NORMS
+                    },
+                }
             ),
         ),
     )

@@ -1,6 +1,6 @@
 """Split a family's records into parts that one command each can make."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Part:
         spec = self.spec
         tree: Tree = {
             "defenses": [self.family.defense],
-            "datasets": [spec["facts"]["name"] if "facts" in spec else base(spec["dataset"])],
+            "datasets": [dataset_of(spec)],
             "norms": [spec["norm"]],
             "threats": list(self.threats),
             "seeds": 1 + max(record.seed for record in self.records),
@@ -53,14 +53,22 @@ class Part:
         return tree
 
 
-def parts(family: Family) -> Iterator[Part]:
-    """Yield the parts; boards with the same attacks that differ only in the threat share a command."""
+def parts(family: Family, wanted: Collection[str]) -> Iterator[Part]:
+    """Yield the parts; boards with the same attacks that differ only in the threat share a command.
+
+    Args:
+        wanted: ids of the records to cover.
+    """
     merged: dict[tuple[Any, ...], dict[str, list[Record]]] = {}
     for board, row in family.places:
-        attacks = tuple(column.attack for column in board.columns if column.key in row.cells)
+        own = [record for record in row.records if record.id in wanted]
+        met = {record.spec["attack"] for record in own}
+        attacks = tuple(c.attack for c in board.columns if c.key in row.cells and c.attack in met)
+        if not own:
+            continue
         key = board.dataset, board.norm, board.eps, board.attack_set, board.images, attacks
         of = merged.setdefault(key, {})
-        of[board.threat] = [*row.records, *_other_budgets(family, row.records)]
+        of[board.threat] = [*own, *_other_budgets(family, own, wanted)]
     for (_, _, eps, attack_set, _, attacks), threats in merged.items():
         records = {record.id: record for own in threats.values() for record in own}
         curve = {record.spec["attack"] for record in records.values() if record.spec["eps"] != eps}
@@ -75,11 +83,12 @@ def parts(family: Family) -> Iterator[Part]:
         )
 
 
-def _other_budgets(family: Family, own: Sequence[Record]) -> list[Record]:
+def _other_budgets(family: Family, own: Sequence[Record], wanted: Collection[str]) -> list[Record]:
     """Return records of a robustness curve: the same attack at an ε that has no board."""
     boards = {board.eps for board, _ in family.places}
     known = {_but_eps(record) for record in own}
-    return [r for r in family.records if r.spec["eps"] not in boards and _but_eps(r) in known]
+    others = (record for record in family.records if record.id in wanted)
+    return [r for r in others if r.spec["eps"] not in boards and _but_eps(r) in known]
 
 
 def _but_eps(record: Record) -> str:
@@ -87,6 +96,11 @@ def _but_eps(record: Record) -> str:
     parameters = {key: value for key, value in spec["parameters"].items() if key != "eps"}
     keys = ("dataset", "data", "norm", "threat", "n_examples", "attack")
     return canonical_json([parameters, *(spec[key] for key in keys)])
+
+
+def dataset_of(spec: dict[str, Any]) -> str:
+    """Return the name that ``--dataset`` takes for a record's images."""
+    return str(spec["facts"]["name"]) if "facts" in spec else base(spec["dataset"])
 
 
 def base(label: str) -> str:

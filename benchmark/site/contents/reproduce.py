@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,10 +15,14 @@ from robustness_bench.benchmark.data.registry import dataset_named
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.files import canonical_json
 from robustness_bench.benchmark.networks.inputs import RULE
-from robustness_bench.benchmark.plan.protocol import Protocol, load_protocol, schedules
+from robustness_bench.benchmark.plan.layers import schedules, to_toml
+from robustness_bench.benchmark.plan.protocol import Protocol, load_protocol
 from robustness_bench.benchmark.plan.tasks import ZOO, make_plan
 from robustness_bench.benchmark.site.contents.families import Card, Family
-from robustness_bench.benchmark.site.contents.parts import Part, Tree, parts
+from robustness_bench.benchmark.site.contents.parts import Part, Tree, dataset_of, parts
+from robustness_bench.benchmark.site.contents.reading import Found
+from robustness_bench.benchmark.store.cells import Record
+from robustness_bench.benchmark.store.protocols import protocol_file
 from robustness_bench.benchmark.submit.board.entries import GROUP
 from robustness_bench.defenses.registry import defense_presets
 
@@ -27,33 +32,82 @@ class Recipe:
     """How to reproduce some cells.
 
     Attributes:
-        command: a shell command; empty if none can be given.
-        config: the protocol file it names; empty if options suffice.
+        command: a shell command, as the records have it or as their settings suggest it; empty if there is
+            none.
+        file: the name of a protocol file that goes with it; empty if there is none.
+        config: the content of that file.
         cells: number of records it covers.
         exact: how many of them the command's plan has, by id; None if that cannot be checked here.
         note: what else is needed, or why there is no command.
+        told: whether the records say so themselves, and the file has every key.
     """
 
     command: str
-    config: str
+    file: str = ""
+    config: str = ""
     cells: int
     exact: int | None
     note: str
+    told: bool = False
 
 
-def recipes(family: Family, cards: dict[str, Card], config_name: str) -> list[Recipe]:
-    """Return the commands for all of a family's records, one per norm, set and number of images.
+def recipes(family: Family, found: Found, config_name: str) -> list[Recipe]:
+    """Return the commands for all of a family's records: those that made them, as far as records say so.
+
+    For the others, one per norm, set and number of images is inferred.
 
     Args:
         config_name: name of a protocol file, without its number and extension.
     """
+    told: dict[tuple[str, str], list[Record]] = {}
+    for record in family.records:
+        key = (record.environment.get("command", ""), record.environment.get("protocol", ""))
+        told.setdefault(key, []).append(record)
+    inferred = [record for (command, _), own in told.items() if not command for record in own]
+    made = [_told(*key, own, found) for key, own in told.items() if key[0]]
+    return made + (_inferred(family, inferred, found.cards, config_name) if inferred else [])
+
+
+def _told(command: str, protocol: str, records: list[Record], found: Found) -> Recipe:
+    """Return the command that made some records, with the protocol it came to."""
+    stores = {found.files[record.id].parents[5] for record in records}
+    file = next((path for store in stores if (path := protocol_file(store, protocol)).is_file()), None)
+    note = "This is the command that made them."
+    if file is None:
+        return Recipe(command=command, cells=len(records), exact=None, note=note, told=True)
+    return Recipe(
+        command=command,
+        file=file.name,
+        config=file.read_text(encoding="utf-8"),
+        cells=len(records),
+        exact=_exact(file, records),
+        note=note,
+        told=True,
+    )
+
+
+def _exact(file: Path, records: list[Record]) -> int | None:
+    """Return how many of the records a protocol's plan has, by id; None if that cannot be checked here."""
+    spec, tree = records[0].spec, tomllib.loads(file.read_text(encoding="utf-8"))
+    if tree["dataset"][name := dataset_of(spec)]["weights"]:
+        return None
+    try:
+        plan = _ids(spec, tree | {"datasets": [name]})
+    except (BenchError, PresetError):
+        return None
+    return len({record.id for record in records} & plan)
+
+
+def _inferred(
+    family: Family, records: list[Record], cards: dict[str, Card], config_name: str
+) -> list[Recipe]:
     preset = defense_presets().get(family.defense)
     if preset is None or preset.group == GROUP:
         note = "The defense is not part of this installation: run it with --plugin FILE, its source file."
         if preset is not None:
             note = "It is a submission: bench submit run with its folder makes these records again."
-        return [Recipe(command="", config="", cells=len(family.records), exact=None, note=note)]
-    whole = list(parts(family))
+        return [Recipe(command="", cells=len(records), exact=None, note=note)]
+    whole = list(parts(family, {record.id for record in records}))
     return [
         _recipe(part, cards, f"{config_name}{f'-{i}' if len(whole) > 1 else ''}.toml")
         for i, part in enumerate(whole, 1)
@@ -68,13 +122,14 @@ def _recipe(part: Part, cards: dict[str, Card], config_name: str) -> Recipe:
         tree, exact = _checked(part, cards, tree)
     except (BenchError, PresetError, KeyError, TypeError, ValueError) as error:
         reason = f"The store does not hold enough to give a command ({str(error)[:200]})."
-        return Recipe(command="", config="", cells=len(part.records), exact=None, note=reason)
-    config = "" if options is not None and "surrogate" not in tree else _toml(tree)
+        return Recipe(command="", cells=len(part.records), exact=None, note=reason)
+    config = "" if options is not None and "surrogate" not in tree else to_toml(tree)
     words = ["bench", "run", "--config", config_name] if config else _words(part, options or [])
     if label not in DATASETS:
         words += ["--data-dir", f"FOLDER/{label}"]
     return Recipe(
         command=shlex.join([*words, "--out", "reproduced"]),
+        file=config_name if config else "",
         config=config,
         cells=len(part.records),
         exact=exact,
@@ -147,7 +202,7 @@ def _by_options(dataset: str, wanted: str) -> tuple[Tree, list[str]] | None:
 
 
 def _says(protocol: Protocol, wanted: Tree) -> bool:
-    settings = dataclasses.asdict(protocol.settings[0])
+    settings = protocol.settings[0].model_dump()
     return all(
         canonical_json({key: settings[section][key] for key in values}) == canonical_json(values)
         for section, values in wanted.items()
@@ -160,26 +215,26 @@ def _checked(part: Part, cards: dict[str, Card], tree: Tree) -> tuple[Tree, int 
     if weights and not weights.startswith(ZOO):
         return tree, None
     own = {record.id for record in part.records}
-    best = tree, len(own & _ids(part, tree))
+    best = tree, len(own & _ids(part.spec, tree))
     if best[1] < len(own) and "black" in part.threats:
         for surrogate in _surrogates(part, cards):
             other = {**tree, "surrogate": surrogate}
-            best = max(best, (other, len(own & _ids(part, other))), key=lambda pair: pair[1])
+            best = max(best, (other, len(own & _ids(part.spec, other))), key=lambda pair: pair[1])
     return best
 
 
-def _ids(part: Part, tree: Tree) -> set[str]:
+def _ids(spec: dict[str, Any], tree: Tree) -> set[str]:
     protocol = load_protocol(None, tree | {"diagnosis": False})
-    info = _info(part)
-    tests = max(info.test_images, part.spec["n_examples"])
-    data = Located(info, part.spec["dataset"], part.spec["data"], info.train_images, tests, Path())
+    info = _info(spec)
+    tests = max(info.test_images, spec["n_examples"])
+    data = Located(info, spec["dataset"], spec["data"], info.train_images, tests, Path())
     return {task.id for task in make_plan(protocol, {info.name: data}) if task.how.result}
 
 
-def _info(part: Part) -> DatasetInfo:
+def _info(spec: dict[str, Any]) -> DatasetInfo:
     """Of the data set; a folder of images has the facts that the records say."""
-    info = dataset_named(part.overrides()["datasets"][0]).info
-    told = part.spec.get("facts")
+    info = dataset_named(dataset_of(spec)).info
+    told = spec.get("facts")
     if told is None:
         return info
     return dataclasses.replace(
@@ -208,20 +263,6 @@ def _words(part: Part, making: list[str]) -> list[str]:
     words += ["--n-examples", str(spec["n_examples"])]
     words += [] if part.attack_set == "strict" else ["--set", part.attack_set]
     words += ["--curve", ",".join(part.curve)] if part.curve else []
-    if part.eps != _info(part).eps(spec["norm"]):
+    if part.eps != _info(spec).eps(spec["norm"]):
         words += [f"--eps-{spec['norm']}", repr(part.eps)]
     return words + making
-
-
-def _toml(tree: Tree, path: str = "") -> str:
-    """Return a nested table of strings, numbers and lists as TOML."""
-    import json
-
-    plain = {key: value for key, value in tree.items() if not isinstance(value, dict)}
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            inner = _toml(value, f"{path}{key}.")
-            own = any(not isinstance(each, dict) for each in value.values())
-            lines += ["", f"[{path}{key}]", inner] if own else [inner]
-    return "\n".join(lines).strip("\n") + ("" if path else "\n")

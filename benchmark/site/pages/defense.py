@@ -64,9 +64,7 @@ def context(
         "charts_cost": [*filter(None, _cost_charts(family, families))],
         "learned": charts.learning(family),
         "sprites": sprites,
-        "recipes": [
-            {**vars(recipe), "file": recipe.config and recipe.command.split()[3]} for recipe in recipes
-        ],
+        "recipes": recipes,
         "settings": [(k, v) for k, v in sorted(identity(one, cards).items()) if not k.startswith("data")],
         "data_hashes": sorted({record.spec["data"] for record in family.records}),
         "environment": list(_environment(family)),
@@ -162,6 +160,7 @@ def _environment(family: Family) -> Iterator[tuple[str, str]]:
     trained = [card["environment"] for card in family.cards.values()]
     for environment in (*trained, *(record.environment for record in family.records)):
         for key, value in names.flattened(environment).items():
-            found.setdefault(key.removeprefix("packages."), set()).add(value)
+            if key not in ("command", "protocol"):  # they have a section of their own
+                found.setdefault(key.removeprefix("packages."), set()).add(value)
     for key, values in sorted(found.items()):
         yield key, ", ".join(sorted(values))

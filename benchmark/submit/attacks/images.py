@@ -10,7 +10,7 @@ from torch import nn
 
 from robustness_bench.attacks.base import predict
 from robustness_bench.attacks.numerics import geometry
-from robustness_bench.benchmark.context import Context, environment
+from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.files import file_hash
@@ -19,6 +19,7 @@ from robustness_bench.benchmark.measure.verification import Found, judge, model_
 from robustness_bench.benchmark.networks.weights import reading
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
+from robustness_bench.benchmark.store.cards import environment_of
 from robustness_bench.benchmark.store.cells import DISTANCES, Record, write_record
 from robustness_bench.benchmark.store.evidence import Evidence, evidence_of, pack, write_evidence
 from robustness_bench.benchmark.submit.attacks.against import spec_against, task_against
@@ -129,7 +130,7 @@ def add_sent(
     form, stored = pack(pixels[found.hold], x_adv, holds)
     write_evidence(evidence_of(target), Evidence(task.id, sent.sample[found.hold], form, stored))
     rows = _rows(record, kept, torch.from_numpy(x_adv).to(kept.x), model)
-    write_record(target, task, rows, environment=environment(context.device), seconds=0.0)
+    write_record(target, task, rows, environment=environment_of(task, context), seconds=0.0)
     return found, target
 
 

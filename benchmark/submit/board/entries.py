@@ -1,11 +1,11 @@
 """Submissions with records in a store: ``submissions/<slug>.json`` holds each manifest."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.files import check_format, file_hash, read_json, reading, write_json
+from robustness_bench.benchmark.models import checked
 from robustness_bench.benchmark.submit.intake.static import MODEL_FILE
 from robustness_bench.benchmark.submit.manifest.defense import Submission
 from robustness_bench.defenses.registry import DefensePreset, register
@@ -49,7 +49,8 @@ def add_entry(store: Path, entry: Entry) -> None:
                 f"{store} has a submission {entry.submission.name!r} with other weights or code: give this "
                 f"one another name, or delete {path} and its records"
             )
-    story = {"format": FORMAT, "network": entry.network, "submission": dataclasses.asdict(entry.submission)}
+    told = {"slug": entry.submission.slug, **entry.submission.model_dump(mode="json")}
+    story = {"format": FORMAT, "network": entry.network, "submission": told}
     write_json(path, story, for_people=True)
 
 
@@ -98,6 +99,9 @@ def read_entry(path: Path) -> Entry:
     story = read_json(path, _REMEDY)
     check_format(path, story.get("format"), FORMAT)
     with reading(path, _REMEDY):
-        values = story["submission"]
-        submission = Submission(**{**values, "authors": tuple(values["authors"])})
+        told = dict(story["submission"])
+        slug = told.pop("slug")
+        submission = checked(Submission, told, kind=ValueError)
+        if slug != submission.slug:
+            raise ValueError(f"its slug is {slug!r}, its name gives {submission.slug}")
         return Entry(submission=submission, network=str(story["network"]))

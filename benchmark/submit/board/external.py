@@ -1,17 +1,17 @@
 """Rows that others published: kept with the results, marked, never ranked with rows measured here."""
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.files import read_json, reading, write_json
+from robustness_bench.benchmark.models import Strict, checked
+from robustness_bench.benchmark.submit.manifest.text import Percentage
 
 FORMAT = 1
 _REMEDY = "delete it and import it again"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExternalRow:
+class ExternalRow(Strict):
     """A published evaluation. Accuracies in %; texts are plain; authors, link and venue may be empty."""
 
     slug: str
@@ -23,11 +23,11 @@ class ExternalRow:
     dataset: str
     norm: str
     eps: float
-    clean: float
-    aa: float
-    reported: float | None
+    clean: Percentage
+    aa: Percentage
+    reported: Percentage | None
     """Reported by the authors."""
-    external: float | None
+    external: Percentage | None
     """The lowest accuracy that anybody has shown, if that is not AutoAttack's."""
     unreliable: bool | None
     """Whether AutoAttack is potentially unreliable on it; None if not stated."""
@@ -45,7 +45,7 @@ def write_external(out: Path, row: ExternalRow) -> Path:
     """
     path = out / "external" / row.dataset / row.norm / f"{row.slug}.json"
     told = {"format": FORMAT, "kind": "external", "verified": False, "source": "RobustBench model_info"}
-    card = {**told, **asdict(row)}
+    card = {**told, **row.model_dump()}
     if path.exists() and read_json(path, _REMEDY) != card:
         raise BenchError(f"{path} holds another row of this name; delete it to replace it")
     write_json(path, card)
@@ -72,4 +72,4 @@ def read_row(path: Path) -> ExternalRow:
         if (card.pop("format"), card.pop("kind"), card.pop("verified")) != (FORMAT, "external", False):
             raise ValueError("not an external row of this format")
         del card["source"]
-        return ExternalRow(**card)
+        return checked(ExternalRow, card, kind=ValueError)

@@ -5,113 +5,23 @@ Measured by others elsewhere: shown with a mark, never ranked with rows measured
 
 import json
 import re
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from robustness_bench.benchmark.errors import BenchError, unknown
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.models import Strict, problems, shown
 from robustness_bench.benchmark.submit.board.external import ExternalRow
-from robustness_bench.benchmark.submit.manifest.text import fraction, link, percentage, plain, shown, slug_of
+from robustness_bench.benchmark.submit.manifest.text import Eps, Link, percentage, plain, slug_of, text
 
-_NORMS = {"linf": "linf", "l2": "l2"}
+_NORMS = ("linf", "l2")
 _DATASETS = ("cifar10", "cifar100", "imagenet")
 _LARGEST = 64 * 1024
-_REQUIRED = ("name", "dataset", "architecture", "eps", "clean_acc", "autoattack_acc")
-_OPTIONAL = (
-    "authors",
-    "link",
-    "venue",
-    "additional_data",
-    "number_forward_passes",
-    "reported",
-    "external",
-    "unreliable",
-    "footnote",
-)
 
 
-def read_model_info(path: Path, norm: str = "") -> ExternalRow:
-    """Return the row of one file; the norm, unless given, is the name of its folder.
-
-    Raises:
-        BenchError: it is unreadable, or not in RobustBench's format; all reasons on one line.
-    """
-    tree = _tree(path)
-    problems: list[str] = []
-
-    def value(key: str, parse: Callable[[Any], Any], default: Any = None) -> Any:
-        if tree.get(key) in (None, "") and key not in _REQUIRED:
-            return default
-        try:
-            return parse(tree[key])
-        except KeyError:
-            problems.append(f"{key} is missing")
-        except ValueError as error:
-            problems.append(f"{key} {error}")
-        return default
-
-    problems += [str(unknown("key", key[:60], (*_REQUIRED, *_OPTIONAL))) for key in _strange(tree)]
-    row = ExternalRow(
-        slug=slug_of(path.stem),
-        name=value("name", _text(200)),
-        authors=value("authors", _text(500), ""),
-        link=value("link", link, ""),
-        venue=value("venue", lambda text: plain(_broken_lines(text), 80), ""),
-        architecture=value("architecture", _text(120)),
-        dataset=value("dataset", _dataset(path)),
-        norm=_norm(path, norm, problems),
-        eps=value("eps", fraction),
-        clean=value("clean_acc", _accuracy),
-        aa=value("autoattack_acc", _accuracy),
-        reported=value("reported", _accuracy),
-        external=value("external", _accuracy),
-        unreliable=value("unreliable", _truth),
-        extra_data=value("additional_data", _truth),
-        forward_passes=value("number_forward_passes", _count, 1),
-        footnote=value("footnote", _footnote, ""),
-    )
-    if not problems:
-        problems += _inconsistent(row)
-    if problems:
-        raise BenchError(f"{path}: {'; '.join(problems)}")
-    return row
-
-
-def _tree(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise BenchError(f"{path} is too large for a model_info file; check the path")
-        tree = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except OSError as error:
-        raise BenchError(f"cannot read {path}: {error.strerror}; check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise BenchError(f"{path} is not JSON ({error}); download it again") from error
-    if not isinstance(tree, dict):
-        raise BenchError(f"{path} holds {shown(tree)}, not an object; it is no model_info file")
-    if any(key.startswith("corruptions") for key in tree):
-        raise BenchError(f"{path} is about common corruptions, not about a norm; it cannot be imported")
-    return tree
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
-
-
-def _strange(tree: dict[str, Any]) -> list[str]:
-    return [ascii(key)[1:-1] for key in tree if key not in (*_REQUIRED, *_OPTIONAL)]
-
-
-def _text(longest: int) -> Callable[[Any], str]:
-    return lambda value: plain(value, longest)
-
-
-def _broken_lines(value: Any) -> Any:
-    """Join lines: a venue is sometimes written on two."""
-    return re.sub(r"\s*<br\s*/?>\s*", " ", value) if isinstance(value, str) else value
-
-
-def _accuracy(value: Any) -> float:
+def _accuracy(value: object) -> float:
     """Parse an accuracy: RobustBench writes numbers as text, but others' files may not."""
     if isinstance(value, str):
         if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", value.strip()):
@@ -120,36 +30,9 @@ def _accuracy(value: Any) -> float:
     return percentage(value)
 
 
-def _truth(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"must be true or false, got {shown(value)}")
-    return value
-
-
-def _count(value: Any) -> int:
-    if type(value) is not int or not 1 <= value <= 100_000:
-        raise ValueError(f"must be a whole number from 1, got {shown(value)}")
-    return value
-
-
-def _dataset(path: Path) -> Callable[[Any], str]:
-    folder = path.absolute().parent.parent.name
-
-    def parse(value: Any) -> str:
-        if value not in _DATASETS:
-            raise ValueError(f"must be one of {', '.join(_DATASETS)}, got {shown(value)}")
-        if folder in _DATASETS and folder != value:
-            raise ValueError(f"{value} is not the folder's, {folder}: fix the file or move it")
-        return str(value)
-
-    return parse
-
-
-def _norm(path: Path, norm: str, problems: list[str]) -> str:
-    name = norm or path.absolute().parent.name.lower()
-    if name not in _NORMS:
-        problems.append("the norm is not known: put the file into a folder Linf or L2, or pass --norm")
-    return name
+def _venue(value: object) -> str:
+    """Join lines: a venue is sometimes written on two."""
+    return plain(re.sub(r"\s*<br\s*/?>\s*", " ", value) if isinstance(value, str) else value, 80)
 
 
 class _Text(HTMLParser):
@@ -175,10 +58,84 @@ def _footnote(value: Any) -> str:
     return plain(" ".join("".join(parser.parts).split()), 600)
 
 
-def _inconsistent(row: ExternalRow) -> list[str]:
-    found = []
-    if row.aa > row.clean:
-        found.append(f"autoattack_acc {row.aa:g} is above clean_acc {row.clean:g}")
-    if row.external is not None and row.external > row.aa:
-        found.append(f"external {row.external:g} is above autoattack_acc {row.aa:g}")
-    return found
+Accuracy = Annotated[float, BeforeValidator(_accuracy)]
+
+
+class ModelInfo(Strict):
+    """One file's keys; what is empty or null counts as left out."""
+
+    name: Annotated[str, text(200)]
+    dataset: Literal["cifar10", "cifar100", "imagenet"]
+    architecture: Annotated[str, text(120)]
+    eps: Eps
+    clean_acc: Accuracy
+    autoattack_acc: Accuracy
+    authors: Annotated[str, text(500)] = ""
+    link: Link = ""
+    venue: Annotated[str, BeforeValidator(_venue)] = ""
+    additional_data: bool | None = None
+    number_forward_passes: Annotated[int, Field(ge=1, le=100_000)] = 1
+    reported: Accuracy | None = None
+    external: Accuracy | None = None
+    unreliable: bool | None = None
+    footnote: Annotated[str, BeforeValidator(_footnote)] = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelInfo":
+        if self.autoattack_acc > self.clean_acc:
+            raise ValueError(f"autoattack_acc {self.autoattack_acc:g} is above clean_acc {self.clean_acc:g}")
+        if self.external is not None and self.external > self.autoattack_acc:
+            raise ValueError(f"external {self.external:g} is above autoattack_acc {self.autoattack_acc:g}")
+        return self
+
+
+def read_model_info(path: Path, norm: str = "") -> ExternalRow:
+    """Return the row of one file; the norm, unless given, is the name of its folder.
+
+    Raises:
+        BenchError: it is unreadable, or not in RobustBench's format; all reasons on one line.
+    """
+    tree, folder = _tree(path), path.absolute().parent
+    told = []
+    if (norm := norm or folder.name.lower()) not in _NORMS:
+        told.append("the norm is not known: put the file into a folder Linf or L2, or pass --norm")
+    try:
+        info = ModelInfo.model_validate({key: each for key, each in tree.items() if each not in (None, "")})
+    except ValidationError as error:
+        told = [*problems(error, ModelInfo, lambda loc: ""), *told]
+    else:
+        if folder.parent.name in _DATASETS and folder.parent.name != info.dataset:
+            told.append(
+                f"dataset {info.dataset} is not the folder's, {folder.parent.name}: fix it or move it"
+            )
+    if told:
+        raise BenchError(f"{path}: {'; '.join(told)}")
+    return ExternalRow(
+        slug=slug_of(path.stem),
+        norm=norm,
+        clean=info.clean_acc,
+        aa=info.autoattack_acc,
+        extra_data=info.additional_data,
+        forward_passes=info.number_forward_passes,
+        **info.model_dump(include=set(ExternalRow.model_fields) & set(ModelInfo.model_fields)),
+    )
+
+
+def _tree(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise BenchError(f"{path} is too large for a model_info file; check the path")
+        tree = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except OSError as error:
+        raise BenchError(f"cannot read {path}: {error.strerror}; check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise BenchError(f"{path} is not JSON ({error}); download it again") from error
+    if not isinstance(tree, dict):
+        raise BenchError(f"{path} holds {shown(tree)}, not an object; it is no model_info file")
+    if any(key.startswith("corruptions") for key in tree):
+        raise BenchError(f"{path} is about common corruptions, not about a norm; it cannot be imported")
+    return tree
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from robustness_bench.benchmark.sandbox.confinement import ConfinementError
 from robustness_bench.benchmark.sandbox.failures import SubmittedAttackError
-from robustness_bench.benchmark.submit.intake.static import ATTACK_FILE, Check, licence, own_words
+from robustness_bench.benchmark.submit.intake.static import ATTACK_FILE, Check, licence, own_words, skipped
 from robustness_bench.benchmark.submit.manifest.attack import AttackSubmission, read_attack_manifest
 from robustness_bench.benchmark.submit.manifest.keys import MANIFEST, ManifestError
 
@@ -27,18 +27,16 @@ def attack_checks(folder: Path, *, trust_code: bool) -> Iterator[Check]:
         attack = read_attack_manifest(folder)
     except ManifestError as error:
         yield from (Check("schema", "FAILED", problem) for problem in error.problems)
-        yield Check("all others", "skipped", f"until {MANIFEST} is right")
+        yield skipped(f"until {MANIFEST} is right")
         return
     yield Check("schema", "ok", f"{attack.slug}: {', '.join(attack.datasets)}; {', '.join(attack.norms)}")
     files = _files(folder)
     yield files
     yield licence(attack.licence, "code", "MIT or Apache-2.0")
     if files.status == "FAILED":
-        yield Check("all others", "skipped", "until the files are right")
+        yield skipped("until the files are right")
     elif not trust_code:
-        yield Check(
-            "all others", "skipped", f"{ATTACK_FILE} is code: read it, then add --trust-code to run it"
-        )
+        yield skipped(f"{ATTACK_FILE} is code: read it, then add --trust-code to run it")
     else:
         yield from _tried(attack, folder)
 
@@ -61,6 +59,6 @@ def _tried(attack: AttackSubmission, folder: Path) -> Iterator[Check]:
             yield Check(name, status, text)
     except SubmittedAttackError as error:
         yield Check(_LINES.get(error.stage, "running"), "FAILED", own_words(error, folder))
-        yield Check("all others", "skipped", "until that is fixed")
+        yield skipped("until that is fixed")
     except ConfinementError as error:
         yield Check("all others", "FAILED", own_words(error, folder))

@@ -23,18 +23,9 @@ def loaded(submission: Submission, folder: Path, device: str) -> "Iterator[nn.Mo
     if not submission.own:
         yield listed_model(submission, weights, plain=submission.weights_plain).to(device)
         return
-    from robustness_bench.benchmark.sandbox.confinement import Limits
-    from robustness_bench.benchmark.sandbox.remote import RemoteModel
+    from robustness_bench.benchmark.store.models import confined_model
 
-    model = RemoteModel.start(
-        folder / MODEL_FILE,
-        weights,
-        classes=info.classes,
-        channels=info.channels,
-        size=info.size,
-        limits=Limits(),
-        device=device,
-    )
+    model = confined_model(folder / MODEL_FILE, weights, info, device)
     try:
         yield model
     finally:

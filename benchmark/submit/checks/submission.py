@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 from robustness_bench.benchmark.data import locate
 from robustness_bench.benchmark.errors import BenchError, DataError
 from robustness_bench.benchmark.submit.checks.attack import attack_checks
-from robustness_bench.benchmark.submit.intake.static import MODEL_FILE, STATIC, Check, Status, own_words
+from robustness_bench.benchmark.submit.intake.static import (
+    MODEL_FILE,
+    STATIC,
+    Check,
+    Status,
+    own_words,
+    skipped,
+)
 from robustness_bench.benchmark.submit.manifest.attack import is_attack
 from robustness_bench.benchmark.submit.manifest.defense import Submission, read_manifest
 from robustness_bench.benchmark.submit.manifest.keys import MANIFEST, ManifestError
@@ -43,18 +50,16 @@ def checks(folder: Path, settings: Settings) -> Iterator[Check]:
         yield from (Check("schema", "FAILED", problem) for problem in error.problems)
         if not any(folder.glob("*.safetensors")):
             yield Check("files", "FAILED", "there is no .safetensors file: put the weights there")
-        yield Check("all others", "skipped", f"until {MANIFEST} is right")
+        yield skipped(f"until {MANIFEST} is right")
         return
     threat = f"{submission.norm}, ε = {submission.eps:.4g}"
     yield Check("schema", "ok", f"{submission.slug}: {submission.dataset}, {threat}")
     found = [run(submission, folder) for run in STATIC]
     yield from found
     if any(check.status == "FAILED" and check.name in ("files", "hash", "weights") for check in found):
-        yield Check("all others", "skipped", "until the weights can be read")
+        yield skipped("until the weights can be read")
     elif submission.own and not settings.trust_code:
-        yield Check(
-            "all others", "skipped", f"{MODEL_FILE} is code: read it, then add --trust-code to run it"
-        )
+        yield skipped(f"{MODEL_FILE} is code: read it, then add --trust-code to run it")
     else:
         yield from _of_model(submission, folder, settings)
 
@@ -69,12 +74,12 @@ def _of_model(submission: Submission, folder: Path, settings: Settings) -> Itera
             try:
                 subject = _subject(submission, model, folder, settings)
             except DataError as error:
-                yield Check("all others", "skipped", f"need test images: {error}")
+                yield skipped(f"need test images: {error}")
                 return
             yield from _probed(subject, PROBES, folder)
     except BenchError as error:
         yield Check("loading", "FAILED", own_words(error, folder))
-        yield Check("all others", "skipped", "until the model can be loaded")
+        yield skipped("until the model can be loaded")
 
 
 def _probed(subject: "Subject", probes: dict[str, Probe], folder: Path) -> Iterator[Check]:
@@ -87,7 +92,7 @@ def _probed(subject: "Subject", probes: dict[str, Probe], folder: Path) -> Itera
             status, text, stop = "FAILED", own_words(error, folder), True
         yield Check(name, status, text)
         if stop and status == "FAILED":
-            yield Check("all others", "skipped", f"until {name} is right")
+            yield skipped(f"until {name} is right")
             return
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 from robustness_bench.benchmark.errors import BenchError
-from robustness_bench.benchmark.submit.manifest.text import shown
+from robustness_bench.benchmark.models import shown
 
 _END, _END_SIZE, _LONGEST_COMMENT = b"PK\x05\x06", 22, 65535
 _ZIP64 = b"PK\x06\x07"

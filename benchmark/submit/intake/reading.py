@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from robustness_bench.benchmark.models import shown
 from robustness_bench.benchmark.submit.intake.archives import (
     GIB,
     KIB,
@@ -26,7 +27,6 @@ from robustness_bench.benchmark.submit.intake.archives import (
     zip_members,
 )
 from robustness_bench.benchmark.submit.manifest.keys import MANIFEST
-from robustness_bench.benchmark.submit.manifest.text import shown
 
 _ALLOWED = re.compile(
     r"submission\.toml|(?:model|attack)\.py|README\.md|LICENSE[A-Za-z0-9.-]{0,20}|[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors"

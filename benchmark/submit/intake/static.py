@@ -1,6 +1,7 @@
 """The checks that only read files."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -26,24 +27,24 @@ class Check(NamedTuple):
     text: str
 
 
+def skipped(why: str) -> Check:
+    """Return the line for all checks that were not made."""
+    return Check("all others", "skipped", why)
+
+
 def _files(submission: Submission, folder: Path) -> Check:
+    failed = partial(Check, "files", "FAILED")
     have = sorted(path.name for path in folder.iterdir())
     others = [name for name in have if name.endswith(".safetensors") and name != submission.weights]
     if submission.weights not in have:
         there = f"; {others[0]} is there: name it in model.weights" if others else ": put it there"
-        return Check("files", "FAILED", f"there is no {submission.weights}{there}")
+        return failed(f"there is no {submission.weights}{there}")
     if submission.own and MODEL_FILE not in have:
-        return Check("files", "FAILED", f'architecture "own" needs {MODEL_FILE} with build(): put it there')
+        return failed(f'architecture "own" needs {MODEL_FILE} with build(): put it there')
     if not submission.own and MODEL_FILE in have:
-        return Check(
-            "files",
-            "FAILED",
-            f'{MODEL_FILE} is not needed for a listed architecture: delete it, or say "own"',
-        )
+        return failed(f'{MODEL_FILE} is not needed for a listed architecture: delete it, or say "own"')
     if ATTACK_FILE in have:
-        return Check(
-            "files", "FAILED", f'{ATTACK_FILE} is for an attack: delete it, or write kind = "attack"'
-        )
+        return failed(f'{ATTACK_FILE} is for an attack: delete it, or write kind = "attack"')
     return Check("files", "ok", ", ".join(have))
 
 

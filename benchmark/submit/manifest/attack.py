@@ -1,57 +1,53 @@
 """``submission.toml`` of an attack: fully checked before anything else is read or run."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, Field
 
 from robustness_bench.attacks.registry import NORMS, attack_names
 from robustness_bench.benchmark.data import DATASETS
+from robustness_bench.benchmark.models import Several, named
 from robustness_bench.benchmark.sandbox.confinement import Allowance
-from robustness_bench.benchmark.submit.manifest.consistency import links
-from robustness_bench.benchmark.submit.manifest.fields import names, text, truth, whole
-from robustness_bench.benchmark.submit.manifest.keys import (
-    KIND,
-    WHO,
-    Key,
-    ManifestError,
-    read_tree,
-    values_of,
-)
-from robustness_bench.benchmark.submit.manifest.text import slug_of
+from robustness_bench.benchmark.submit.manifest.keys import KINDS, Draft, ManifestError, Sent, read_tree
+from robustness_bench.benchmark.submit.manifest.text import Licence, Name, Prose
 
 ANY = "any"
 _MOST = 1_000_000  # passes for one image
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttackSubmission:
-    """A submitted attack. Its texts are safe to show."""
+_Once = AfterValidator(lambda names: tuple(dict.fromkeys(names)))
 
-    slug: str
-    """Its name in file names and URLs."""
-    name: str
-    authors: tuple[str, ...]
-    paper: str
-    """A link or empty, like ``code``; at least one is given."""
-    code: str
-    licence: str
-    contact: str
-    description: str
-    datasets: tuple[str, ...]
-    norms: tuple[str, ...]
+
+class AttackSubmission(Sent):
+    """A submitted attack."""
+
+    SECTIONS: ClassVar = {"attack": ("datasets", "norms", "randomised", "forward_passes", "backward_passes")}
+    WRITTEN: ClassVar = {
+        **{"authors": [], "datasets": [ANY], "norms": list(NORMS)},
+        **{"randomised": True, "forward_passes": 21, "backward_passes": 20},
+    }
+
+    name: Name
+    """Name of the attack: up to 80 characters, no <, > or &, not the name of a listed attack."""
+    licence: Licence
+    """Licence of attack.py, as an SPDX name: "MIT", "Apache-2.0"."""
+    description: Prose
+    """How it works, in a few sentences."""
+    datasets: Annotated[Several[Annotated[str, named("data set", lambda: (ANY, *DATASETS))]], _Once]
+    """["any"], or some of `bench list datasets`."""
+    norms: Annotated[Several[Annotated[str, named("norm", lambda: NORMS)]], _Once]
+    """The norms that perturb() supports."""
     randomised: bool
-    """Whether another seed gives other images; the same seed must give the same."""
-    forward_passes: int
-    """The most per image, as the mean over a batch; likewise ``backward_passes``."""
-    backward_passes: int
+    """true if another seed gives different images; the same seed must always give the same."""
+    forward_passes: Annotated[int, Field(ge=1, le=_MOST)]
+    """The most passes per image, as the mean over a batch; beyond it the attack is stopped."""
+    backward_passes: Annotated[int, Field(ge=0, le=_MOST)]
+    """The same backward; 0 if none."""
 
     @property
     def allowance(self) -> Allowance:
         return Allowance(self.forward_passes, self.backward_passes)
-
-    @property
-    def link(self) -> str:
-        return self.paper or self.code
 
     def is_for(self, dataset: str) -> bool:
         """Return whether it works on this data set of ``DATASETS``."""
@@ -61,7 +57,7 @@ class AttackSubmission:
 def is_attack(folder: Path) -> bool:
     """Return whether the manifest in ``folder`` is an attack's; an unreadable one counts as a defense's."""
     try:
-        return read_tree(folder).get("kind") == "attack"
+        return read_tree(folder).get("kind") == KINDS[1]
     except ManifestError:
         return False
 
@@ -73,30 +69,10 @@ def read_attack_manifest(folder: Path) -> AttackSubmission:
         ManifestError: with every problem found.
         BenchError: it is missing or not readable.
     """
-    problems: list[str] = []
-    values = values_of(read_tree(folder), _KEYS, ("attack",), problems)
-    problems += [*links(values), *_name(values)]
-    values.pop("kind", None)
-    if problems:
-        raise ManifestError(problems)
-    return AttackSubmission(slug=slug_of(values["name"]), **values)
-
-
-_KEYS = {
-    **KIND,
-    **WHO,
-    "description": Key(text(2000, markup=True, lines=True), "say in a few sentences how it works"),
-    "attack.datasets": Key(
-        names((ANY, *DATASETS), "data set"), f'write ["{ANY}"], or some of {", ".join(DATASETS)}'
-    ),
-    "attack.norms": Key(names(NORMS, "norm"), f"name those it works in, of {', '.join(NORMS)}"),
-    "attack.randomised": Key(truth, "write true or false"),
-    "attack.forward_passes": Key(whole(1, _MOST), "say how many one image takes at most"),
-    "attack.backward_passes": Key(whole(0, _MOST), "say how many one image takes at most, 0 if none"),
-}
-
-
-def _name(values: dict[str, Any]) -> list[str]:
-    if slug_of(values.get("name", "")) in attack_names():
-        return [f"name {values['name']} is that of a listed attack: choose another"]
-    return []
+    draft = Draft(folder, AttackSubmission)
+    sent = draft.parsed(AttackSubmission)
+    if sent is not None and sent.slug in attack_names():
+        draft.problems.append(f"name {sent.name} is that of a listed attack: choose another")
+    if sent is None or draft.problems:
+        raise ManifestError(draft.problems)
+    return sent

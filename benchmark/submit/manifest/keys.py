@@ -1,16 +1,18 @@
-"""The keys of a ``submission.toml``: each value is parsed, and every problem named with its remedy."""
+"""Read a ``submission.toml`` into its model: every problem is named with its remedy."""
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import ConfigDict, Field, ValidationError
 
 from robustness_bench.benchmark.errors import BenchError, unknown
-from robustness_bench.benchmark.submit.manifest.fields import authors, contact, licence, one_of, text
-from robustness_bench.benchmark.submit.manifest.text import link, shown
+from robustness_bench.benchmark.models import Several, Strict, problems, shown
+from robustness_bench.benchmark.submit.manifest.text import Contact, Licence, Link, Name, slug_of
 
 MANIFEST = "submission.toml"
+KINDS = ("defense", "attack")
 _SHOWN = 20  # unknown keys shown; the rest is counted
 
 
@@ -22,26 +24,46 @@ class ManifestError(BenchError):
         self.problems = tuple(problems)
 
 
-class Key(NamedTuple):
-    """One key and its valid values."""
+class Sent(Strict):
+    """What every submission says. Its texts are safe to show.
 
-    parse: Callable[[Any], Any]
-    fill: str
-    """What to write, shown if it is empty."""
-    default: Any = None
-    """The default; None: it must be filled in."""
+    A field's docstring is its comment in the template, and what an error says if it is missing.
+    """
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+    SECTIONS: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Section of the file -> its fields; all others stand above the sections."""
+    WRITTEN: ClassVar[dict[str, Any]] = {}
+    """What the template writes in place of an empty text."""
+
+    name: Name
+    """Name of the row: up to 80 characters, no <, > or &."""
+    authors: Annotated[Several[Name], Field(max_length=100)]
+    """One name in quotes for each: ["Ada Lovelace", "Alan Turing"]."""
+    paper: Link = ""
+    """Links. One of the two may stay empty."""
+    code: Link = ""
+    licence: Licence
+    """Licence of all files, as an SPDX name: "MIT", "Apache-2.0", "CC-BY-4.0"."""
+    contact: Contact
+    """An e-mail address or a link, for questions; not shown on the leaderboard."""
+
+    @property
+    def slug(self) -> str:
+        """Its name in file names and URLs."""
+        return slug_of(self.name)
+
+    @property
+    def link(self) -> str:
+        return self.paper or self.code
+
+    @classmethod
+    def prefix(cls, name: str) -> str:
+        """Return "section." of a field."""
+        return next((f"{section}." for section, names in cls.SECTIONS.items() if name in names), "")
 
 
-KIND = {"kind": Key(one_of(("defense", "attack"), "kind"), "", "defense")}
-WHO = {
-    "name": Key(text(80), "say what the row should be called"),
-    "authors": Key(authors, 'name them: ["Ada Lovelace", "Alan Turing"]'),
-    "paper": Key(link, "", ""),
-    "code": Key(link, "", ""),
-    "licence": Key(licence, 'write an SPDX name such as "MIT" (spdx.org/licenses)'),
-    "contact": Key(contact, "write an e-mail address or a link"),
-}
-"""The keys that every submission has."""
+Submitted = TypeVar("Submitted", bound=Sent)
 
 
 def read_tree(folder: Path) -> dict[str, Any]:
@@ -63,51 +85,58 @@ def read_tree(folder: Path) -> dict[str, Any]:
         raise ManifestError([f"is not TOML: {shown(str(error))}; fix that line"]) from error
 
 
-def values_of(
-    tree: dict[str, Any],
-    keys: Mapping[str, Key],
-    sections: Sequence[str],
-    problems: list[str],
-    free: str = "",
-) -> dict[str, Any]:
-    """Return last part of a key -> its value, if valid; invalid ones are added to the problems.
+class Draft:
+    """A manifest being read: its values by field, and what is wrong with it so far."""
 
-    Args:
-        free: the section that is checked elsewhere.
-    """
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if key not in sections:
-            flat[key if "." not in key else f"{key}."] = value  # a quoted dot does not make a section
-        elif not isinstance(value, dict):
-            problems.append(f"{key} must be a section [{key}], got {shown(value)}")
-        elif key != free:
-            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
-    strays = [key for key in flat if key not in keys]
-    problems += [_stray(key, keys, sections) for key in strays[:_SHOWN]]
-    if len(strays) > _SHOWN:
-        problems.append(f"{len(strays) - _SHOWN} more unknown keys: bench submit init writes a fresh file")
-    values = {}
-    for key, rule in keys.items():
-        value = flat.get(key, "")
-        if value not in ("", []):
-            try:
-                values[key.rpartition(".")[2]] = rule.parse(value)
-            except ValueError as error:
-                problems.append(f"{key} {error}")
-        elif rule.default is None:
-            problems.append(f"{key} is {'empty' if key in flat else 'missing'}: {rule.fill}")
-        else:
-            values[key.rpartition(".")[2]] = rule.default
-    return values
+    def __init__(self, folder: Path, model: type[Sent]) -> None:
+        self.problems: list[str] = []
+        self.values: dict[str, Any] = {}
+        self._names = {model.prefix(name) + name: name for name in model.model_fields}
+        self._sections = list(model.SECTIONS)
+        tree = read_tree(folder)
+        if (kind := tree.pop("kind", KINDS[0])) not in KINDS:
+            self.problems.append(f"kind is an {unknown('kind', str(kind)[:40], KINDS)}")
+        flat = self._flat(tree)
+        strays = [key for key in flat if key not in self._names]
+        self.problems += [self._stray(key) for key in strays[:_SHOWN]]
+        if len(strays) > _SHOWN:
+            more = len(strays) - _SHOWN
+            self.problems.append(f"{more} more unknown keys: bench submit init writes a fresh file")
+        self._empty = {key for key, value in flat.items() if value in ("", [])}
+        known = flat.keys() & self._names.keys() - self._empty
+        self.values = {self._names[key]: flat[key] for key in known}
+        if not self.values.keys() & {"paper", "code"}:
+            self.problems.append("paper and code are both empty: give at least one link")
 
+    def parsed(self, model: type[Submitted]) -> Submitted | None:
+        """Return the submission; None, with more problems, if a value is missing or wrong."""
+        try:
+            return model.model_validate(self.values)
+        except ValidationError as error:
+            for line in problems(error, model, lambda loc: model.prefix(str(loc[0]))):
+                key = line.partition(" ")[0]
+                self.problems.append(line.replace("missing", "empty", 1) if key in self._empty else line)
+        return None
 
-def _stray(key: str, keys: Mapping[str, Key], sections: Sequence[str]) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", key):
-        return f"unknown key {shown(key)}: delete it"
-    full = {rule.rpartition(".")[2]: rule for rule in keys}
-    last = key.rpartition(".")[2]
-    if last in full:
-        place, _, _ = full[last].rpartition(".")
-        return f"unknown key {key!r}: {last} stands {f'under [{place}]' if place else 'above all sections'}"
-    return str(unknown("key", key, [*keys, *sections]))
+    def _flat(self, tree: dict[str, Any]) -> dict[str, Any]:
+        """Return full key -> value."""
+        flat: dict[str, Any] = {}
+        for key, value in tree.items():
+            if key not in self._sections:
+                flat[key if "." not in key else f"{key}."] = value  # a quoted dot does not make a section
+            elif isinstance(value, dict):
+                flat |= {f"{key}.{name}": inner for name, inner in value.items()}
+            else:
+                self.problems.append(f"{key} must be a section [{key}], got {shown(value)}")
+        return flat
+
+    def _stray(self, key: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", key):
+            return f"unknown key {shown(key)}: delete it"
+        last = key.rpartition(".")[2]
+        for full, name in self._names.items():
+            if name == last:
+                section = full.rpartition(".")[0]
+                place = f"under [{section}]" if section else "above all sections"
+                return f"unknown key {key!r}: {last} stands {place}"
+        return str(unknown("key", key, [*self._names, *self._sections]))

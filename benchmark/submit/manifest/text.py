@@ -2,9 +2,13 @@
 
 import re
 import unicodedata
+from typing import Annotated
 from urllib.parse import urlsplit
 
+from pydantic import AfterValidator, BeforeValidator
+
 from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.models import shown
 
 _NOT_TEXT = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _INVISIBLE = frozenset(
@@ -99,8 +103,48 @@ def slug_of(name: str) -> str:
     return slug or f"defense-{short_hash(name)}"
 
 
-def shown(value: object) -> str:
-    """Return an untrusted value for a terminal: printable, on one line, short."""
-    text = ascii(value) if isinstance(value, str) else repr(value)
-    text = text.encode("ascii", "backslashreplace").decode()
-    return text if len(text) <= 60 else f"{text[:60]}…"
+def text(longest: int, **allowed: bool) -> BeforeValidator:
+    """Return a check for ``plain`` text."""
+    return BeforeValidator(lambda value: plain(value, longest, **allowed))
+
+
+def _licence(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.+()-]+( (AND|OR|WITH) [A-Za-z0-9.+()-]+)*", text):
+        raise ValueError(f'{shown(text)} is no SPDX name: write one such as "MIT" (spdx.org/licenses)')
+    return text
+
+
+def _contact(text: str) -> str:
+    if re.fullmatch(r"[^\s@]+@[^\s@]+\.[^\s@]+", text):
+        return text
+    try:
+        return link(text)
+    except ValueError as error:
+        raise ValueError(f"{shown(text)} is neither an e-mail address nor an https link") from error
+
+
+def _file(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}\.safetensors", name):
+        raise ValueError(
+            f"must be the plain name of a .safetensors file next to submission.toml, got {shown(name)}: "
+            "letters, digits, dots, hyphens and underscores only"
+        )
+    return name
+
+
+def _sha256(value: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", value):
+        raise ValueError(f"must be 64 hexadecimal digits, got {shown(value)}: sha256sum prints them")
+    return value.lower()
+
+
+Name = Annotated[str, text(80)]
+Prose = Annotated[str, BeforeValidator(lambda value: value and plain(value, 2000, markup=True, lines=True))]
+Link = Annotated[str, BeforeValidator(lambda value: value and link(value))]
+"""Like prose, may be empty."""
+Licence = Annotated[str, text(80), AfterValidator(_licence)]
+Contact = Annotated[str, text(120), AfterValidator(_contact)]
+WeightsFile = Annotated[str, AfterValidator(_file)]
+Sha256 = Annotated[str, AfterValidator(_sha256)]
+Eps = Annotated[float, BeforeValidator(fraction)]
+Percentage = Annotated[float, BeforeValidator(percentage)]

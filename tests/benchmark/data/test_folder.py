@@ -291,7 +291,7 @@ def test_parquet_files_that_are_wrong_are_named(tmp_path: Path) -> None:
         (
             "test",
             lambda t: t.set_column(1, "label", [[3] * len(t)]),
-            "labels 3 to 3, the training split has 3",
+            "labels 3 to 3, the training split of .* has 3 classes",
         ),
         ("train", lambda t: _numbers(t, [0, 5] * (len(t) // 2)), "labels 0 to 5 of 2 classes and no names"),
         ("train", lambda t: t.drop_columns(["label"]), "has no labels; expected a column label"),

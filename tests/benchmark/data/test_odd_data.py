@@ -1006,5 +1006,5 @@ def test_an_unreadable_folder_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
         return real(self)
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(DataError, match=r"cannot read .*: Permission denied; mend it"):
+    with pytest.raises(DataError, match=r"cannot read .*: Permission denied; fix it"):
         locate("cifar10", tmp_path)

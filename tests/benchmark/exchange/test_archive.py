@@ -398,23 +398,26 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
         lambda f: zipped([Member(MANIFEST, listing(f)), Member(MANIFEST, listing(f))]),
         "manifest.json in it is there twice",
     ),
-    "manifest no JSON": (lambda f: packed(f, b"files: all"), "manifest.json in it is not JSON"),
-    "manifest nested deep": (lambda f: packed(f, nested(100_000)), "manifest.json in it is not JSON"),
-    "manifest a list": (lambda f: packed(f, b"[]"), "does not tell its format"),
+    "manifest no JSON": (lambda f: packed(f, b"files: all"), "it is invalid: Invalid JSON: expected ident"),
+    "manifest nested deep": (
+        lambda f: packed(f, nested(100_000)),
+        "it is invalid: Invalid JSON: recursion",
+    ),
+    "manifest a list": (lambda f: packed(f, b"[]"), "in it is invalid: must be a table, got []"),
     "another format": (
         lambda f: packed(f, listing(f).replace(b'"format":1', b'"format":2')),
-        "has format 2, this is bench's format 1",
+        "format is 2, this is bench's format 1",
     ),
     "more in manifest": (
         lambda f: packed(f, listing(f).replace(b'"format":1', b'"format":1,"x":1')),
-        "must hold format and files",
+        "unknown key 'x'; known: format, files",
     ),
     "entry without hash": (
         lambda f: packed(f, b'{"format":1,"files":[{"path":"a","size":1}]}'),
-        "must give the path, size and sha256",
+        "files.sha256 is missing",
     ),
-    "negative size": (lambda f: packed(f, listing(f, size=-1)), "an invalid path or size"),
-    "no hash": (lambda f: packed(f, listing(f, sha256="0" * 63)), "has an invalid SHA-256 of"),
+    "negative size": (lambda f: packed(f, listing(f, size=-1)), "files.size must be at least 0, got -1"),
+    "no hash": (lambda f: packed(f, listing(f, sha256="0" * 63)), "files.sha256 must match ^[0-9a-f]{64}$"),
     "listed twice": (
         lambda f: packed(f, write_manifest([Listed("a", 1, "0" * 64), Listed("a", 2, "0" * 64)])),
         "lists a file twice",
@@ -501,19 +504,45 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     "another family": (lambda f: packed(with_story(f, family="0" * 12)), "is of family '000000000000'"),
     "another model": (lambda f: packed(with_story(f, model_family="f" * 12)), "is of family 'ffffffffffff'"),
     "no spec": (lambda f: packed(with_story(f, spec=[])), "is no evaluate"),
-    "no environment": (lambda f: packed(with_story(f, environment="x")), "has an invalid environment"),
-    "seconds no number": (lambda f: packed(with_story(f, seconds="1")), "has an invalid number of seconds"),
+    "a command of another program": (
+        lambda f: packed(with_story(f, environment={"command": "rm -rf results"})),
+        "is no command line of bench: 'rm -rf results'",
+    ),
+    "a second command": (
+        lambda f: packed(with_story(f, environment={"command": "bench run; rm -rf results"})),
+        "is no command line of bench",
+    ),
+    "a command of two lines": (
+        lambda f: packed(with_story(f, environment={"command": "bench run '\n'"})),
+        "has text that no terminal should print",
+    ),
+    "another's protocol": (
+        lambda f: packed(f | {"protocols/0123456789ab.toml": b"seeds = 1"}),
+        "lies at another's place, its settings say protocols/264c1234e6b9.toml",
+    ),
+    "a protocol no TOML": (
+        lambda f: packed(f | {"protocols/0123456789ab.toml": b"seeds"}),
+        "is not what bench writes (TOMLDecodeError",
+    ),
+    "no environment": (
+        lambda f: packed(with_story(f, environment="x")),
+        "environment must be a table",
+    ),
+    "seconds no number": (lambda f: packed(with_story(f, seconds="1")), "seconds must be a number, got '1'"),
     "unknown flag": (
         lambda f: packed(with_card(f, "diagnoses/", flags=["<b>"])),
-        "has flags that bench does not know",
+        "flags is a flag that bench does not know",
     ),
     "failed with rows": (lambda f: packed(with_story(f, status="error")), "neither a result nor the story"),
-    "unknown status": (lambda f: packed(with_story(f, status="fine")), "neither a result nor the story"),
-    "ε below zero": (lambda f: packed(with_spec(f, eps=-1.0)), "has an invalid number of eps"),
+    "unknown status": (
+        lambda f: packed(with_story(f, status="fine")),
+        "unknown status 'fine'; known: ok, error",
+    ),
+    "ε below zero": (lambda f: packed(with_spec(f, eps=-1.0)), "spec.eps must be at least 0, got -1.0"),
     "ε not finite": (lambda f: packed(with_story(f, spec=float("nan"))), "is no evaluate"),
-    "attack no text": (lambda f: packed(with_spec(f, attack=3)), "has a attack that is no text"),
+    "attack no text": (lambda f: packed(with_spec(f, attack=3)), "spec.attack must be text in quotes, got 3"),
     "images claimed": (lambda f: packed(with_spec(f, n_examples=7)), "rows that are not those of 7 images"),
-    "no parents": (lambda f: packed(with_spec(f, parents=[])), "is not what bench writes (AttributeError"),
+    "no parents": (lambda f: packed(with_spec(f, parents=[])), "spec.parents must be a table, got []"),
     "a sample twice": (lambda f: packed(with_rows(f, "sample", [1] * IMAGES)), "rows that are not those"),
     "a negative label": (lambda f: packed(with_rows(f, "label", [-1] * IMAGES)), "has a label that is"),
     "a norm not finite": (
@@ -532,10 +561,16 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     "card of others": (lambda f: packed(with_card(f, seed=1)), "its settings give"),
     "card's history": (
         lambda f: packed(with_card(f, history=[EPOCH | {"lr": "<b>"}])),
-        "has a lr in its history that is no number",
+        "history.lr must be a number, got '<b>'",
     ),
-    "card's epoch": (lambda f: packed(with_card(f, history=[{"lr": 1}])), "has an epoch in its history"),
-    "card's hash no hash": (lambda f: packed(with_card(f, sha256="x")), "has an invalid SHA-256"),
+    "card's epoch": (
+        lambda f: packed(with_card(f, history=[{"lr": 1}])),
+        "is an epoch without gradient_norm",
+    ),
+    "card's hash no hash": (
+        lambda f: packed(with_card(f, sha256="x")),
+        "sha256 must match ^[0-9a-f]{64}$",
+    ),
     "card's hash": (lambda f: packed(with_card(f, sha256="0" * 64)), "is not what its card describes"),
     "crafted card among models": (
         lambda f: packed(swapped(f, "checkpoints/", f[some(f, "crafted/", ".json")])),

@@ -327,7 +327,7 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     "another κ": (lambda f: respec(f, confidence=7.0), "its settings say detections/digits/mi-magnet/cw-k7-"),
     "another family": (lambda f: told(f, family="0" * 12), "is of family '000000000000'"),
     "another kind": (lambda f: respec(f, kind="evaluate"), "is no detect"),
-    "no status": (lambda f: told(f, status="fine"), "neither a result nor the story of a failure"),
+    "no status": (lambda f: told(f, status="fine"), "unknown status 'fine'; known: ok, error"),
     "failed with rows": (
         lambda f: told(f, status="error", error="x"),
         "neither a result nor the story of a failure",
@@ -336,20 +336,20 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
         lambda f: told(f, status="error"),
         "neither a result nor the story of a failure",
     ),
-    "no seconds": (lambda f: told(f, seconds=None), "has an invalid number of seconds"),
+    "no seconds": (lambda f: told(f, seconds=None), "seconds must be a number, got None"),
     # cells: their settings
-    "κ no number": (lambda f: respec(f, confidence="0"), "has an invalid number of confidence"),
+    "κ no number": (lambda f: respec(f, confidence="0"), "spec.confidence must be a number, got '0'"),
     "β no number": (
         lambda f: respec(f, parameters={"beta": "<b>"}),
-        "has an invalid number of beta",
+        "spec.parameters.beta must be a number, got '<b>'",
     ),
-    "parameters none": (lambda f: respec(f, parameters=[]), "has invalid parameters"),
-    "system no text": (lambda f: respec(f, system=3), "has a system that is no text"),
-    "data no hash": (lambda f: respec(f, data="x"), "has an invalid SHA-256"),
-    "no reformer named": (lambda f: respec(f, reformer=None), "KeyError"),
+    "parameters none": (lambda f: respec(f, parameters=[]), "spec.parameters must be a table, got []"),
+    "system no text": (lambda f: respec(f, system=3), "spec.system must be text in quotes, got 3"),
+    "data no hash": (lambda f: respec(f, data="x"), "spec.data must match ^[0-9a-f]{64}$"),
+    "no reformer named": (lambda f: respec(f, reformer=None), "lacks reformer in its settings"),
     "detectors none": (
         lambda f: respec(f, detectors=dict.fromkeys(("reconstruction-1",), "x")),
-        "has invalid detectors",
+        "spec.detectors.reconstruction-1 must be a table, got 'x'",
     ),
     "no calibration": (
         lambda f: respec(f, parents={"model": "0" * 12, "crafted": "1" * 12}),
@@ -382,11 +382,11 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     ),
     "a threshold no number": (
         lambda f: told(f, thresholds=thresholds(f) | {"mi-literal": "198"}),
-        "has an invalid threshold of mi-literal: '198'",
+        "thresholds.mi-literal must be a number, got '198'",
     ),
     "a threshold not finite": (
         lambda f: told(f, thresholds=thresholds(f) | {"mi-literal": float("inf")}),
-        "has an invalid threshold of mi-literal: inf",
+        "thresholds.mi-literal must be finite, got inf",
     ),
     "a threshold of its own": (
         lambda f: told(f, thresholds=thresholds(f) | {"mi-literal": 197.5}),
@@ -398,7 +398,10 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
         "has text that no terminal should print: 'poor\\nbench",
     ),
     "a remark on others": (lambda f: told(f, remarks={"x": "y"}), "has remarks on other detectors"),
-    "a remark no text": (lambda f: told(f, remarks={"mi-literal": 3}), "has a mi-literal that is no text"),
+    "a remark no text": (
+        lambda f: told(f, remarks={"mi-literal": 3}),
+        "remarks.mi-literal must be text",
+    ),
     # cells: rows
     "a column less": (lambda f: rows(f, "l2", None), "lacks l2"),
     "scores missing": (lambda f: rows(f, "score:mi-literal", None), "lacks score:mi-literal"),
@@ -474,11 +477,11 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
         lambda f: recard(f, dataset="mnist"),
         "its settings say calibrations/mnist/",
     ),
-    "a rate of all": (lambda f: recard(f, rate=1.0), "has an invalid rate or number of images: 1.0, 0"),
-    "images no number": (lambda f: recard(f, images=-1), "invalid rate or number of images: 0.01, -1"),
-    "threshold no number": (lambda f: card(f, threshold="5"), "has an invalid threshold: '5'"),
-    "threshold not finite": (lambda f: card(f, threshold=float("nan")), "has an invalid threshold: nan"),
-    "near not finite": (lambda f: card(f, near=None), "has an invalid near: None"),
+    "a rate of all": (lambda f: recard(f, rate=1.0), "spec.rate must be below 1, got 1.0"),
+    "images no number": (lambda f: recard(f, images=-1), "spec.images must be at least 0, got -1"),
+    "threshold no number": (lambda f: card(f, threshold="5"), "threshold must be a number, got '5'"),
+    "threshold not finite": (lambda f: card(f, threshold=float("nan")), "threshold must be finite, got nan"),
+    "near not finite": (lambda f: card(f, near=None), "near must be a number, got None"),
     "a gate hushed up": (
         lambda f: card(f, "calibrations/digits/mi-literal-", remark=""),
         "has no remark on generator, which fails its gate",
@@ -487,7 +490,7 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
         lambda f: card(f, figures={"autoencoder-1": {"held_out_error": 0.5}}),
         "has no remark on autoencoder-1, which fails its gate",
     ),
-    "remark no text": (lambda f: card(f, remark=[]), "has a remark that is no text"),
+    "remark no text": (lambda f: card(f, remark=[]), "remark must be text in quotes, got []"),
     "a lower threshold": (
         lambda f: scored(f, {"scores": SCORES}, threshold=197.0),
         "has 3 of 200 scores at its card's threshold, its rate gives 2",

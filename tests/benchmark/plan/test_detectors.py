@@ -100,11 +100,14 @@ def test_any_classifier_can_be_guarded() -> None:
     [
         (["--defense", "magnett"], "did you mean magnet"),
         (["--defense", "magnet", "--kappa", "ten"], "--kappa must be numbers, got ten"),
-        (["--defense", "magnet", "--kappa", "-1"], "confidence must be at least 0, got -1"),
+        (
+            ["--defense", "magnet", "--kappa", "-1"],
+            "detection.confidences: item 1 must be at least 0, got -1",
+        ),
         (["--kappa", "3"], "--kappa is for attacks on detectors: name one"),
         (["--defense", "magnet", "--attacks", "aa", "--set", "paper"], "--attacks, --set is for defenses"),
         (["--defense", "magnet", "--threat", "white"], "magnet faces every attack of [detection]"),
-        (["--defense", "magnet", "--n-examples", "-1"], "n-examples must be at least 0, got -1"),
+        (["--defense", "magnet", "--n-examples", "-1"], "n_examples must be at least 0, got -1"),
     ],
 )
 def test_bad_input_is_one_line(bench: Bench, tmp_path: Path, flags: list[str], said: str) -> None:

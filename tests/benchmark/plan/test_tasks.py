@@ -5,7 +5,7 @@ import pytest
 
 from robustness_bench.benchmark.data import locate
 from robustness_bench.benchmark.plan import probe
-from robustness_bench.benchmark.plan.protocol import load_protocol
+from robustness_bench.benchmark.plan.protocol import Training, load_protocol
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
 
 TRAININGS = ("train", "estimators")
@@ -39,6 +39,25 @@ def test_counts_of_the_default_plan() -> None:
     assert sum("undefended" in title for title in trained) == 2  # one model for both norms
     assert sum("vgg" in title for title in trained) == 2  # one per norm, for all seeds
     assert len(trained) == 2 + 2 + 4 + 4
+
+
+class _Later(Training):
+    """A later version's recipe, with a setting that first results did not have."""
+
+    novelty: float = 0.0
+
+
+def test_a_new_setting_at_its_default_changes_no_id() -> None:
+    protocol, data = load_protocol(), {"digits": locate("digits", Path("data"))}
+    (digits,) = protocol.settings
+
+    def later(**new: Any) -> set[str]:
+        training = _Later(**dict(digits.training), **new)
+        changed = digits.model_copy(update={"training": training})
+        return ids(make_plan(protocol.model_copy(update={"settings": (changed,)}), data))
+
+    assert later() == later(novelty=0.0) == ids(plan())
+    assert not later(novelty=0.1) & {task.id for task in plan() if task.kind in TRAININGS}
 
 
 def test_a_cell_does_not_wait_for_a_diagnosis() -> None:

@@ -42,11 +42,8 @@ ABLATION = ("namid", "standard", "namid-no-adversarial-mi", "namid-no-natural-mi
 
 def question(number: Number, **changes: Any) -> Question:
     """About ``record``'s cells: digits at ε = 0.5 and 0.25."""
-    settings: Settings = dataclasses.replace(
-        load_protocol().settings[0],
-        eps={"linf": 0.5, "l2": 0.25},
-        attack_set=changes.pop("attack_set", "strict"),
-    )
+    changed = {"eps": {"linf": 0.5, "l2": 0.25}, "attack_set": changes.pop("attack_set", "strict")}
+    settings: Settings = load_protocol().settings[0].model_copy(update=changed)
     return dataclasses.replace(
         Question(number=number, settings=settings, label="digits", norm="linf"), **changes
     )

@@ -164,8 +164,8 @@ class Bolder(NAMID):
 
 def test_a_misspelt_estimator_setting_is_named(bench: Bench, tmp_path: Path) -> None:
     for setting, message in (
-        ("objectiv", "unknown key in the estimators of defense 'mine' 'objectiv'; did you mean objective"),
-        ("bound", "unknown estimators.bound 'eq-4'"),
+        ("objectiv", "the estimators of defense 'mine': unknown key 'objectiv'; did you mean objective"),
+        ("bound", "the estimators of defense 'mine': unknown bound 'eq-4'"),
     ):
         estimators = (
             f"requires: ClassVar = ('estimators',)\n    estimators: ClassVar = {{'{setting}': 'eq-4'}}"

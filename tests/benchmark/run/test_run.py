@@ -256,7 +256,7 @@ WRONG = [
     (["--seeds", "0"], "seeds must be at least 1, got 0"),
     (["--epochs", "0"], "epochs must be at least 1, got 0"),
     (["--width", "-1"], "width must be at least 1, got -1"),
-    (["--n-examples", "-5"], "n-examples must be at least 0, got -5"),
+    (["--n-examples", "-5"], "n_examples must be at least 0, got -5"),
     (["--batch-size", "many"], "--batch-size must be a positive number or auto, got 'many'"),
     (["--workers", "-1"], "--workers must be 0 (automatic) or more, got -1"),
     (["--device", "tpu"], "--device must be auto, cpu or cuda, got 'tpu'"),

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ class Store:
     def __init__(self, folder: Path, dataset: str = "toys", images: int = 20) -> None:
         self.folder, self.dataset, self.images = folder, dataset, images
         self.data = Located(DATASETS["digits"].info, dataset, "d" * 64, 1, images, Path())
-        self._training = asdict(load_protocol().settings[0].training)
+        self._training = load_protocol().settings[0].training.identity()
 
     def model(self, defense: str, seed: int, *, norm: str = "linf", card: bool = True, **recipe: Any) -> Task:
         """A trained model, with its card; ``recipe`` overrides its training."""

@@ -19,16 +19,16 @@ from tests.benchmark.submit.submissions import EXAMPLE, checked, of, tree_hash, 
 from tests.conftest import Bench
 
 EMPTY = {
-    "name": "say what the row should be called",
-    "authors": "name them",
-    "licence": "write an SPDX name",
-    "contact": "write an e-mail address or a link",
-    "description": "say in a few sentences how it works",
-    "datasets": r'write \["any"\], or some of digits',
-    "norms": "name those it works in, of linf, l2",
-    "randomised": "write true or false",
-    "forward_passes": "say how many",
-    "backward_passes": "say how many",
+    "name": "Name of the attack: up to 80 characters",
+    "authors": "One name in quotes for each",
+    "licence": "Licence of attack.py, as an SPDX name",
+    "contact": "An e-mail address or a link",
+    "description": "How it works, in a few sentences",
+    "datasets": r'\["any"\], or some of `bench list datasets`',
+    "norms": r"The norms that perturb\(\) supports",
+    "randomised": "true if another seed gives different images",
+    "forward_passes": "The most passes per image",
+    "backward_passes": "The same backward",
 }
 WRONG = {
     "kind": ('"atack"', "kind is an unknown kind 'atack'; did you mean attack"),
@@ -39,10 +39,10 @@ WRONG = {
     "licence": ('"see the file"', "licence 'see the file' is no SPDX name"),
     "description": (r'"\u0007"', r"description has .* character U\+0007"),
     "datasets": ('["digit"]', "attack.datasets is an unknown data set 'digit'; did you mean digits"),
-    "norms": ('"linf"', r'attack\.norms must be a list such as \["linf"\]'),
-    "randomised": ('"no"', "attack.randomised must be true or false without quotes"),
-    "forward_passes": ("0", "attack.forward_passes must be a whole number from 1"),
-    "backward_passes": ("-1", "attack.backward_passes must be a whole number from 0"),
+    "norms": ('"linf"', "attack.norms must be a list, got 'linf'"),
+    "randomised": ('"no"', "attack.randomised must be true or false, got 'no'"),
+    "forward_passes": ("0", "attack.forward_passes must be at least 1, got 0"),
+    "backward_passes": ("-1", "attack.backward_passes must be at least 0, got -1"),
 }
 
 

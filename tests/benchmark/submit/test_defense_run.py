@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +57,12 @@ def short_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(tables, name, preset)
 
 
+def _environments(store: Path) -> list[dict[str, Any]]:
+    cards = [json.loads(path.read_text()) for path in store.glob("checkpoints/*/*.json")]
+    records = [read_record(path) for path in find_records(store)]
+    return [*(card["environment"] for card in cards), *(record.environment for record in records)]
+
+
 @pytest.mark.usefixtures("short_attacks")
 def test_from_template_to_a_verified_row(bench: Bench, tmp_path: Path) -> None:
     """The worked submission, filled into a fresh template, checked, measured in full, and on the site."""
@@ -69,10 +77,16 @@ def test_from_template_to_a_verified_row(bench: Bench, tmp_path: Path) -> None:
     assert "Standard AT, small: verified, 50 images" in said.out
     assert re.search(r"aa +measured +\d+\.\d % +claimed +53\.5 %", said.out)
     assert "nothing to do" in bench("submit", "run", mine, "--out", store).out
+    (protocol,) = (store / "protocols").iterdir()
+    made_by = shlex.join(["bench", "submit", "run", str(mine), "--out", str(store)])
+    told = {(each["command"], each["protocol"]) for each in _environments(store)}
+    assert told == {(made_by, protocol.stem)}
+    assert 'weights = "weights.safetensors"' in protocol.read_text()
     assert bench("leaderboard", "build", store, "--out", site).status == 0
     board = next(site.glob("boards/*white*.html")).read_text(encoding="utf-8")
     assert "submitted, verified; AA claimed 53.5, measured" in board
     page = page_of(site, "submitted-standard-at-small")
+    assert made_by in page
     assert "rank 1 of 1" in page
     assert "97.22 %, measured here 96.0 %" in page
     archive, other = tmp_path / "results.zip", tmp_path / "other"

@@ -100,7 +100,7 @@ MANIFESTS = {
     "name looks blank": Case(value("name", r'"\u3164"'), r"name has .* character U\+3164"),
     "name over two lines": Case(value("name", r'"a\nb"'), r"name has .* character U\+000A"),
     "markup in an author": Case(value("authors", '["<img src=x>"]'), "authors has '<' in it"),
-    "authors not a list": Case(value("authors", '"Ada"'), "authors must be a list of up to 100 names"),
+    "authors not a list": Case(value("authors", '"Ada"'), "authors must be a list, got"),
     "notes with an escape": Case(value("notes", r'"\u0007"'), r"notes has .* character U\+0007"),
     "javascript link": Case(
         value("paper", '"javascript:alert(1)"'), "paper 'javascript:alert.1.' is not an http"
@@ -128,7 +128,7 @@ MANIFESTS = {
         value("architecture", '"resnet18"'), "unknown architecture .*did you mean resnet"
     ),
     "no width": Case(value("width", "0"), "model.width is empty"),
-    "absurd width": Case(value("width", "100000"), "model.width must be a whole number from 0 to 1024"),
+    "absurd width": Case(value("width", "100000"), "model.width must be at most 1024, got 100000"),
     "width of one's own": Case(value("architecture", '"own"'), "model.width is for listed architectures"),
     "weights elsewhere": Case(
         value("weights", '"../../etc/w.safetensors"'), "weights must be the plain name"
@@ -138,11 +138,11 @@ MANIFESTS = {
     ),
     "half a hash": Case(value("sha256", '"abc123"'), "model.sha256 must be 64 hexadecimal digits"),
     "randomised in words": Case(value("randomised", '"no"'), "model.randomised must be true or false"),
-    "no forward pass": Case(value("forward_passes", "0"), "forward_passes must be a whole number from 1"),
+    "no forward pass": Case(value("forward_passes", "0"), "forward_passes must be at least 1, got 0"),
     "passes of an ensemble": Case(value("forward_passes", "5"), "resnet-18 takes 1, 5 are declared"),
-    "less than no images": Case(value("real", "-1"), "data.real must be a whole number from 0"),
+    "less than no images": Case(value("real", "-1"), "data.real must be at least 0, got -1"),
     "half an image": Case(value("synthetic", "1.5"), "data.synthetic must be a whole number"),
-    "astronomic images": Case(value("synthetic", "9" * 400), "data.synthetic must be a whole number"),
+    "astronomic images": Case(value("synthetic", "9" * 400), "synthetic must be at most 10000000000, got 99"),
     "a number of 9999 digits": Case(value("synthetic", "9" * 9999), "is not TOML: .*fix that line"),
     "accuracy as a share": Case(value("natural", "0.97"), "claimed.natural 0.97 is in %: did you mean 97"),
     "accuracy above 100": Case(value("natural", "120.0"), "claimed.natural must be a number from 0 to 100"),

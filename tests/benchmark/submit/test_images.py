@@ -1,3 +1,4 @@
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +106,7 @@ def test_stronger_images_lower_the_worst_case_of_their_model_only(bench: Bench, 
     before = worst(store)
     status, out, err = send(bench, store, images, **{"--link": "https://example.org/paper"})
     assert status == 0, err
+    assert shlex.split(sent_record(store).environment["command"])[:3] == ["bench", "submit", "attack"]
     after = worst(store)
     assert after["standard"] == before["standard"]
     assert after["undefended"] == before_weakening["undefended"] != before["undefended"]

@@ -70,15 +70,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "robust beyond natural": ({"autoattack_acc": "95"}, "", "autoattack_acc 95 is above clean_acc 93.73"),
     "external beyond AutoAttack": ({"external": "72"}, "", "external 72 is above autoattack_acc 71.28"),
     "unreliable in words": ({"unreliable": "yes"}, "", "unreliable must be true or false, got 'yes'"),
-    "no passes": ({"number_forward_passes": 0}, "", "number_forward_passes must be a whole number from 1"),
+    "no passes": ({"number_forward_passes": 0}, "", "number_forward_passes must be at least 1, got 0"),
     "passes true": (
         {"number_forward_passes": True},
         "",
-        "number_forward_passes must be a whole number from 1",
+        "number_forward_passes must be a whole number, got True",
     ),
     "other data": ({"dataset": "cifar100"}, "", "dataset cifar100 is not the folder's, cifar10"),
-    "unknown data": ({"dataset": "../x"}, "", "dataset must be one of cifar10, cifar100, imagenet"),
-    "data in a list": ({"dataset": ["cifar10"]}, "", "dataset must be one of cifar10"),
+    "unknown data": ({"dataset": "../x"}, "", "unknown dataset '../x'; known: cifar10, cifar100, imagenet"),
+    "data in a list": ({"dataset": ["cifar10"]}, "", "unknown dataset"),
     "eps in words": ({"eps": "small"}, "", "eps must be a number above 0"),
     "markup": ({"name": "<b>x</b>"}, "", "name has '<' in it"),
     "script in the venue": ({"venue": "<script>"}, "", "venue has '<' in it"),
@@ -140,7 +140,7 @@ def test_one_bad_file_does_not_hold_up_the_others(bench: Bench, tmp_path: Path) 
     bad.write_text("{}")
     said = bench("submit", "import-external", bad, good, "--out", out)
     assert said.status == 1
-    assert said.out.splitlines()[0].startswith(f"refused  {bad}: name is missing; architecture is missing; ")
+    assert said.out.splitlines()[0].startswith(f"refused  {bad}: name is missing; dataset is missing; ")
     assert said.out.splitlines()[-1] == "1 of 2 files rejected"
     assert len(read_external(out)) == 1
 

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from robustness_bench.benchmark.data.digits import DIGITS
-from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.errors import BenchError, StoreError
 from robustness_bench.benchmark.networks import build_model
 from robustness_bench.benchmark.sandbox.confinement import protections
+from robustness_bench.benchmark.submit.board.entries import add_entry, entry_of, read_entry
 from robustness_bench.benchmark.submit.checks.claims import interval
 from robustness_bench.benchmark.submit.intake import archives, reading
 from robustness_bench.benchmark.submit.intake.archives import Caps, RefusedError
@@ -175,6 +176,30 @@ def test_init_leaves_a_folder_alone_that_is_not_empty(bench: Bench, example: Pat
     assert "is not empty and stays as it is" in said.err
     (tmp_path / "file").write_text("x")
     assert "is a file; name a folder" in bench("submit", "init", tmp_path / "file").err
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("name", "<b>", "name has '<' in it"),
+        ("paper", "javascript:x", "is not an http or https link"),
+        ("width", "4", "width must be a whole number, got '4'"),
+        ("slug", "other", "its slug is 'other', its name gives standard-at-small"),
+        ("more", 1, "unknown key 'more'"),
+    ],
+)
+def test_an_entry_from_elsewhere_is_checked_as_its_manifest_is(
+    tmp_path: Path, key: str, value: object, said: str
+) -> None:
+    entry = entry_of(read_manifest(EXAMPLE), EXAMPLE)
+    add_entry(tmp_path, entry)
+    (path,) = (tmp_path / "submissions").iterdir()
+    assert read_entry(path) == entry
+    story = json.loads(path.read_text())
+    story["submission"][key] = value
+    path.write_text(json.dumps(story))
+    with pytest.raises(StoreError, match=rf"standard-at-small\.json is damaged \(.*{said}"):
+        read_entry(path)
 
 
 def test_several_problems_are_all_listed(example: Path) -> None:
