@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 bench: setup
-	$(BIN)/bench run --seeds 2
+	$(BIN)/bench run --seeds 2 --norm linf
 
 # From the records that are committed; nothing is trained.
 site: setup
