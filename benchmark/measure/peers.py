@@ -4,6 +4,7 @@ A peer takes part if its package is installed. Every attack has the numbers of o
 """
 
 import copy
+import importlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -244,7 +245,7 @@ FAMILIES: dict[str, dict[Norm, list[Entry]]] = {
             Entry(
                 "adv-lib",
                 "adv-lib",
-                _adv_lib("carlini_wagner_l2", num_binary_search_steps=9, max_iterations=1000),
+                _adv_lib("carlini_wagner_l2", binary_search_steps=9, max_iterations=1000),
             ),
         ]
     },
@@ -252,7 +253,7 @@ FAMILIES: dict[str, dict[Norm, list[Entry]]] = {
         "l2": [
             _ours("ddn"),
             Entry("foolbox", "foolbox", _foolbox(lambda lib, on: lib.DDNAttack(init_epsilon=1.0, steps=300))),
-            Entry("adv-lib", "adv-lib", _adv_lib("ddn", steps=300)),
+            Entry("adv-lib", "adv-lib", _adv_lib("ddn", steps=300, levels=None)),
         ]
     },
     "training": {
@@ -265,12 +266,13 @@ MINIMUM_NORM = ("cw", "ddn")
 
 
 def installed(package: str) -> str | None:
-    """Return the version of an installed package, "" for none needed, None if it is absent."""
-    if not package:
-        return ""
+    """Return the version of an installed package, "" for none needed, None if it is absent or broken."""
+    if not package or package == OURS:
+        return version(package) if package else ""
     try:
+        importlib.import_module(package.replace("-", "_"))
         return version(package)
-    except PackageNotFoundError:
+    except (PackageNotFoundError, ImportError):
         return None
 
 
