@@ -7,7 +7,7 @@ bounds what was missed on the others.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,9 @@ _NEAR = 0.1  # a step so short, in ε, that the gradient at least keeps
 _TRUE = 0.5  # this share of its promise
 _CORNERS = 2  # random corners of the ball, none of which should be worse than what the ascents reach
 _AUDIT, _CORNER = key_of("audit"), key_of("corner")
+ALONE, ESCALATED, AUDITED = range(3)
+"""How a sample's outcome came about: by the cheap members alone; by AutoAttack since something about it, or
+a model that draws, may have misled them; by AutoAttack since it is in the audit, with nothing else to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +59,13 @@ class FastAutoAttack(BudgetAttack):
         steps: of each.
         close_targets: further ascents of a sample that comes close, at most.
         close_steps: of the first of these; each other one has twice those of the one before.
-        audit: share of the samples, 0 to 1: see ``audited`` and ``missed_bound``.
+        audit: share of the samples, 0 to 1: see ``audited``.
         full_steps: AutoAttack's ``steps``.
         square_queries: AutoAttack's.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    tells: ClassVar[bool] = True
 
     targets: int = 4
     steps: int = 10
@@ -103,15 +107,22 @@ class FastAutoAttack(BudgetAttack):
         return self._full().for_transfer()
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        samples = Samples(x, y, noise)
+        return self.perturb_told(model, x, y, noise)[0][""]
+
+    def perturb_told(
+        self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        samples, way = Samples(x, y, noise), torch.full_like(y, ALONE, dtype=torch.int8)
         with torch.no_grad():
             logits, again = model(x), model(x)
         draws = (logits != again).any(1)
         x_adv, rows, marked = self._ascended(model, samples, logits, (~draws).nonzero()[:, 0])
-        doubtful = torch.cat([draws.nonzero()[:, 0], rows[marked | _drawn(noise[rows], self.audit)]])
-        if len(doubtful):
+        way[rows[_drawn(noise[rows], self.audit)]] = AUDITED
+        way[rows[marked]] = ESCALATED
+        way[draws] = ESCALATED
+        if len(doubtful := (way != ALONE).nonzero()[:, 0]):
             x_adv[doubtful] = self._full().perturb(model, *samples.pick(doubtful))
-        return x_adv
+        return {"": x_adv}, way
 
     def _ascended(
         self, model: nn.Module, samples: Samples, logits: Tensor, rows: Tensor
@@ -281,36 +292,3 @@ def audited(ids: Tensor, share: float, seed: int) -> Tensor:
 def _drawn(noise: Noise, share: float) -> Tensor:
     drawn: Tensor = noise.stream(_AUDIT).uniform((1,))[:, 0] < share
     return drawn
-
-
-class Missed(NamedTuple):
-    """What the cheap members may have missed among the samples that were not audited."""
-
-    expected: float
-    """Samples, if the audit's share of falls holds for the others."""
-    at_most: float
-    """Samples, with the confidence asked for."""
-
-
-def missed_bound(survivors: int, audited: int, fallen: int, confidence: float = 0.95) -> Missed:
-    """How many samples that now stand AutoAttack would break: Clopper and Pearson 1934, one-sided.
-
-    Args:
-        survivors: samples that nothing marked and that the cheap members left, those in the audit included.
-        audited: how many of these went through AutoAttack.
-        fallen: how many of these it broke.
-
-    Raises:
-        ValueError: the three are not counts that fit.
-    """
-    from scipy.special import betaincinv  # type: ignore[import-untyped]
-
-    if not 0 <= fallen <= audited <= survivors:
-        raise ValueError(
-            f"expected 0 <= fallen <= audited <= survivors, got {fallen}, {audited} and {survivors}"
-        )
-    others = survivors - audited
-    if not audited:
-        return Missed(math.nan, float(others))
-    share = 1.0 if fallen == audited else float(betaincinv(fallen + 1, audited - fallen, confidence))
-    return Missed(others * fallen / audited, min(max(survivors * share - fallen, 0.0), float(others)))

@@ -200,6 +200,7 @@ def rows_of(piece: Sample, outcome: Outcome) -> Columns:
         "adversarial_prediction": outcome.prediction.cpu().numpy(),
         **{norm: geometry.size(moved, norm).cpu().numpy() for norm in DISTANCES},
         **_passes(len(piece.y), outcome.forwards, outcome.backwards),
+        **({} if outcome.way is None else {"way": outcome.way.cpu().numpy()}),
     }
 
 

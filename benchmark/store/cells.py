@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from robustness_bench.benchmark.plan.tasks import Task
-from robustness_bench.benchmark.statistics import Outcomes, withstand_all
+from robustness_bench.benchmark.statistics import Audit, Outcomes, withstand_all
 from robustness_bench.benchmark.store.diagnoses import BATCH_DEPENDENT, NOT_DIAGNOSED, Diagnoses, Diagnosis
 from robustness_bench.benchmark.store.parquet import Columns, read_as, typed, write_table
 
@@ -26,6 +26,8 @@ SCHEMA = {
     "forwards": pa.float32(),  # passes per sample, the mean over its batch
     "backwards": pa.float32(),
 }
+OPTIONAL = {"way": pa.int8()}  # how aa-fast came by the outcome: see attacks/fast.py
+_ALONE, _ESCALATED, _AUDITED = range(3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,17 @@ class Record:
     def clean(self) -> NDArray[np.bool_]:
         """Which natural images are classified correctly: (n,)."""
         return np.asarray(self.rows["clean_prediction"] == self.rows["label"])
+
+    @property
+    def audit(self) -> Audit | None:
+        """What the attack's audit found, if it had one."""
+        if "way" not in self.rows:
+            return None
+        way, fell = self.rows["way"], ~self.withstood
+        audited = self.clean & (way == _AUDITED)
+        left = audited | (self.clean & (way == _ALONE) & ~fell)
+        counts = (left, audited, audited & fell, self.clean & (way == _ESCALATED))
+        return Audit(*(int(each.sum()) for each in counts))
 
     @property
     def distance(self) -> NDArray[np.float32]:
@@ -137,7 +150,8 @@ def write_record(
         "environment": environment,
         "seconds": seconds,
     }
-    write_table(path, typed(rows, SCHEMA), story)
+    told = {name: kind for name, kind in OPTIONAL.items() if name in rows}
+    write_table(path, typed(rows, SCHEMA | told), story)
 
 
 def keep_failure(path: Path, task: Task, environment: dict[str, Any], error: str) -> None:
@@ -164,7 +178,8 @@ def read_record(path: Path, columns: Columns | None = None) -> Record:
         told.pop("flags", None)  # earlier records kept those of their model
         return Record(**told)
 
-    return read_as(make, path, FORMAT, columns=columns or (lambda story: list(SCHEMA)))
+    wanted = columns or (lambda story: list(SCHEMA))
+    return read_as(make, path, FORMAT, columns=wanted, optional=() if columns else list(OPTIONAL))
 
 
 def read_records(out: Path) -> list[Record]:
