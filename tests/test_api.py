@@ -98,8 +98,10 @@ def test_attacks_that_differ_in_their_rule_share_one_run(
         alone, runs = run(name)
         assert runs == 1
         assert torch.equal(alone.adversarial[name], both.adversarial[name])
-        of = [found.images[found.images["attack"] == name].reset_index(drop=True) for found in (alone, both)]
-        pd.testing.assert_frame_equal(*of)
+        mine, theirs = (
+            found.images[found.images["attack"] == name].reset_index(drop=True) for found in (alone, both)
+        )
+        pd.testing.assert_frame_equal(mine, theirs)
 
 
 @pytest.mark.parametrize(
