@@ -44,6 +44,8 @@ class Outcome(NamedTuple):
     """Forward passes per sample, the mean over the batch."""
     backwards: float
     """Backward passes per sample, the mean over the batch."""
+    way: Tensor | None = None
+    """(N,) int8: how each sample's outcome came about, where the attack tells (``attacks.fast``)."""
 
 
 class Counted(nn.Module):
@@ -117,6 +119,8 @@ class Attack(ABC):
     """The norms this attack can work in."""
     rules: ClassVar[tuple[str, ...]] = ()
     """Ways to choose among the images of one run; if there are any, the field ``rule`` names one."""
+    tells: ClassVar[bool] = False
+    """Whether ``perturb_told`` has ways to tell."""
 
     norm: Norm
 
@@ -135,6 +139,12 @@ class Attack(ABC):
     def perturb_all(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> dict[str, Tensor]:
         """Return rule -> result of ``perturb`` under it, from one run; without rules the only key is ""."""
         return {"": self.perturb(model, x, y, noise)}
+
+    def perturb_told(
+        self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return ``perturb_all``, and each sample's ``Outcome.way`` if the attack ``tells``: (N,) int8."""
+        return self.perturb_all(model, x, y, noise), None
 
     @abstractmethod
     def passes(self, classes: int) -> tuple[int, int]:
@@ -203,13 +213,15 @@ class Attack(ABC):
         with frozen(counted):
             clean = predict(counted, x)
             aims = torch.ones_like(y, dtype=torch.bool) if goal == "transfer" else clean == y
-            found = dict.fromkeys(self.rules or ("",), x[aims])
+            found, told = dict.fromkeys(self.rules or ("",), x[aims]), None
             if aims.any():
-                found = self.perturb_all(counted, x[aims], y[aims], noise[aims])
+                found, told = self.perturb_told(counted, x[aims], y[aims], noise[aims])
             kept = {
                 rule: self._judged(counted, x, y, clean, aims, image, goal) for rule, image in found.items()
             }
-        n = max(len(x), 1)
+        n, way = max(len(x), 1), torch.zeros_like(y, dtype=torch.int8) if self.tells else None
+        if way is not None and told is not None:
+            way[aims] = told
         return {
             rule: Outcome(
                 x_adv,
@@ -218,6 +230,7 @@ class Attack(ABC):
                 geometry.size(x_adv - x, self.norm),
                 counted.forwards / n,
                 counted.backwards / n,
+                way,
             )
             for rule, (x_adv, prediction) in kept.items()
         }

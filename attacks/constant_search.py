@@ -10,14 +10,20 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustness_bench.attacks.base import MinimumNormAttack
+from robustness_bench.attacks.foolbox import DDN
+from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.geometry import Norm
+from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.noise import Noise
 
 _LARGEST_CONSTANT = 1e10  # of the authors' code
 _PROGRESS = 0.9999  # of the authors' code: a loss above this share of the last one has stalled
 _CHECKS = 10  # of progress, per search step
+_AMPLE = 2.0  # times the c that holds a quick member's image on the boundary: enough to stay adversarial
+_SHORT = 0.9  # of the way to that image, from where c has to do the rest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +37,12 @@ class ConstantSearchAttack(MinimumNormAttack):
         confidence: margin κ, in logits, that an adversarial image must exceed.
         initial_const: first c.
         abort_early: check ten times per search step, and end it for a sample whose loss has stalled.
+        warm_steps: of DDN, ahead of the search. Where it finds an image, the search starts from there, with
+            the c that would hold that image on the boundary, doubled, and falls back on it. 0: none.
+        settled: a sample leaves once a value of c that succeeded has brought its image nearer by less than
+            this share of the distance. 0: never.
+
+    Without the last two this is the papers' search.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
@@ -42,6 +54,8 @@ class ConstantSearchAttack(MinimumNormAttack):
     confidence: float = 0.0
     initial_const: float = 1e-3
     abort_early: bool = True
+    warm_steps: int = 0
+    settled: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,10 +67,59 @@ class ConstantSearchAttack(MinimumNormAttack):
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         if not 0 <= self.confidence < math.inf:
             raise ValueError(f"confidence must be at least 0 and finite, got {self.confidence}")
+        if self.warm_steps < 0 or not 0 <= self.settled < 1:
+            raise ValueError(f"warm_steps must be at least 0 and settled in [0, 1), got {self!r}")
 
     def checks_progress(self, step: int) -> bool:
         """Return whether stalled samples are dropped after gradient step ``step``."""
         return self.abort_early and step % max(self.steps // _CHECKS, 1) == 0
+
+    def passes(self, classes: int) -> tuple[int, int]:
+        """As many of each; an attack that judges its steps apart has more forwards."""
+        ahead = self.warm_steps + 1 if self.warm_steps else 0
+        return (ahead + self.search_steps * self.steps,) * 2
+
+    def begun(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> "Begun":
+        """Return where the search of each of N samples starts; the model's weights are frozen."""
+        search = ConstantSearch.start(self.initial_const, x)
+        if not self.warm_steps or not len(x):
+            return Begun(x, x, x.new_full((len(x),), -torch.inf), search)
+        images = DDN(steps=self.warm_steps).perturb(model, x, y, noise).requires_grad_()
+        with torch.enable_grad():
+            margins = margin(model(images), y)
+            (slope,) = torch.autograd.grad(margins.sum(), images)
+        images, margins = images.detach(), margins.detach()
+        steepness = geometry.size(slope, "l2")
+        c = _AMPLE * geometry.size(self.pull(images - x), "l2") / steepness
+        found = (margins > 0) & (steepness > 0)
+        c = torch.where(found, c, search.c).clamp_max(_LARGEST_CONSTANT)
+        start = torch.where(geometry.per_sample(found, x), x + _SHORT * (images - x), x)
+        return Begun(start, images, margins.masked_fill(~found, -torch.inf), search._replace(c=c))
+
+    def pull(self, delta: Tensor) -> Tensor:
+        """The gradient of the distance that the attack makes small: (N, …) -> (N, …)."""
+        return 2.0 * delta
+
+    def gains(self, before: Tensor, after: Tensor) -> Tensor:
+        """Return whose image one c has brought nearer by more than ``settled``: (N,), (N,) -> (N,) bool.
+
+        Args:
+            before: distance of the nearest image, infinite where there was none.
+            after: the same with that c.
+        """
+        return after < (1.0 - self.settled) * before
+
+
+class Begun(NamedTuple):
+    """Where a search starts."""
+
+    start: Tensor
+    """(N, C, H, W): short of a quick member's image, so that c has to lead there; or the natural image."""
+    images: Tensor
+    """(N, C, H, W): the quick member's."""
+    margins: Tensor
+    """(N,) of the quick member's, -∞ where there is none."""
+    search: "ConstantSearch"
 
 
 class ConstantSearch(NamedTuple):

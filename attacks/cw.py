@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from robustness_bench.attacks.constant_search import (
-    ConstantSearch,
     ConstantSearchAttack,
     Nearest,
     hinge,
@@ -29,18 +28,16 @@ class CW(ConstantSearchAttack):
     restart. Their code ends a search step for a whole batch; here each sample ends it separately.
     """
 
-    def passes(self, classes: int) -> tuple[int, int]:
-        return self.search_steps * self.steps, self.search_steps * self.steps
-
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        nearest = Nearest(x)
-        search = ConstantSearch.start(self.initial_const, x)
-        start = ((2.0 * x - 1.0) * _INSIDE).atanh()
+        start, images, margins, search = self.begun(model, x, y, noise)
+        nearest, searching = Nearest(x), torch.arange(len(x), device=x.device)
+        nearest.offer(searching, images, _squared(images - x), margins > self.confidence)
+        w_start = ((2.0 * start - 1.0) * _INSIDE).atanh()
         for _ in range(self.search_steps):
-            success = torch.zeros_like(y, dtype=torch.bool)
-            rows = torch.arange(len(x), device=x.device)  # the samples still in this search step
-            natural, labels, c = x, y, search.c
-            w, first, second = start, torch.zeros_like(x), torch.zeros_like(x)
+            success, before = torch.zeros_like(y, dtype=torch.bool), nearest.distance.sqrt()
+            rows = searching  # the samples still in this search step
+            natural, labels, c, w = x[rows], y[rows], search.c[rows], w_start[rows]
+            first = second = torch.zeros_like(w)
             previous = torch.full_like(c, torch.inf)
             for step in range(self.steps):
                 if not len(rows):
@@ -48,7 +45,7 @@ class CW(ConstantSearchAttack):
                 w.requires_grad_()
                 x_adv = (w.tanh() + 1.0) / 2.0
                 margins = margin(model(x_adv), labels)
-                distance = (x_adv - natural).square().flatten(1).sum(1)
+                distance = _squared(x_adv - natural)
                 loss = distance + c * hinge(margins, self.confidence)
                 (gradient,) = torch.autograd.grad(loss.sum(), w)
                 w, x_adv, margins = w.detach(), x_adv.detach(), margins.detach()
@@ -71,4 +68,12 @@ class CW(ConstantSearchAttack):
                         rows, w, first, second = rows[stay], w[stay], first[stay], second[stay]
                         natural, labels, c, previous = x[rows], y[rows], search.c[rows], previous[stay]
             search = search.after(success)
+            going = ~success | self.gains(before, nearest.distance.sqrt())
+            if self.settled:
+                searching = searching[going[searching]]
         return nearest.images
+
+
+def _squared(delta: Tensor) -> Tensor:
+    """‖δ‖₂² of each perturbation: (N, …) -> (N,)."""
+    return delta.square().flatten(1).sum(1)

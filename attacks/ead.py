@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from robustness_bench.attacks.constant_search import (
-    ConstantSearch,
     ConstantSearchAttack,
     Nearest,
     hinge,
@@ -48,7 +47,8 @@ class EAD(ConstantSearchAttack):
             raise ValueError(f"rule must be one of {self.rules}, got {self.rule!r}")
 
     def passes(self, classes: int) -> tuple[int, int]:
-        return 2 * self.search_steps * self.steps, self.search_steps * self.steps
+        forwards, backwards = super().passes(classes)
+        return forwards + self.search_steps * self.steps, backwards
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         return self.perturb_all(model, x, y, noise)[self.rule]
@@ -60,13 +60,16 @@ class EAD(ConstantSearchAttack):
         An iterate is judged by a forward pass only where that can matter: until the first success of
         the search step, and later only if it is nearer than what a rule has kept.
         """
-        kept = {rule: Nearest(x) for rule in self.rules}
-        search = ConstantSearch.start(self.initial_const, x)
+        start, images, margins, search = self.begun(model, x, y, noise)
+        kept, searching = {rule: Nearest(x) for rule in self.rules}, torch.arange(len(x), device=x.device)
+        for rule, distance in zip(self.rules, self._distances(images - x), strict=True):
+            kept[rule].offer(searching, images, distance, margins > self.confidence)
         for _ in range(self.search_steps):
             success = torch.zeros_like(y, dtype=torch.bool)
-            rows = torch.arange(len(x), device=x.device)  # the samples still in this search step
-            natural, labels, c = x, y, search.c
-            x_k = y_k = x
+            before = [nearest.distance.clone() for nearest in kept.values()]
+            rows = searching  # the samples still in this search step
+            natural, labels, c = x[rows], y[rows], search.c[rows]
+            x_k = y_k = start[rows]
             previous = torch.full_like(c, torch.inf)
             for k in range(self.steps):
                 if not len(rows):
@@ -76,7 +79,7 @@ class EAD(ConstantSearchAttack):
                 x_old, x_k = x_k, shrink(y_k - step_size * gradient, natural, self.beta)
                 y_k = x_k + k / (k + 3) * (x_k - x_old)
 
-                l1, en = self._distances(x_k - natural)
+                en, l1 = self._distances(x_k - natural)
                 check = self.checks_progress(k)
                 matters = ~success[rows] | (l1 < kept["l1"].distance[rows]) | (en < kept["en"].distance[rows])
                 judge = torch.ones_like(matters) if check else matters
@@ -101,6 +104,11 @@ class EAD(ConstantSearchAttack):
                     rows, x_k, y_k, previous = rows[stay], x_k[stay], y_k[stay], previous[stay]
                     natural, labels, c = x[rows], y[rows], search.c[rows]
             search = search.after(success)
+            if self.settled:
+                going = ~success
+                for old, nearest in zip(before, kept.values(), strict=True):
+                    going |= self.gains(old, nearest.distance)
+                searching = searching[going[searching]]
         return {rule: nearest.images for rule, nearest in kept.items()}
 
     def _hinge_gradient(self, model: nn.Module, images: Tensor, y: Tensor, c: Tensor) -> Tensor:
@@ -110,11 +118,14 @@ class EAD(ConstantSearchAttack):
         (gradient,) = torch.autograd.grad(loss.sum(), images)
         return gradient
 
+    def pull(self, delta: Tensor) -> Tensor:
+        return 2.0 * delta + self.beta / self.step_size * delta.sign()
+
     def _distances(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """‖δ‖₁ and ‖δ‖₂² + β ‖δ‖₁ of each perturbation: (N, …) -> (N,), (N,)."""
+        """What the rules make small, ‖δ‖₂² + β ‖δ‖₁ and ‖δ‖₁: (N, …) -> (N,), (N,)."""
         flat = delta.flatten(1)
         l1 = flat.abs().sum(1)
-        return l1, flat.square().sum(1) + self.beta * l1
+        return flat.square().sum(1) + self.beta * l1, l1
 
 
 def shrink(moved: Tensor, x: Tensor, beta: float) -> Tensor:

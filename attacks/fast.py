@@ -7,7 +7,7 @@ bounds what was missed on the others.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,22 +21,30 @@ from robustness_bench.attacks.numerics.margins import margin
 from robustness_bench.attacks.numerics.noise import Noise, key_of
 from robustness_bench.attacks.searches.pool import Rows, Samples, Search, searched
 
-_CLOSE = 0.4  # of the margin at the natural image: an ascent that leaves less of it is worth another try
+_CLOSE = 0.2  # of the margin at the natural image: an ascent that leaves less of it is worth another try
+_BY_DISTANCE = 2  # the ascent from which on linear distances choose the class
+_LIKELIEST = 9  # classes whose boundary's distance is worth a gradient
 _FLAT = 0.02  # of that margin, that a step of ε along the gradient would at least take away
 _KEPT = 0.3  # of what that step promises, that the ascents at least keep
 _NEAR = 0.1  # a step so short, in ε, that the gradient at least keeps
 _TRUE = 0.5  # this share of its promise
 _CORNERS = 2  # random corners of the ball, none of which should be worse than what the ascents reach
 _AUDIT, _CORNER = key_of("audit"), key_of("corner")
+ALONE, ESCALATED, AUDITED = range(3)
+"""How a sample's outcome came about: by the cheap members alone; by AutoAttack since something about it, or
+a model that draws, may have misled them; by AutoAttack since it is in the audit, with nothing else to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FastAutoAttack(BudgetAttack):
     """Margin ascents towards the likeliest classes, then AutoAttack, version standard, for some samples.
 
-    The first ascent goes for whichever class is nearest, each other one for the class that has come nearest
-    so far and has had none. A sample leaves the moment it falls. One that comes close to it gets more and
-    longer ascents from other starts. Those that stand go through AutoAttack if
+    The first ascent goes for whichever class is nearest, the second for the one that has come nearest
+    besides, each later one for the one whose boundary a linear model of the natural image has nearest, of
+    those that have had none (Melamed et al. 2024, https://arxiv.org/abs/2407.02240). A sample leaves the
+    moment it falls. One that comes close to it, so that a fifth of its margin is left at most, gets another
+    ascent to the class that has come nearest; if only a tenth is left then, one twice as long, and so on.
+    Those that stand go through AutoAttack if
 
     - the gradient at the natural image promises next to nothing from a step of ε, or
     - a tenth of that step keeps less than half of its promise, or all ascents less than 0.3 of it, or
@@ -49,19 +57,20 @@ class FastAutoAttack(BudgetAttack):
     Args:
         targets: ascents of a sample, the first included.
         steps: of each.
-        close_targets: further ascents of a sample that comes close, again from the first kind on.
-        close_steps: of each of these.
-        audit: share of the samples, 0 to 1: see ``audited`` and ``missed_bound``.
+        close_targets: further ascents of a sample that comes close, at most.
+        close_steps: of the first of these; each other one has twice those of the one before.
+        audit: share of the samples, 0 to 1: see ``audited``.
         full_steps: AutoAttack's ``steps``.
         square_queries: AutoAttack's.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    tells: ClassVar[bool] = True
 
-    targets: int = 3
-    steps: int = 8
-    close_targets: int = 9
-    close_steps: int = 25
+    targets: int = 4
+    steps: int = 10
+    close_targets: int = 4
+    close_steps: int = 12
     audit: float = 0.01
     full_steps: int = 100
     square_queries: int = 5000
@@ -85,12 +94,12 @@ class FastAutoAttack(BudgetAttack):
 
     def passes(self, classes: int) -> tuple[int, int]:
         """Of a sample that comes close and that nothing marks; the audit's share of AutoAttack is in it."""
-        ascents, close = min(self.targets, classes), min(self.close_targets, classes)
-        steps = ascents * self.steps + close * self.close_steps
+        ascents = min(self.targets, classes)
+        steps = ascents * self.steps + self.close_steps * (2**self.close_targets - 1)
         forwards, backwards = self._full().passes(classes)
         return (
-            steps + ascents + close + 4 + _CORNERS + math.ceil(self.audit * forwards),
-            steps + 1 + math.ceil(self.audit * backwards),
+            steps + ascents + self.close_targets + 5 + _CORNERS + math.ceil(self.audit * forwards),
+            steps + min(classes - 1, _LIKELIEST) + 1 + math.ceil(self.audit * backwards),
         )
 
     def for_transfer(self) -> AutoAttack:
@@ -98,51 +107,67 @@ class FastAutoAttack(BudgetAttack):
         return self._full().for_transfer()
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        samples = Samples(x, y, noise)
+        return self.perturb_told(model, x, y, noise)[0][""]
+
+    def perturb_told(
+        self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        samples, way = Samples(x, y, noise), torch.full_like(y, ALONE, dtype=torch.int8)
         with torch.no_grad():
             logits, again = model(x), model(x)
         draws = (logits != again).any(1)
         x_adv, rows, marked = self._ascended(model, samples, logits, (~draws).nonzero()[:, 0])
-        doubtful = torch.cat([draws.nonzero()[:, 0], rows[marked | _drawn(noise[rows], self.audit)]])
-        if len(doubtful):
+        way[rows[_drawn(noise[rows], self.audit)]] = AUDITED
+        way[rows[marked]] = ESCALATED
+        way[draws] = ESCALATED
+        if len(doubtful := (way != ALONE).nonzero()[:, 0]):
             x_adv[doubtful] = self._full().perturb(model, *samples.pick(doubtful))
-        return x_adv
+        return {"": x_adv}, way
 
     def _ascended(
         self, model: nn.Module, samples: Samples, logits: Tensor, rows: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of the samples ``rows``: images of those that fall, who stands, and which of these are marked."""
         x_adv, gap = samples.x.clone(), -margin(logits, samples.y)
-        # How near each class has come, on the natural image at first.
-        ahead = _ahead(logits, samples.y)
-        for again, (targets, steps) in enumerate(
-            ((self.targets, self.steps), (self.close_targets, self.close_steps))
-        ):
-            near = ahead[rows].amax(1) >= -_CLOSE * gap[rows]
-            far, close = (rows[~near], rows[near]) if again else (rows[:0], rows)
-            tried = ahead.new_zeros(ahead.shape, dtype=torch.bool)
-            for number in range(min(targets, logits.shape[1])):
-                if not len(close):
-                    break
-                target = ahead[close].masked_fill(tried[close], -torch.inf).argmax(1) if number else None
-                if target is not None:
-                    tried[close, target] = True
-                ascent = Ascent(
-                    model,
-                    samples.pick(close),
-                    key_of("ascent", again, number),
-                    target,
-                    classes=logits.shape[1],
-                    norm=self.norm,
-                    eps=self.eps,
-                    steps=steps,
-                )
-                found = searched(ascent, room=len(close))
-                fooled = judged(model, found, samples.y[close])
-                ahead[close] = torch.maximum(ahead[close], ascent.ahead)
-                x_adv[close[fooled]] = found.images[fooled]
-                close = close[~fooled]
-            rows = torch.cat([far, close])
+        ahead = _ahead(logits, samples.y)  # how near each class has come, on the natural image at first
+
+        def ascend(on: Tensor, number: int, target: Tensor | None, steps: int) -> Tensor:
+            """Return which of the samples ``on`` stand after one more ascent."""
+            if not len(on):
+                return on
+            ascent = Ascent(
+                model,
+                samples.pick(on),
+                key_of("ascent", number),
+                target,
+                classes=logits.shape[1],
+                norm=self.norm,
+                eps=self.eps,
+                steps=steps,
+            )
+            found = searched(ascent, room=len(on))
+            fooled = judged(model, found, samples.y[on])
+            ahead[on] = torch.maximum(ahead[on], ascent.ahead)
+            x_adv[on[fooled]] = found.images[fooled]
+            return on[~fooled]
+
+        next_up, tried = ahead, torch.zeros_like(logits, dtype=torch.bool)
+        for number in range(min(self.targets, logits.shape[1])):
+            if number == 0:
+                rows = ascend(rows, number, None, self.steps)
+                tried[rows, ahead[rows].argmax(1)] = True
+                continue
+            if number == _BY_DISTANCE and len(rows):
+                next_up = torch.full_like(logits, -torch.inf)
+                next_up[rows] = -linear_distances(model, *samples.pick(rows)[:2], logits[rows], self.norm)
+            target = next_up[rows].masked_fill(tried[rows], -torch.inf).argmax(1)
+            tried[rows, target] = True
+            rows = ascend(rows, number, target, self.steps)
+        for number in range(self.close_targets):
+            close = ahead[rows].amax(1) >= -_CLOSE / 2**number * gap[rows]
+            on = rows[close]
+            stand = ascend(on, self.targets + number, ahead[on].argmax(1), 2**number * self.close_steps)
+            rows = torch.cat([rows[~close], stand])
         if not len(rows):
             return x_adv, rows, torch.zeros_like(rows, dtype=torch.bool)
         return x_adv, rows, self._marked(model, samples.pick(rows), gap[rows], ahead[rows].amax(1))
@@ -238,6 +263,27 @@ def _ahead(logits: Tensor, y: Tensor) -> Tensor:
     return (logits - logits.gather(1, true)).scatter(1, true, -torch.inf)
 
 
+def linear_distances(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor, norm: Norm) -> Tensor:
+    """How far each class's boundary is as the gradients at ``x`` have it: (N, …), (N,), (N, K) -> (N, K).
+
+    The distance of the true class, and of those that are not among the nine likeliest others, is infinite.
+    """
+    others = logits.scatter(1, y[:, None], -torch.inf)
+    likeliest = others.topk(min(_LIKELIEST, logits.shape[1] - 1), dim=1).indices
+    distances = torch.full_like(logits, torch.inf)
+    point = x.detach().requires_grad_()
+    with torch.enable_grad():
+        again = model(point)
+        for number, target in enumerate(likeliest.unbind(1), start=1):
+            ahead = targeted_margin(again, y, target)
+            (slope,) = torch.autograd.grad(ahead.sum(), point, retain_graph=number < likeliest.shape[1])
+            # How much ahead a step of length 1 along the slope puts the class.
+            gain = (slope * geometry.ascent(slope, norm)).flatten(1).sum(1)
+            distance = -ahead.detach() / gain.clamp_min(torch.finfo(gain.dtype).tiny)
+            distances.scatter_(1, target[:, None], distance[:, None])
+    return distances
+
+
 def audited(ids: Tensor, share: float, seed: int) -> Tensor:
     """Which samples are in the audit if they stand: (N,) int64 ids -> (N,) bool, of ``share`` on average."""
     return _drawn(Noise.for_samples(ids, seed, AutoAttack.__name__), share)
@@ -246,36 +292,3 @@ def audited(ids: Tensor, share: float, seed: int) -> Tensor:
 def _drawn(noise: Noise, share: float) -> Tensor:
     drawn: Tensor = noise.stream(_AUDIT).uniform((1,))[:, 0] < share
     return drawn
-
-
-class Missed(NamedTuple):
-    """What the cheap members may have missed among the samples that were not audited."""
-
-    expected: float
-    """Samples, if the audit's share of falls holds for the others."""
-    at_most: float
-    """Samples, with the confidence asked for."""
-
-
-def missed_bound(survivors: int, audited: int, fallen: int, confidence: float = 0.95) -> Missed:
-    """How many samples that now stand AutoAttack would break: Clopper and Pearson 1934, one-sided.
-
-    Args:
-        survivors: samples that nothing marked and that the cheap members left, those in the audit included.
-        audited: how many of these went through AutoAttack.
-        fallen: how many of these it broke.
-
-    Raises:
-        ValueError: the three are not counts that fit.
-    """
-    from scipy.special import betaincinv  # type: ignore[import-untyped]
-
-    if not 0 <= fallen <= audited <= survivors:
-        raise ValueError(
-            f"expected 0 <= fallen <= audited <= survivors, got {fallen}, {audited} and {survivors}"
-        )
-    others = survivors - audited
-    if not audited:
-        return Missed(math.nan, float(others))
-    share = 1.0 if fallen == audited else float(betaincinv(fallen + 1, audited - fallen, confidence))
-    return Missed(others * fallen / audited, min(max(survivors * share - fallen, 0.0), float(others)))

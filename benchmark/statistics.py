@@ -1,12 +1,13 @@
 """Statistics; each docstring says which claims the number supports."""
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, stdtr  # type: ignore[import-untyped]
+from scipy.special import bdtr, betaincinv, stdtr  # type: ignore[import-untyped]
 
 Outcomes = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -64,6 +65,28 @@ class Rank(NamedTuple):
     last: int
 
 
+class Audit(NamedTuple):
+    """Counts of the samples that an attack with cheap members ran on; they add up over records."""
+
+    survivors: int
+    """That the cheap members left and nothing marked, those in the audit included."""
+    audited: int
+    """How many of these, drawn at random, went through the whole attack."""
+    fallen: int
+    """How many of these it broke."""
+    escalated: int
+    """Others that went through the whole attack, because they were marked."""
+
+
+class Missed(NamedTuple):
+    """What the cheap members may have missed among the samples that were not audited."""
+
+    expected: float
+    """Samples, if the audit's share of falls holds for the others."""
+    at_most: float
+    """Samples, with the confidence asked for."""
+
+
 def mean_std(values: Sequence[float]) -> MeanStd:
     """Return mean and sample standard deviation; raises ValueError without values."""
     if not values:
@@ -107,6 +130,45 @@ def widened(figure: MeanStd, images: int) -> Interval:
     interval = wilson(min(figure.mean / 100 * images, images), images)
     spread = figure.std or 0.0
     return Interval(max(0.0, 100 * interval.low - spread), min(100.0, 100 * interval.high + spread))
+
+
+def missed_bound(survivors: int, audited: int, fallen: int, confidence: float = 0.95) -> Missed:
+    """How many samples that now stand AutoAttack would break: Clopper and Pearson 1934, one-sided.
+
+    Args:
+        survivors: samples that nothing marked and that the cheap members left, those in the audit included.
+        audited: how many of these went through AutoAttack.
+        fallen: how many of these it broke.
+
+    Raises:
+        ValueError: the three are not counts that fit.
+    """
+    if not 0 <= fallen <= audited <= survivors:
+        raise ValueError(
+            f"expected 0 <= fallen <= audited <= survivors, got {fallen}, {audited} and {survivors}"
+        )
+    others = survivors - audited
+    if not audited:
+        return Missed(math.nan, float(others))
+    share = 1.0 if fallen == audited else float(betaincinv(fallen + 1, audited - fallen, confidence))
+    return Missed(others * fallen / audited, min(max(survivors * share - fallen, 0.0), float(others)))
+
+
+def audit_words(audits: Sequence[Audit], images: int) -> str:
+    """What an accuracy is worth in the light of its audits: how far below it the whole attack may end.
+
+    Args:
+        audits: of records of the same cell, a training seed each.
+        images: of each record, those classified wrongly included.
+    """
+    survivors, audited, fallen, escalated = map(sum, zip(*audits, strict=True))
+    if not survivors:
+        return "nothing is left to the cheap members alone"
+    if not audited:
+        return "not audited"
+    points = 100.0 * missed_bound(survivors, audited, fallen).at_most / (images * len(audits))
+    told = f"at most {points:.1f} below with 95 % confidence ({fallen} of {audited} audited fell"
+    return f"{told}, {escalated} more went through the whole attack)"
 
 
 def inside(published: float, ours: Interval) -> bool:

@@ -1,5 +1,6 @@
 """The benchmark as a library: attack a model in memory, run a protocol, read the records of a folder."""
 
+import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -111,23 +112,32 @@ def evaluate(
     device = next((weight.device for weight in model.parameters()), held_x.device)
     context = Context(out=Path(), device=str(device), batch_size=batch_size, threads=torch.get_num_threads())
     batches = Batches(context)
-    frames, adversarial = [], {}
-    for name, preset in chosen.items():
-        attack = preset.build(norm, eps)
+    frames, adversarial = {}, {}
+    for names in _runs(chosen, norm, eps):
+        attack = chosen[names[0]].build(norm, eps)
+        rules = {name: chosen[name].parameters.get("rule", "") for name in names}
 
-        def work(rows: slice, attack: Any = attack) -> tuple[dict[str, NDArray[Any]], "Tensor"]:
+        def work(
+            rows: slice, attack: Any = attack, rules: dict[str, str] = rules
+        ) -> dict[str, tuple[dict[str, NDArray[Any]], "Tensor"]]:
             ids = torch.arange(rows.start, rows.stop, device=device)
             piece = Sample(ids, held_x[rows].to(device), held_y[rows].to(device))
-            outcome = attack(model, piece.x, piece.y, ids=piece.ids, seed=seed)
-            return rows_of(piece, outcome), outcome.x_adv.cpu() if keep_images else held_x[:0]
+            outcomes = attack.run(model, piece.x, piece.y, ids=piece.ids, seed=seed)
+            return {
+                name: (rows_of(piece, found), found.x_adv.cpu() if keep_images else held_x[:0])
+                for name, found in ((name, outcomes[rule]) for name, rule in rules.items())
+            }
 
         parts = [found for _, found in batches.pieces(len(held_x), work)]
-        columns = {key: np.concatenate([part[key] for part, _ in parts]) for key in parts[0][0]}
-        columns["robust"] = robust_rows(columns, kind=preset.kind, norm=norm, eps=eps)
-        frames.append(pd.DataFrame({"attack": name, **columns}).rename(columns={"sample": "image"}))
-        if keep_images:
-            adversarial[name] = torch.cat([images for _, images in parts])
-    images = pd.concat(frames, ignore_index=True)
+        for name in names:
+            mine = [part[name] for part in parts]
+            columns = {key: np.concatenate([part[key] for part, _ in mine]) for key in mine[0][0]}
+            columns["robust"] = robust_rows(columns, kind=chosen[name].kind, norm=norm, eps=eps)
+            frame = pd.DataFrame({"attack": name, **columns})
+            frames[name] = frame.rename(columns={"sample": "image"})
+            if keep_images:
+                adversarial[name] = torch.cat([images for _, images in mine])
+    images = pd.concat([frames[name] for name in chosen], ignore_index=True)
     bounded = [name for name, preset in chosen.items() if preset.kind in BOUNDED]
     robust = {name: _of(images, name) for name in chosen}
     if bounded:
@@ -213,6 +223,15 @@ def _chosen(names: Iterable[str], norm: str, attack_set: str) -> dict[str, Attac
         if norm not in presets[name].norms:
             raise BenchError(f"{name} works in {', '.join(presets[name].norms)}, got norm {norm!r}")
     return {name: presets[name] for name in dict.fromkeys(["none", *names])}
+
+
+def _runs(chosen: Mapping[str, AttackPreset], norm: str, eps: float) -> list[list[str]]:
+    """Return the names by run: attacks that differ only in their rule share one."""
+    runs: dict[str, list[str]] = {}
+    for name, preset in chosen.items():
+        same = {key: value for key, value in preset.identity(norm, eps).items() if key != "rule"}
+        runs.setdefault(json.dumps(same, sort_keys=True, default=repr), []).append(name)
+    return list(runs.values())
 
 
 def _of(images: pd.DataFrame, attack: str) -> NDArray[np.bool_]:

@@ -1,11 +1,14 @@
 """The benchmark from Python: the same outcomes as the command line's, on a model in memory."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from nbclient import NotebookClient
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 import robustness_bench as rb
 from robustness_bench import api
 from robustness_bench.attacks.base import AttackError
+from robustness_bench.attacks.ead import EAD
 from robustness_bench.attacks.registry import attack_presets
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.statistics import wilson
@@ -58,6 +62,46 @@ def _distances(model: Linear, x: Tensor, norm: str) -> Tensor:
     weight = model.weight[0].detach()
     margin = ((x.flatten(1) - 0.5) @ weight).abs()
     return margin / (weight.abs().sum() if norm == "linf" else weight.norm())
+
+
+def test_attacks_that_differ_in_their_rule_share_one_run(
+    world: tuple[Linear, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the outcomes of runs of their own, bit by bit, and the passes of one."""
+    model, x, y = world
+    quick = {"search_steps": 4, "steps": 20, "initial_const": 10.0}
+    presets = attack_presets("strict")
+    shorter = {
+        name: dataclasses.replace(presets[name], parameters=presets[name].parameters | quick)
+        for name in ("ead-en", "ead-l1")
+    }
+    monkeypatch.setattr(api, "attack_presets", lambda attack_set: presets | shorter)
+    count = {"runs": 0}
+    perturb_all = EAD.perturb_all
+
+    def counted(self: EAD, *arguments: Any) -> dict[str, Tensor]:
+        count["runs"] += 1
+        return perturb_all(self, *arguments)
+
+    monkeypatch.setattr(EAD, "perturb_all", counted)
+
+    def run(*attacks: str) -> tuple[api.Evaluation, int]:
+        count["runs"] = 0
+        found = api.evaluate(model, x, y, attacks=attacks, norm="l2", eps=0.3, keep_images=True)
+        return found, count["runs"]
+
+    both, runs = run("ead-l1", "pgd-40", "ead-en")
+    assert runs == 1
+    assert list(both.images["attack"].unique()) == ["none", "ead-l1", "pgd-40", "ead-en"]
+    assert not torch.equal(both.adversarial["ead-en"], both.adversarial["ead-l1"])
+    for name in ("ead-en", "ead-l1"):
+        alone, runs = run(name)
+        assert runs == 1
+        assert torch.equal(alone.adversarial[name], both.adversarial[name])
+        mine, theirs = (
+            found.images[found.images["attack"] == name].reset_index(drop=True) for found in (alone, both)
+        )
+        pd.testing.assert_frame_equal(mine, theirs)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from robustness_bench.benchmark.cli import import_ as import_verb
 from robustness_bench.benchmark.cli import leaderboard as leaderboard_verb
 from robustness_bench.benchmark.cli import list_ as list_verb
 from robustness_bench.benchmark.cli import merge as merge_verb
+from robustness_bench.benchmark.cli import perf as perf_verb
 from robustness_bench.benchmark.cli import plan as plan_verb
 from robustness_bench.benchmark.cli import run as run_verb
 from robustness_bench.benchmark.cli import tables as tables_verb
@@ -39,6 +40,7 @@ app.command("estimate-mi", cls=PanelCommand)(estimate_mi_verb.estimate_mi)
 app.command("compare", cls=PanelCommand)(compare_verb.compare)
 app.command("figure", cls=PanelCommand)(figure_verb.figure)
 app.command("tables", cls=PanelCommand)(tables_verb.tables)
+app.command("perf", cls=PanelCommand)(perf_verb.perf)
 app.command("export")(export_verb.export)
 app.command("import")(import_verb.import_)
 app.command("merge")(merge_verb.merge)

@@ -36,20 +36,26 @@ class Sample(NamedTuple):
 
     ids: Tensor
     x: Tensor
+    """(N, C, H, W): float32 in [0, 1], or uint8 of which ``part`` makes that, a quarter of its size."""
     y: Tensor
+
+    def part(self, rows: slice | Tensor) -> "Sample":
+        """Some of the images, as float32 in [0, 1]."""
+        x = self.x[rows]
+        return Sample(self.ids[rows], x if x.is_floating_point() else x.float() / 255, self.y[rows])
 
 
 def evaluate(task: Task, context: Context, advance: Advance) -> None:
     """Evaluate one cell and write its record."""
     started = time.monotonic()
     model = load_model(task.parents["model"], context)
-    sample = test_sample(task, context)
+    sample = test_pixels(task, context)
     crafted = _Crafted.load(task, context) if "crafted" in task.parents else None
     shown = _shown(task, context)
     kept = len(sample.y) if _is_evidence(task, context) else shown
 
     def work(rows: slice) -> Columns:
-        piece = Sample(*(tensor[rows] for tensor in sample))
+        piece = sample.part(rows)
         if crafted is None:
             outcome = _attack(task, model, piece)[task.spec["parameters"].get("rule", "")]
         else:
@@ -89,7 +95,8 @@ def _write_examples(record: Path, sample: Sample, columns: Columns, count: int) 
     names = ("label", "clean_prediction", "adversarial_prediction")
     labels = {name: columns[name][:count].astype(np.int64) for name in names}
     x_adv = columns["x_adv"][:count]
-    write_examples(examples_of(record), Examples(x=_pixels(sample.x[:count]), x_adv=x_adv, **labels))
+    x = _pixels(sample.part(slice(count)).x)
+    write_examples(examples_of(record), Examples(x=x, x_adv=x_adv, **labels))
 
 
 def _write_evidence(task: Task, context: Context, model: nn.Module, sample: Sample, columns: Columns) -> None:
@@ -97,7 +104,7 @@ def _write_evidence(task: Task, context: Context, model: nn.Module, sample: Samp
     labels = columns["label"]
     fooled = (columns["clean_prediction"] == labels) & (columns["adversarial_prediction"] != labels)
     chosen = torch.from_numpy(np.flatnonzero(fooled)).to(sample.y.device)
-    piece = Sample(*(tensor[chosen] for tensor in sample))
+    piece = sample.part(chosen)
 
     def holds(x_adv: NDArray[np.float32]) -> bool:
         return bool(still_fools(model, piece, x_adv, context.batch_size).all())
@@ -156,10 +163,10 @@ def craft(task: Task, context: Context, advance: Advance) -> None:
     """Attack the surrogate and keep the adversarial images, float32, for all defenses."""
     started = time.monotonic()
     model = load_model(task.parents["model"], context)
-    sample = test_sample(task, context)
+    sample = test_pixels(task, context)
 
     def work(rows: slice) -> Columns:
-        piece = Sample(*(tensor[rows] for tensor in sample))
+        piece = sample.part(rows)
         outcomes = _attack(task, model, piece)
         images = {image_name(rule): o.x_adv.cpu().contiguous().numpy() for rule, o in outcomes.items()}
         (cost, *_) = outcomes.values()
@@ -200,6 +207,7 @@ def rows_of(piece: Sample, outcome: Outcome) -> Columns:
         "adversarial_prediction": outcome.prediction.cpu().numpy(),
         **{norm: geometry.size(moved, norm).cpu().numpy() for norm in DISTANCES},
         **_passes(len(piece.y), outcome.forwards, outcome.backwards),
+        **({} if outcome.way is None else {"way": outcome.way.cpu().numpy()}),
     }
 
 
@@ -208,11 +216,17 @@ def _passes(n: int, forwards: float, backwards: float) -> Columns:
 
 
 def test_sample(task: Task, context: Context) -> Sample:
+    """All test images of a task as float32."""
+    return test_pixels(task, context).part(slice(None))
+
+
+def test_pixels(task: Task, context: Context) -> Sample:
+    """All test images of a task as uint8."""
     splits = task.data.load()
     kept = subset(len(splits.test_y), task.spec["n_examples"])
     x = torch.from_numpy(splits.test_x[kept]).to(context.device, memory_format=torch.channels_last)
     y = torch.from_numpy(splits.test_y[kept]).to(context.device)
-    return Sample(torch.from_numpy(kept).to(context.device), x.float() / 255, y)
+    return Sample(torch.from_numpy(kept).to(context.device), x, y)
 
 
 def in_batches(

@@ -150,9 +150,13 @@ class AdaptiveAttack(Search):
 
 
 def confident_attacks() -> list[str]:
-    """Return the attacks that have a confidence κ and no budget: those used on detectors."""
-    presets = attack_presets("strict").values()
-    return [each.name for each in presets if each.kind == "minimum-norm" and "confidence" in each.parameters]
+    """Return the attacks that have a confidence κ and no budget, as published: those used on detectors."""
+    presets = [each for each in attack_presets("strict").values() if each.kind == "minimum-norm"]
+    return [
+        each.name
+        for each in presets
+        if "confidence" in each.parameters and "warm_steps" not in each.parameters
+    ]
 
 
 class Detection(Strict):

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from robustness_bench.benchmark.plan.tasks import Task
-from robustness_bench.benchmark.statistics import Outcomes, withstand_all
+from robustness_bench.benchmark.statistics import Audit, Outcomes, withstand_all
 from robustness_bench.benchmark.store.diagnoses import BATCH_DEPENDENT, NOT_DIAGNOSED, Diagnoses, Diagnosis
 from robustness_bench.benchmark.store.parquet import (
     CellMeasurement,
@@ -34,6 +34,8 @@ SCHEMA = {
     "forwards": pa.float32(),  # passes per sample, the mean over its batch
     "backwards": pa.float32(),
 }
+OPTIONAL = {"way": pa.int8()}  # how aa-fast came by the outcome: see attacks/fast.py
+_ALONE, _ESCALATED, _AUDITED = range(3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,17 @@ class Record(CellMeasurement):
     def clean(self) -> NDArray[np.bool_]:
         """Which natural images are classified correctly: (n,)."""
         return np.asarray(self.rows["clean_prediction"] == self.rows["label"])
+
+    @property
+    def audit(self) -> Audit | None:
+        """What the attack's audit found, if it had one."""
+        if "way" not in self.rows:
+            return None
+        way, fell = self.rows["way"], ~self.withstood
+        audited = self.clean & (way == _AUDITED)
+        left = audited | (self.clean & (way == _ALONE) & ~fell)
+        counts = (left, audited, audited & fell, self.clean & (way == _ESCALATED))
+        return Audit(*(int(each.sum()) for each in counts))
 
     @property
     def distance(self) -> NDArray[np.float32]:
@@ -121,7 +134,8 @@ def write_record(
     """Write the record of ``task``; without rows and with a traceback if it failed."""
     story = story_of(task, FORMAT, environment, seconds)
     story |= {"model_family": task.parents["model"].family, "status": "error" if error else "ok"}
-    write_table(path, typed(rows, SCHEMA), {**story, "error": error})
+    told = {name: kind for name, kind in OPTIONAL.items() if name in rows}
+    write_table(path, typed(rows, SCHEMA | told), {**story, "error": error})
 
 
 def keep_failure(path: Path, task: Task, environment: dict[str, Any], error: str) -> None:
@@ -148,7 +162,8 @@ def read_record(path: Path, columns: Columns | None = None) -> Record:
         told.pop("flags", None)  # earlier records kept those of their model
         return Record(**told)
 
-    return read_as(make, path, FORMAT, columns=columns or (lambda story: list(SCHEMA)))
+    wanted = columns or (lambda story: list(SCHEMA))
+    return read_as(make, path, FORMAT, columns=wanted, optional=() if columns else list(OPTIONAL))
 
 
 def read_records(out: Path) -> list[Record]:

@@ -31,17 +31,22 @@ if TYPE_CHECKING:
 Estimators: TypeAlias = MIEstimators | StandardMI
 
 
-def load_model(task: Task, context: Context) -> nn.Module:
+def load_model(task: Task, context: Context, *, fold: bool = True) -> nn.Module:
     """Return the model of a "train" or "load" task: frozen, evaluating, batch norm folded, on the device.
 
     A model that came as code runs in a confined process, which ends with the model.
+
+    Args:
+        fold: False leaves batch norm and the weights' layout as they were in training.
     """
     if task.spec["model"] == OWN:
         return _confined(task, context, context.out / task.path)
     with keyed(torch.device("cpu"), "replaced"):  # first weights are drawn, and replaced at once
         model = _architecture(task, context, stem_of(task, context))
         model.load_state_dict(load_tensors(context.out / task.path), strict=True)
-        model = folded(model).requires_grad_(False)
+    if not fold:
+        return model.eval().requires_grad_(False).to(context.device)
+    model = folded(model).requires_grad_(False)
     return model.to(context.device).to(memory_format=torch.channels_last)
 
 

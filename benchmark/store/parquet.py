@@ -96,12 +96,20 @@ def typed(rows: Mapping[str, NDArray[Any]], kinds: Mapping[str, pa.DataType]) ->
     return {name: pa.array(rows.get(name, empty)).cast(kind) for name, kind in kinds.items()}
 
 
-def read_table(path: Path, current: int, *, columns: Columns | None = None, remedy: str = AGAIN) -> Kept:
+def read_table(
+    path: Path,
+    current: int,
+    *,
+    columns: Columns | None = None,
+    optional: Sequence[str] = (),
+    remedy: str = AGAIN,
+) -> Kept:
     """Read and verify a table; its story comes without "format".
 
     Args:
         current: the format that this version reads.
         columns: story -> the columns to read; all unless given.
+        optional: more columns to read, where the table has them.
 
     Raises:
         StoreError: absent, truncated, altered, or of another format; the message names the file.
@@ -112,17 +120,23 @@ def read_table(path: Path, current: int, *, columns: Columns | None = None, reme
         story = json.loads(file.metadata.metadata[_KEY])
         check_format(path, story.pop("format"), current)
         wanted = list(columns(story)) if columns else None
-        table = file.read(columns=wanted, use_threads=False)
+        there = [name for name in optional if name in file.schema_arrow.names]
+        table = file.read(columns=[*wanted, *there] if wanted else None, use_threads=False)
         if wanted and (lacking := set(wanted) - set(table.column_names)):
             raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
         return Kept(story, table)
 
 
 def read_as(
-    make: Callable[..., Record], path: Path, current: int, *, columns: Columns | None = None
+    make: Callable[..., Record],
+    path: Path,
+    current: int,
+    *,
+    columns: Columns | None = None,
+    optional: Sequence[str] = (),
 ) -> Record:
     """``make`` of a table's story and of its ``rows``, column name -> (n,) array; else as `read_table`."""
-    story, table = read_table(path, current, columns=columns)
+    story, table = read_table(path, current, columns=columns, optional=optional)
     with reading(path, AGAIN, pa.ArrowException):
         rows = {name: table.column(name).to_numpy() for name in table.column_names}
         return make(rows=rows, **story)

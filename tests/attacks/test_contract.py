@@ -209,14 +209,18 @@ def test_any_channels_and_classes_in_any_memory_layout(
     assert outcome.x_adv.shape == x.shape
 
 
+LATER = {"warm_steps", "settled"}
+"""Parameters that came after records: presets without them mean the published search, and keep their ids."""
 ENTRIES = [(name, each) for each in SETS for name in attack_presets(each)]
 
 
 @pytest.mark.parametrize(("name", "attack_set"), ENTRIES)
 def test_presets_write_out_every_hyperparameter(name: str, attack_set: str) -> None:
     preset = attack_presets(attack_set)[name]
-    fields = {field.name for field in dataclasses.fields(load(preset.attack))}
-    assert set(preset.parameters) == fields - {"norm", "eps"}
+    fields = {field.name for field in dataclasses.fields(load(preset.attack))} - {"norm", "eps"}
+    if not LATER & preset.parameters.keys():
+        fields -= LATER
+    assert set(preset.parameters) == fields
     assert preset.source
 
 

@@ -15,6 +15,7 @@ from robustness_bench.attacks.base import Counted, Outcome, frozen
 from robustness_bench.attacks.constant_search import ConstantSearch, ConstantSearchAttack, Nearest
 from robustness_bench.attacks.cw import CW
 from robustness_bench.attacks.ead import EAD, shrink
+from robustness_bench.attacks.foolbox import DDN
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.margins import margin
 from robustness_bench.attacks.numerics.noise import Noise
@@ -450,6 +451,118 @@ def test_ead_spends_one_step_on_a_constant_too_small_to_leave_x(linear: Problem)
 def test_ead_judges_what_comes_no_nearer_only_until_the_first_success(digits: Problem) -> None:
     _, forwards, backwards = counted(QUICK_EAD, digits)
     assert forwards < 2 * backwards
+
+
+# The warm start, and leaving once settled.
+
+WARM: dict[str, Any] = {"warm_steps": 40, "settled": 0.005}
+WARM_CW = CW(steps=100, **WARM)
+WARM_EAD = EAD(steps=100, **WARM)
+both_warm = pytest.mark.parametrize("attack", [WARM_CW, WARM_EAD], ids=["cw", "ead"])
+
+
+def as_published(attack: ConstantSearchAttack, **changes: Any) -> ConstantSearchAttack:
+    return dataclasses.replace(attack, warm_steps=0, settled=0.0, **changes)
+
+
+@pytest.mark.parametrize(
+    "attack", [WARM_CW, WARM_EAD, dataclasses.replace(WARM_EAD, rule="l1")], ids=["cw", "ead-en", "ead-l1"]
+)
+def test_a_warm_start_finds_as_near_images_for_an_eighth(
+    attack: ConstantSearchAttack, digits: Problem
+) -> None:
+    """Than nine searches of 400 steps as published, of which foolbox's are no other."""
+    published = as_published(attack, steps=400)(*digits)
+    warm = attack(*digits)
+    assert (warm.prediction != digits.y).all()
+    theirs, ours = (measured(attack, each.x_adv - digits.x).median() for each in (published, warm))
+    assert ours <= 1.01 * theirs
+    most = sum(as_published(attack, steps=400).passes(10))
+    assert warm.forwards + warm.backwards <= most / 8
+
+
+@pytest.mark.parametrize("attack", [WARM_CW, dataclasses.replace(WARM_EAD, rule="l1")], ids=["cw", "ead-l1"])
+def test_nothing_is_farther_than_the_quick_member_s_image(
+    attack: ConstantSearchAttack, digits: Problem
+) -> None:
+    """In what the attack makes small; nearer for most."""
+    with frozen(digits.model):
+        quick = DDN(steps=40).perturb(digits.model, digits.x, digits.y, noise_of(digits, attack))
+    assert (margins(digits, quick) > 0).all()
+    before, after = measured(attack, quick - digits.x), measured(attack, attack(*digits).x_adv - digits.x)
+    assert (after <= before * (1 + 1e-6)).all()
+    assert (after < 0.99 * before).sum() >= len(after) / 2
+
+
+def noise_of(problem: Problem, attack: ConstantSearchAttack) -> Noise:
+    return Noise.for_samples(torch.arange(len(problem.y)), 0, attack.stream)
+
+
+@both_warm
+def test_where_the_quick_member_finds_nothing_the_search_is_the_published_one(
+    attack: ConstantSearchAttack,
+) -> None:
+    model, x = Rounded(), images(6, size=6)
+    y = model(x).argmax(1)
+    attack = dataclasses.replace(attack, search_steps=3, steps=15, initial_const=5.0)
+    warm, forwards, backwards = counted(attack, Problem(model, x, y))
+    plain, least, fewest = counted(as_published(attack), Problem(model, x, y))
+    assert torch.equal(warm, plain)
+    assert (forwards - least, backwards - fewest) == (6 * 41, 6 * 41)
+
+
+class Rounded(nn.Module):
+    """No gradient at all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = (4.0 * x.detach()).round().flatten(1)[:, :5]
+        return logits
+
+
+@both_attacks
+def test_a_sample_leaves_once_its_search_has_settled(attack: ConstantSearchAttack, digits: Problem) -> None:
+    """And each on its own: together they take the passes that they take one by one."""
+    settling = dataclasses.replace(attack, search_steps=8, settled=0.02, abort_early=False)
+    never = dataclasses.replace(settling, settled=0.0)
+    alone = [
+        counted(settling, Problem(digits.model, digits.x[i : i + 1], digits.y[i : i + 1]))[2]
+        for i in range(len(digits.y))
+    ]
+    x_adv, _, together = counted(settling, digits)
+    assert sum(alone) == pytest.approx(together, rel=0.02)
+    assert len(set(alone)) > 1
+    whole, _, backwards = counted(never, digits)
+    assert together < 0.9 * backwards
+    assert (margins(digits, x_adv) > 0).sum() == (margins(digits, whole) > 0).sum()
+    assert measured(attack, x_adv - digits.x).median() <= 1.05 * measured(attack, whole - digits.x).median()
+
+
+def test_a_value_of_c_gains_where_it_brings_an_image_nearer_by_enough() -> None:
+    attack = CW(settled=0.1)
+    before = torch.tensor([1.0, 1.0, math.inf, math.inf])
+    after = torch.tensor([0.95, 0.85, 2.0, math.inf])
+    assert attack.gains(before, after).tolist() == [False, True, True, False]
+
+
+def test_a_warm_search_starts_short_of_the_image_with_twice_its_constant(linear: Problem) -> None:
+    """On the boundary of a linear model 2 δ = c w, w its normal."""
+    attack = CW(warm_steps=200)
+    with frozen(linear.model):
+        start, found, lead, search = attack.begun(linear.model, *linear[1:], noise_of(linear, attack))
+    delta = found - linear.x
+    assert (lead > 0).all()
+    assert torch.allclose(start, linear.x + 0.9 * delta)
+    logits = linear.model(found)
+    order = logits.detach().argsort(1, descending=True)
+    assert isinstance(linear.model, Linear)
+    normals = linear.model.weight[order[:, 0]] - linear.model.weight[linear.y]
+    assert torch.allclose(search.c, 4 * delta.flatten(1).norm(dim=1) / normals.norm(dim=1), rtol=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [{"warm_steps": -1}, {"settled": 1.0}, {"settled": -0.1}])
+def test_a_wrong_warm_start_is_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="warm_steps must be at least 0 and settled in"):
+        CW(**wrong)
 
 
 # Awkward input.

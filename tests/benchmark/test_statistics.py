@@ -8,14 +8,17 @@ from scipy.stats import binomtest, t  # type: ignore[import-untyped]
 
 from robustness_bench.benchmark import statistics
 from robustness_bench.benchmark.statistics import (
+    Audit,
     Difference,
     MeanStd,
     Outcomes,
     Rank,
+    audit_words,
     differences,
     inside,
     mcnemar_exact,
     mean_std,
+    missed_bound,
     ranks,
     resample,
     widened,
@@ -326,3 +329,52 @@ def test_a_published_figure_inside_ours_by_hand(
     interval = widened(figure, images)
     assert 0.0 <= interval.low <= figure.mean <= interval.high <= 100.0
     assert inside(published, interval) is verdict
+
+
+def test_the_bound_is_clopper_and_pearson_s() -> None:
+    """Of 1000, 100 audited: 1 - 0.05^(1/100) of all where none fell; the table's 4.66 % where one did."""
+    none = missed_bound(1000, 100, 0)
+    assert none.at_most == pytest.approx(1000 * (1 - 0.05 ** (1 / 100)), rel=1e-4)
+    assert none.expected == 0
+    one = missed_bound(1000, 100, 1)
+    assert one.at_most == pytest.approx(1000 * 0.0466 - 1, abs=0.1)
+    assert one.expected == pytest.approx(9)
+    assert missed_bound(50, 50, 3).at_most == 0  # all are known
+    assert missed_bound(50, 0, 0).at_most == 50
+    assert missed_bound(50, 4, 4).at_most == 46
+    with pytest.raises(ValueError, match="got 5, 2 and 3"):
+        missed_bound(3, 2, 5)
+
+
+@pytest.mark.parametrize("missed", [0.0, 0.005, 0.02, 0.1, 0.5])
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.3])
+def test_the_bound_holds_as_often_as_it_says(share: float, missed: float) -> None:
+    """10,000 audits of 1000 samples, of which the cheap members missed so many: 95 % and a bit, not all."""
+    survivors, trials = 1000, 10_000
+    rng, wrong = np.random.default_rng(0), round(missed * survivors)
+    among_wrong = rng.binomial(wrong, share, trials)
+    among_right = rng.binomial(survivors - wrong, share, trials)
+    held = 0
+    counts: dict[tuple[int, int], int] = {}
+    for pair in zip((among_wrong + among_right).tolist(), among_wrong.tolist(), strict=True):
+        counts[pair] = counts.get(pair, 0) + 1
+    for (drawn, fallen), times in counts.items():
+        held += times * (wrong - fallen <= missed_bound(survivors, drawn, fallen).at_most)
+    assert held / trials >= 0.945
+    if missed == 0.1 and share >= 0.05:
+        assert held / trials <= 0.99  # a bound that always holds says nothing
+
+
+def test_audit_words_say_how_far_below_in_points_of_all_images() -> None:
+    """Of 10,000 images 4,820 left: 360 audits without a fall bound the others by 0.83 %, or 0.4 points."""
+    audit = Audit(survivors=4820, audited=360, fallen=0, escalated=12)
+    words = audit_words([audit], 10_000)
+    below, _, counts = words.partition(" (")
+    assert below == "at most 0.4 below with 95 % confidence"
+    assert counts == "0 of 360 audited fell, 12 more went through the whole attack)"
+    two = audit_words([audit, Audit(4820, 360, 4, 0)], 10_000)
+    points = 100 * missed_bound(9640, 720, 4).at_most / 20_000
+    assert two.startswith(f"at most {points:.1f} below")
+    assert "(4 of 720 audited fell, 12 more" in two
+    assert audit_words([Audit(4820, 0, 0, 3)], 10_000) == "not audited"
+    assert audit_words([Audit(0, 0, 0, 3)], 10_000) == "nothing is left to the cheap members alone"

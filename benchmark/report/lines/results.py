@@ -11,7 +11,7 @@ from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.flags import flags_by_family, looked_at
 from robustness_bench.benchmark.report.rendering.csv import number
 from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
-from robustness_bench.benchmark.statistics import MeanStd, mean_std
+from robustness_bench.benchmark.statistics import MeanStd, audit_words, mean_std
 from robustness_bench.benchmark.store.cells import Record
 from robustness_bench.defenses.registry import defense_presets
 
@@ -61,6 +61,8 @@ class Line:
     unlooked: str = ""
     reading: str = ""
     """How given weights were run, and why (``readings.Chosen.note``)."""
+    audit: str = ""
+    """What the attack's own audit says of the accuracy (``statistics.audit_words``)."""
     missing: bool = False
     """True if there is no number because a cell never ran, not because one failed."""
 
@@ -81,7 +83,7 @@ def _line(records: list[Record], flags: tuple[str, ...]) -> Line:
     records = sorted(records, key=lambda record: record.seed)
     spec = records[0].spec
     failed = [record for record in records if record.status == "error"]
-    whole = not failed
+    whole, audits = not failed, [audit for record in records if (audit := record.audit)]
     open_ended = spec["kind_of_attack"] == "minimum-norm"
     per_seed = {
         record.seed: None if record.status == "error" else percent(record.robust) for record in records
@@ -103,6 +105,7 @@ def _line(records: list[Record], flags: tuple[str, ...]) -> Line:
         setting=records[0].family,
         unlooked=looked_at(records),
         reading=str(records[0].environment.get("input", "")),
+        audit=audit_words(audits, spec["n_examples"]) if whole and audits else "",
     )
 
 
@@ -174,7 +177,7 @@ def _row(line: Line) -> list[object]:
         number(unbounded.mean if unbounded else None),
         number(unbounded.std if unbounded else None),
         *(number(value) for value in (line.median_distance, line.forwards, line.backwards)),
-        "; ".join(filter(None, [" ".join(line.flags), line.unlooked])),
+        "; ".join(filter(None, [" ".join(line.flags), line.unlooked, line.audit])),
         *(line.error or "ok", line.setting),
     ]
 

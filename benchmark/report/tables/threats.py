@@ -197,7 +197,18 @@ def _caption(threat: str, lines: list[Line], settings: Settings, label: str) -> 
         text += f" Adversarial images are crafted once on a Standard-AT {settings.surrogate.model}."
     text += f" Attacks of the set {settings.attack_set}."
     text += _judging(lines, settings.attack_set) + " The best of each column is marked."
-    return text + _flagged(lines)
+    return text + _audited(lines) + _flagged(lines)
+
+
+def _audited(lines: list[Line]) -> str:
+    """Return what audits say of the accuracies that have one."""
+    presets, labels = defense_presets(), _labels(lines)
+    told = [
+        f" {labels[x.attack]} on {presets[x.defense].label} in {NORM_SYMBOLS[x.norm]}: {x.audit}."
+        for x in lines
+        if x.audit
+    ]
+    return "".join(told)
 
 
 def _models(settings: Settings, lines: list[Line]) -> str:

@@ -7,7 +7,14 @@ from functools import cached_property
 import numpy as np
 
 from robustness_bench.benchmark.report.lines.results import median_distance
-from robustness_bench.benchmark.statistics import Interval, MeanStd, Outcomes, mean_std, wilson
+from robustness_bench.benchmark.statistics import (
+    Interval,
+    MeanStd,
+    Outcomes,
+    audit_words,
+    mean_std,
+    wilson,
+)
 from robustness_bench.benchmark.store.cells import Record, robust_to_all
 
 
@@ -53,6 +60,12 @@ class Cell:
             return None
         low, high = wilson(self.figure.mean / 100.0 * self.images, self.images)
         return Interval(100.0 * low, 100.0 * high)
+
+    @property
+    def audit(self) -> str:
+        """What the attack's audits say of the figure; nothing without any."""
+        audits = [audit for record in self.records if record.status == "ok" and (audit := record.audit)]
+        return audit_words(audits, self.images) if audits else ""
 
     @property
     def whole(self) -> bool:

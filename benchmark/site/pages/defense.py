@@ -122,8 +122,10 @@ def _cell_row(label: str, cell: Cell | None, seeds: Sequence[int], far: bool, ki
         return Markup("".join(parts))
     values = [cell.per_seed.get(seed) for seed in seeds]
     distance, passes = cell.median_distance() if far else None, cell.passes()
+    audit = Markup(" <small>{}</small>").format(cell.audit) if cell.audit else ""
     parts += [
-        f'<td class="n strong">{markup.figure(cell.figure)}</td><td class="n">{markup.interval(cell)}</td>',
+        f'<td class="n strong">{markup.figure(cell.figure)}{audit}</td>',
+        f'<td class="n">{markup.interval(cell)}</td>',
         f'<td class="plotted">{markup.drawn(cell)}</td>',
         *(f'<td class="n">{"–" if value is None else f"{value:.1f}"}</td>' for value in values),
         *([f'<td class="n">{"" if distance is None else f"{distance:.4g}"}</td>'] if far else ()),

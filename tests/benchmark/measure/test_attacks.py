@@ -1,16 +1,20 @@
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from robustness_bench.benchmark import batching
 from robustness_bench.benchmark.batching import Batches
 from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.errors import StoreError
-from robustness_bench.benchmark.measure import attacks
-from robustness_bench.benchmark.measure.attacks import Columns, in_batches
+from robustness_bench.benchmark.measure import attacks, peers
+from robustness_bench.benchmark.measure.attacks import Columns, Sample, in_batches
+
+NONE = {"attack": "attacks.base:NoAttack", "norm": "linf", "eps": 0.0}
 
 
 def context(folder: Path, batch_size: int) -> Context:
@@ -105,3 +109,46 @@ def test_a_network_s_batches_shrink_where_memory_runs_out_and_stay_small(
 
     with pytest.raises(torch.OutOfMemoryError):
         Batches(context(tmp_path, 0)).apply(starving, x)
+
+
+def test_pixels_become_the_same_images_part_by_part() -> None:
+    """As all at once, and what is kept is a quarter of them."""
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(16, 1, 4, 4)
+    sample = Sample(torch.arange(16), pixels, torch.zeros(16, dtype=torch.int64))
+    whole = pixels.float() / 255
+    parts = [sample.part(slice(start, start + 5)) for start in range(0, 16, 5)]
+    assert torch.equal(torch.cat([part.x for part in parts]), whole)
+    assert torch.equal(torch.cat([part.ids for part in parts]), sample.ids)
+    chosen = torch.tensor([3, 1])
+    assert torch.equal(sample.part(chosen).x, whole[chosen])
+    assert torch.equal(Sample(sample.ids, whole, sample.y).part(chosen).x, whole[chosen])
+
+
+def test_the_memory_of_a_cell_does_not_grow_with_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the pixels themselves, a byte each."""
+    if peers._memory_reset(torch.device("cpu")) is None:
+        pytest.skip("this system tells no peak")
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10)).eval()
+    monkeypatch.setattr(attacks, "load_model", lambda *arguments: model)
+    monkeypatch.setattr(attacks, "circumstances", lambda *arguments: {})
+    monkeypatch.setattr(attacks, "write_record", lambda *arguments: None)
+    used = {}
+    for n in (1000, 10_000):
+        x = np.zeros((n, 3, 32, 32), np.uint8)
+        splits = SimpleNamespace(test_x=x, test_y=np.zeros(n, np.int64))
+        spec = {"parameters": NONE, "kind_of_attack": "natural", "norm": "linf", "n_examples": n}
+        task = SimpleNamespace(
+            spec=spec,
+            seed=0,
+            path=Path("cell"),
+            parents={"model": None},
+            data=SimpleNamespace(load=lambda splits=splits: splits),
+        )
+        before = peers._memory_reset(torch.device("cpu"))
+        attacks.evaluate(task, context(tmp_path, 100), lambda *progress: None)  # type: ignore[arg-type]
+        used[n] = peers._memory_peak(torch.device("cpu")) - (before or 0.0)
+    pixels = 9000 * 3 * 32 * 32 / 1e6
+    assert used[10_000] - used[1000] < 3 * pixels
+    assert used[10_000] < 200

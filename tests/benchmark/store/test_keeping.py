@@ -17,6 +17,10 @@ from robustness_bench.benchmark.errors import StoreError
 from robustness_bench.benchmark.files import canonical_json, short_hash, write_atomic
 from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
+from robustness_bench.benchmark.report.lines.results import summarize, to_csv
+from robustness_bench.benchmark.report.tables.threats import threat_tables
+from robustness_bench.benchmark.site.contents.cells import make_cell
+from robustness_bench.benchmark.statistics import Audit, audit_words
 from robustness_bench.benchmark.store import tensors as checkpoints
 from robustness_bench.benchmark.store.cards import card_of, read_card
 from robustness_bench.benchmark.store.cells import find_records, read_record, write_record
@@ -44,6 +48,33 @@ ROWS = {
     "forwards": np.full(5, 10.0),
     "backwards": np.full(5, 9.0),
 }
+
+
+def test_a_record_has_its_audit_and_shows_it(tmp_path: Path, tasks: list[Task]) -> None:
+    """One that stands unaudited, one audited that stands, one that fell in the audit, one that was escalated;
+    records without the column are as they were."""
+    task = cell_of(tasks, "pgd-40")
+    clean = np.array([1, 1, 1, 1, 1, 2])
+    adversarial = np.array([1, 1, 0, 1, 0, 2])
+    rows = {name: np.resize(values, 6) for name, values in ROWS.items()}
+    rows |= {"label": np.ones(6), "clean_prediction": clean, "adversarial_prediction": adversarial}
+    for name, more in (("plain", {}), ("audited", {"way": np.array([0, 2, 2, 1, 0, 0])})):
+        path = tmp_path / f"records/{name}.parquet"
+        write_record(path, task, rows | more, environment={}, seconds=1.0)
+    plain, audited = (read_record(tmp_path / f"records/{name}.parquet") for name in ("plain", "audited"))
+    assert plain.audit is None
+    assert "way" not in plain.rows
+    assert audited.audit == Audit(survivors=3, audited=2, fallen=1, escalated=1)
+    lines = [summarize([record])[0] for record in (plain, audited)]
+    n = task.spec["n_examples"]
+    assert [line.audit for line in lines] == ["", audit_words([Audit(3, 2, 1, 1)], n)]
+    assert [audit_words([Audit(3, 2, 1, 1)], n) in to_csv([line]) for line in lines] == [False, True]
+    settings = load_protocol().settings[0]
+    table, _ = threat_tables("white", [lines[1]], settings, "digits")
+    assert "PGD-40 on " in table.caption
+    assert lines[1].audit in table.caption
+    cells = [make_cell([record], [0], any_distance=False) for record in (plain, audited)]
+    assert [cell.audit for cell in cells] == ["", audit_words([Audit(3, 2, 1, 1)], 6)]
 
 
 def test_record_round_trip_and_readings(tmp_path: Path, tasks: list[Task]) -> None:

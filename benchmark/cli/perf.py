@@ -1,0 +1,194 @@
+"""`bench perf`: our attacks and training step beside those of other libraries, measured in turns."""
+
+import csv
+import io
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from robustness_bench.benchmark.cli.shared.options import Names, Request, split, takes_request
+from robustness_bench.benchmark.errors import BenchError, unknown
+
+if TYPE_CHECKING:
+    from robustness_bench.benchmark.context import Context
+    from robustness_bench.benchmark.data import Located
+    from robustness_bench.benchmark.measure.peers import Figures
+    from robustness_bench.benchmark.plan.protocol import Protocol, Settings
+    from robustness_bench.benchmark.plan.tasks import Task
+    from robustness_bench.benchmark.report.rendering.table import Table
+
+_FOLDER = "perf"
+_SIGNS = {"linf": "L∞", "l2": "L2"}
+
+
+class Subject(NamedTuple):
+    """A model to measure on."""
+
+    task: "Task"
+    settings: "Settings"
+    norm: str
+
+    @property
+    def name(self) -> str:
+        """Of the files, unless the user names them."""
+        return self.task.path.stem
+
+
+@takes_request
+def perf(
+    request: Request,
+    of: Annotated[
+        Names, typer.Option("--of", help="What: pgd, aa, cw, ddn, training; default: pgd and training.")
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", help="Turns of each.")] = 5,
+    name: Annotated[
+        str, typer.Option("--name", help="Of the files that are written; default: the data set.")
+    ] = "",
+) -> None:
+    """Measure attacks and a training step against other libraries, on the same weights and images.
+
+    Those that are installed take part: pyautoattack, foolbox, torchattacks, adv-lib, and a loop as one
+    writes it by hand. Each takes a turn in every round, so that a machine that slows down slows them
+    all. A ratio compares two turns of one round, the first line of its group being 1. The model is Standard
+    AT (or --defense) on digits (or --dataset), trained unless --weights names one. Prints seconds of
+    processor time, ratios, accuracies, distances, passes and memory, and writes them to perf/NAME.json and
+    perf/NAME.csv in the folder of results, with hardware, versions, date and command.
+    """
+    from robustness_bench.benchmark.measure.peers import FAMILIES
+    from robustness_bench.benchmark.plan.tasks import Planner
+    from robustness_bench.benchmark.report.rendering.formats import to_text
+    from robustness_bench.benchmark.run.work import choose_device, run
+    from robustness_bench.benchmark.store.folder import is_done
+
+    families = split(of or ["pgd", "training"])
+    for family in families:
+        if family not in FAMILIES:
+            raise unknown("family", family, FAMILIES)
+    if rounds < 1:
+        raise BenchError(f"--rounds must be at least 1, got {rounds}")
+    request = replace(
+        request,
+        dataset=request.dataset or (None if request.config else ["digits"]),
+        defense=request.defense or (None if request.config else ["standard"]),
+        norm=request.norm or (None if request.config else ["linf"]),
+    )
+    subjects: list[Subject] = []
+
+    def models(protocol: "Protocol", data: "dict[str, Located]") -> "list[Task]":
+        subjects.extend(
+            Subject(Planner(settings, data[settings.dataset]).train(defense, norm, 0), settings, norm)
+            for settings in protocol.settings
+            for norm in protocol.norms
+            for defense in protocol.defenses
+        )
+        needed: dict[str, Task] = {}
+        for subject in subjects:
+            _need(subject.task, needed)
+        return list(needed.values())
+
+    work = request.prepare(models)
+    work = replace(work, todo=[task for task in work.tasks if not is_done(request.out, task)])
+    context = request.context(choose_device(request.device))
+
+    def publish(out: Path, protocol: "Protocol", data: "dict[str, Located]") -> "list[Table]":
+        return [
+            _measured(subject, context, families, rounds, out / _FOLDER, name or subject.name)
+            for subject in subjects
+            if (out / subject.task.path).is_file()
+        ]
+
+    finished = run(work, context, publish, workers=1, live=sys.stdout.isatty())
+    for title, story in finished.failures.items():
+        raise BenchError(f"{title} failed: {story.strip().splitlines()[-1]}")
+    for table in finished.tables:
+        print(f"\n{to_text(table)}")
+
+
+def _need(task: "Task", needed: "dict[str, Task]") -> None:
+    """Add a task, after those that it needs, by id."""
+    for parent in task.parents.values():
+        _need(parent, needed)
+    needed[task.id] = task
+
+
+def _measured(
+    subject: Subject, context: "Context", families: Sequence[str], rounds: int, folder: Path, name: str
+) -> "Table":
+    """Measure on one model, write the figures, and return them as a table."""
+    import torch
+
+    from robustness_bench.benchmark.context import environment
+    from robustness_bench.benchmark.data.base import subset
+    from robustness_bench.benchmark.files import write_atomic
+    from robustness_bench.benchmark.measure.peers import Figures, measure, problem_of
+    from robustness_bench.benchmark.store.models import load_model
+
+    task, settings, norm = subject
+    torch.set_num_threads(context.threads)
+    splits, eps = task.data.load(), settings.eps[norm] or task.data.info.eps(norm)
+    kept = subset(len(splits.test_y), settings.n_examples)
+    x = torch.from_numpy(splits.test_x[kept]).to(context.device).float() / 255
+    y = torch.from_numpy(splits.test_y[kept]).to(context.device)
+    on = problem_of(load_model(task, context, fold=False), x, y, norm, eps)
+    rows = measure(on, families, rounds, lambda text: print(f"  {text}", file=sys.stderr))
+    circumstances = {
+        "command": shlex.join(["bench", *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": task.id,
+        "title": task.title,
+        "images": len(y),
+        "norm": norm,
+        "eps": eps,
+        "rounds": rounds,
+        "environment": environment(context.device),
+    }
+    told = {**circumstances, "rows": [row._asdict() for row in rows]}
+    write_atomic(folder / f"{name}.json", (json.dumps(told, indent=1) + "\n").encode())
+    lines = io.StringIO(newline="")
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(Figures._fields)
+    writer.writerows(rows)
+    write_atomic(folder / f"{name}.csv", lines.getvalue().encode())
+    print(f"figures of {task.title} are in {folder}/{name}.json and .csv")
+    return _table(rows, circumstances)
+
+
+def _table(rows: "Sequence[Figures]", told: dict[str, Any]) -> "Table":
+    from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
+
+    def shown(value: float | None, decimals: int) -> Cell:
+        return Cell(text="" if value is None else f"{value:.{decimals}f}")
+
+    def cells(row: "Figures") -> tuple[Cell, ...]:
+        return (
+            shown(row.seconds, 2),
+            *(shown(ratio, 3) for ratio in (row.ratio, row.ratio_min, row.ratio_max)),
+            shown(row.accuracy, 1),
+            shown(row.distance, 4),
+            *(shown(passes, 1) for passes in (row.forwards, row.backwards)),
+            shown(row.memory, 0),
+        )
+
+    headings = ["s", "ratio", "least", "most", "accuracy", "distance", "forwards", "backwards", "MB"]
+    group = f"{_SIGNS[told['norm']]} (ε = {told['eps']:.4g})"
+    return Table(
+        name="perf",
+        title=told["title"],
+        caption=f"Medians of {told['rounds']} turns on {told['images']} images; s: of processor time on a "
+        "CPU; ratio: to the first line of the group in the same round, least and most of all rounds; "
+        "distance: median of the images classified correctly; passes per image; MB: peak beyond what was in "
+        "use before.",
+        measure="cost",
+        columns=tuple(Column(group=group, label=label) for label in headings),
+        rows=tuple(
+            Row(group=row.family, label=f"{row.family}: {row.name}", cells=cells(row)) for row in rows
+        ),
+        heading="What",
+    )
