@@ -27,7 +27,7 @@ FEWER: dict[str, Any] = {
     },
     "Wasserstein": {"steps": 4, "bisections": 10},
 }
-MOST = {"steps": 8, "restarts": 2, "search_steps": 2}
+MOST = {"steps": 8, "restarts": 2, "search_steps": 2, "queries": 250, "copies": 3, "neighbours": 3}
 SAMPLES = 6
 ROUNDING = 1e-3  # another batch rounds otherwise, which steps and searches amplify
 

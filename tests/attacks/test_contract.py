@@ -20,6 +20,7 @@ every_attack = pytest.mark.parametrize(("name", "norm"), CASES, ids=[f"{n}-{m}" 
 ROUNDING = 1e-3  # sign steps and line searches amplify float32 rounding; sharing noise moves pixels by ε
 MOST = {
     "square_queries": 15,
+    "queries": 150,
     "search_steps": 2,
     "steps": 6,
     "full_steps": 6,
