@@ -1,7 +1,5 @@
 """`bench perf`: our attacks and training step beside those of other libraries, measured in turns."""
 
-import csv
-import io
 import json
 import shlex
 import sys
@@ -88,10 +86,7 @@ def perf(
             for norm in protocol.norms
             for defense in protocol.defenses
         )
-        needed: dict[str, Task] = {}
-        for subject in subjects:
-            _need(subject.task, needed)
-        return list(needed.values())
+        return list({task.id: task for subject in subjects for task in subject.task.lineage()}.values())
 
     work = request.prepare(models)
     work = replace(work, todo=[task for task in work.tasks if not is_done(request.out, task)])
@@ -111,13 +106,6 @@ def perf(
         print(f"\n{to_text(table)}")
 
 
-def _need(task: "Task", needed: "dict[str, Task]") -> None:
-    """Add a task, after those that it needs, by id."""
-    for parent in task.parents.values():
-        _need(parent, needed)
-    needed[task.id] = task
-
-
 def _measured(
     subject: Subject, context: "Context", families: Sequence[str], rounds: int, folder: Path, name: str
 ) -> "Table":
@@ -128,6 +116,7 @@ def _measured(
     from robustness_bench.benchmark.data.base import subset
     from robustness_bench.benchmark.files import write_atomic
     from robustness_bench.benchmark.measure.peers import Figures, measure, problem_of
+    from robustness_bench.benchmark.report.rendering.csv import to_csv
     from robustness_bench.benchmark.store.models import load_model
 
     task, settings, norm = subject
@@ -151,11 +140,7 @@ def _measured(
     }
     told = {**circumstances, "rows": [row._asdict() for row in rows]}
     write_atomic(folder / f"{name}.json", (json.dumps(told, indent=1) + "\n").encode())
-    lines = io.StringIO(newline="")
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(Figures._fields)
-    writer.writerows(rows)
-    write_atomic(folder / f"{name}.csv", lines.getvalue().encode())
+    write_atomic(folder / f"{name}.csv", to_csv(Figures._fields, rows).encode())
     print(f"figures of {task.title} are in {folder}/{name}.json and .csv")
     return _table(rows, circumstances)
 
