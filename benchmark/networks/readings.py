@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from robustness_bench.benchmark.data import DatasetInfo
@@ -64,8 +63,7 @@ class _Seen:
     def sorted(self) -> float:
         """The accuracy with the outputs in the order that maximises it."""
         counts = _confusion(self.labels, self.predictions)
-        rows, columns = linear_sum_assignment(-counts)
-        return float(counts[rows, columns].sum() / len(self.labels))
+        return float(counts[np.arange(len(counts)), _assigned(counts)].sum() / len(self.labels))
 
     def says(self) -> str:
         return f"{100 * self.accuracy:.1f} % ({self.reading.name})"
@@ -278,11 +276,20 @@ def _clearly(ahead: _Seen, behind: _Seen) -> bool:
     return won - lost > _CLEAR * float(np.sqrt(won + lost))
 
 
+def _assigned(counts: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return class -> output, each used once, with the largest sum of ``counts`` (K, K)."""
+    # Imported here because it takes a seventh of every process's start, and few come this far.
+    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+
+    columns: NDArray[np.int64] = linear_sum_assignment(-counts)[1]
+    return columns
+
+
 def _order(predictions: NDArray[np.int64], y: NDArray[np.int64], classes: int) -> list[int] | None:
     """Return class -> output if it is not the identity: found on every other image, tested on the rest."""
     counts = _confusion(y[::2], predictions[::2], classes)
     counts += 0.5 * np.eye(classes)  # without evidence, keep the order
-    order = linear_sum_assignment(-counts)[1]
+    order = _assigned(counts)
     p, t = predictions[1::2], y[1::2]
     so, identity = order[t] == p, t == p
     won, lost = int((so & ~identity).sum()), int((identity & ~so).sum())
