@@ -219,3 +219,22 @@ def test_periods_are_the_paper_s() -> None:
     assert ends == [22, 41, 57, 70, 80, 87, 93, 99]
     assert periods(100)[ends].tolist() == [22, 19, 16, 13, 10, 7, 6, 6]
     assert periods(1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("member", ["apgd-ce", "apgd-t", "fab-t", "square"])
+def test_no_member_is_dead(member: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one of them finds falls, if the others find nothing."""
+    model, x, y = problem()
+    x, y = x[:10], y[:10]
+    run = AutoAttack._run
+
+    def alone(
+        self: AutoAttack, name: str, model: nn.Module, samples: Samples, *rest: Any, **more: Any
+    ) -> Found:
+        if name == member:
+            return run(self, name, model, samples, *rest, **more)
+        return Found(samples.x, torch.zeros_like(samples.y, dtype=torch.bool))
+
+    monkeypatch.setattr(AutoAttack, "_run", alone)
+    outcome = AutoAttack(norm="linf", eps=0.2, steps=10, square_queries=300)(model, x, y)
+    assert (outcome.prediction != y).sum() >= 5
