@@ -14,8 +14,9 @@ Record = TypeVar("Record", bound=BaseModel)
 # A whole number where a float is expected stays one: `lr = 1` and `lr = 1.0` have had different ids.
 _AS_WRITTEN = WrapValidator(lambda value, check: (check(value), value)[1])
 Number = Annotated[float, _AS_WRITTEN]
-Positive = Annotated[float, Field(gt=0), _AS_WRITTEN]
-AtLeast0 = Annotated[float, Field(ge=0), _AS_WRITTEN]
+Finite = Annotated[float, Field(allow_inf_nan=False), _AS_WRITTEN]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), _AS_WRITTEN]
+AtLeast0 = Annotated[float, Field(ge=0, allow_inf_nan=False), _AS_WRITTEN]
 Share = Annotated[float, Field(ge=0, lt=1), _AS_WRITTEN]
 UpTo1 = Annotated[float, Field(ge=0, le=1), _AS_WRITTEN]
 Several = Annotated[tuple[Item, ...], Field(strict=False)]

@@ -17,8 +17,8 @@ from robustness_bench.benchmark.data.registry import dataset_named, dataset_name
 from robustness_bench.benchmark.errors import BenchError, unknown
 from robustness_bench.benchmark.models import (
     AtLeast0,
+    Finite,
     Loc,
-    Number,
     Positive,
     Several,
     Share,
@@ -59,7 +59,7 @@ class Training(Strict):
     momentum: AtLeast0
     weight_decay: AtLeast0
     lr_schedule: Literal["steps", "one-cycle"]
-    milestones: Several[Number]
+    milestones: Several[Finite]
     augment: Literal["crop-flip", "crop", "none"]
     attack_steps: Count
     rel_step_size: Positive
@@ -89,7 +89,7 @@ class Estimators(Strict):
     epochs: Count
     batch_size: Batch
     lr: Positive
-    milestones: Several[Number]
+    milestones: Several[Finite]
     attack_steps: Count
     units: Count
     scores: Literal["cosine", "dot"]
@@ -122,15 +122,15 @@ class Search(Strict):
 
     search_steps: int
     steps: int
-    step_size: Number
-    initial_const: Number
+    step_size: Finite
+    initial_const: Finite
     abort_early: bool
 
 
 class ElasticSearch(Search):
     """Those parameters of EAD."""
 
-    beta: Number
+    beta: Finite
 
 
 class Searches(Strict):
@@ -144,9 +144,9 @@ class AdaptiveAttack(Search):
     """Parameters of ``attacks.adaptive``."""
 
     targets: int
-    confidence: Number
-    weight: Number
-    slack: Number
+    confidence: Finite
+    weight: Finite
+    slack: Finite
 
 
 def confident_attacks() -> list[str]:
@@ -200,8 +200,8 @@ class Curve(Strict):
 class Budgets(Strict):
     """ε in pixels of [0, 1]; 0 = the data set's own."""
 
-    linf: Number
-    l2: Number
+    linf: Finite
+    l2: Finite
 
 
 class Whole(Strict):
@@ -257,9 +257,9 @@ class Settings(_Shared):
     """norm -> names"""
     curve: dict[str, tuple[str, ...]]
     """norm -> names of the attacks that also run at other budgets"""
-    budgets: tuple[Number, ...]
+    budgets: tuple[Finite, ...]
     """those budgets, in multiples of ``eps``"""
-    eps: dict[str, Number]
+    eps: dict[str, Finite]
     """norm -> budget in pixels of [0, 1]"""
 
 
