@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustness_bench.attacks.base import BudgetAttack
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.geometry import Norm
-from robustness_bench.attacks.numerics.losses import LOSSES, LossName
+from robustness_bench.attacks.numerics.losses import LOSSES, LossName, check_ascent
 from robustness_bench.attacks.numerics.noise import Noise
 
 
@@ -40,10 +40,7 @@ class PGD(BudgetAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
-        if self.steps < 1 or self.restarts < 1 or not self.rel_step_size > 0:
-            raise ValueError(f"steps, restarts and rel_step_size must be positive, got {self!r}")
+        check_ascent(self.loss, steps=self.steps, restarts=self.restarts, rel_step_size=self.rel_step_size)
 
     def passes(self, classes: int) -> tuple[int, int]:
         return self.restarts * (self.steps + 1), self.restarts * self.steps

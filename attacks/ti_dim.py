@@ -12,7 +12,7 @@ from torch.nn import functional
 from robustness_bench.attacks.base import BudgetAttack, predict
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.geometry import Norm, per_sample
-from robustness_bench.attacks.numerics.losses import LOSSES, LossName
+from robustness_bench.attacks.numerics.losses import LOSSES, LossName, check_ascent
 from robustness_bench.attacks.numerics.noise import Noise
 
 
@@ -61,12 +61,7 @@ class TIDIM(BudgetAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
-        if self.steps < 1 or not self.rel_step_size > 0:
-            raise ValueError(f"steps and rel_step_size must be positive, got {self!r}")
-        if not 0 <= self.momentum < math.inf:
-            raise ValueError(f"momentum must be at least 0 and finite, got {self.momentum}")
+        check_ascent(self.loss, momentum=self.momentum, steps=self.steps, rel_step_size=self.rel_step_size)
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive, got {self.kernel_size}")
         if not 0 < self.kernel_sigma < math.inf:

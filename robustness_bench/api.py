@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,26 +91,32 @@ def evaluate(
         keep_images: keep every attack's images.
 
     Raises:
-        BenchError: an unknown attack, norm or set, or ε is not positive.
+        BenchError: an unknown attack, norm or set, ε that is not positive and finite, labels beyond the
+            model's classes, or an argument of another type.
         ValueError: ``x`` or ``y`` are not as described.
         AttackError: the model's output is not finite logits.
     """
     import torch
 
-    from robustness_bench.attacks.base import check_images
+    from robustness_bench.attacks.base import Counted, check_images, frozen
     from robustness_bench.benchmark.batching import Batches
     from robustness_bench.benchmark.context import Context
     from robustness_bench.benchmark.measure.attacks import Sample, rows_of
 
+    _check_types(model, eps, attacks, seed, batch_size)
     chosen = _chosen(attacks, norm, attack_set)
-    if not eps > 0:
-        raise BenchError(f"ε must be positive, got {eps}")
     held_x, held_y = torch.as_tensor(x), torch.as_tensor(y)
     held_y = held_y if held_y.is_floating_point() else held_y.long()
     check_images(held_x, held_y)
     if not len(held_x):
         raise BenchError("there is no image to attack: x is empty")
     device = next((weight.device for weight in model.parameters()), held_x.device)
+    with frozen(model), torch.no_grad():
+        classes = Counted(model)(held_x[:1].to(device)).shape[1]
+    if held_y.min() < 0 or held_y.max() >= classes:
+        raise BenchError(
+            f"labels run from {held_y.min()} to {held_y.max()}, the model's classes from 0 to {classes - 1}"
+        )
     context = Context(out=Path(), device=str(device), batch_size=batch_size, threads=torch.get_num_threads())
     batches = Batches(context)
     frames, adversarial = {}, {}
@@ -209,17 +216,32 @@ def records(folder: Path | str) -> list[Record]:
     return read_records(Path(folder))
 
 
+def _check_types(model: Any, eps: Any, attacks: Any, seed: Any, batch_size: Any) -> None:
+    """Raise BenchError for an argument of ``evaluate`` that is not what it must be."""
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        raise BenchError(f"model must be a torch.nn.Module, got {type(model).__name__}: wrap it in one")
+    if not isinstance(eps, Real) or isinstance(eps, bool) or not 0 < float(eps) < float("inf"):
+        raise BenchError(f"ε must be a positive finite number, got {eps!r}")
+    if isinstance(attacks, str) or not isinstance(attacks, Iterable):
+        raise BenchError(f"attacks must be a list of names, got {attacks!r}")
+    for name, value in (("seed", seed), ("batch_size", batch_size)):
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
+            raise BenchError(f"{name} must be a whole number from 0, got {value!r}")
+
+
 def _chosen(names: Iterable[str], norm: str, attack_set: str) -> dict[str, AttackPreset]:
     """Return the presets by name, natural accuracy first."""
     if norm not in NORMS:
-        raise unknown("norm", norm, NORMS)
+        raise unknown("norm", str(norm), NORMS)
     try:
         presets = attack_presets(attack_set)
     except ValueError as error:
         raise BenchError(str(error)) from error
     for name in names:
         if name not in presets:
-            raise unknown("attack", name, presets)
+            raise unknown("attack", str(name), presets)
         if norm not in presets[name].norms:
             raise BenchError(f"{name} works in {', '.join(presets[name].norms)}, got norm {norm!r}")
     return {name: presets[name] for name in dict.fromkeys(["none", *names])}

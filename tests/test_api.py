@@ -179,7 +179,17 @@ def test_the_table_says_what_was_measured(world: tuple[Linear, Tensor, Tensor]) 
         ({"attacks": ["pdg-40"]}, "unknown attack 'pdg-40'"),
         ({"attacks": ["ti-dim"], "norm": "l2"}, "ti-dim works in linf, got norm 'l2'"),
         ({"norm": "l3"}, "unknown norm 'l3'"),
-        ({"eps": 0.0}, "ε must be positive, got 0.0"),
+        ({"eps": 0.0}, "ε must be a positive finite number, got 0.0"),
+        ({"eps": float("inf")}, "ε must be a positive finite number, got inf"),
+        ({"eps": float("nan")}, "ε must be a positive finite number, got nan"),
+        ({"eps": "8/255"}, "ε must be a positive finite number, got '8/255'"),
+        ({"eps": True}, "ε must be a positive finite number, got True"),
+        ({"attacks": "aa"}, "attacks must be a list of names, got 'aa'"),
+        ({"attacks": None}, "attacks must be a list of names, got None"),
+        ({"attacks": [5]}, "unknown attack '5'"),
+        ({"norm": None}, "unknown norm 'None'"),
+        ({"seed": -1}, "seed must be a whole number from 0, got -1"),
+        ({"batch_size": "x"}, "batch_size must be a whole number from 0, got 'x'"),
         ({"attack_set": "lax"}, "the parameter sets are strict, paper, got 'lax'"),
     ],
 )
@@ -207,6 +217,22 @@ def test_images_that_are_none_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said.replace("[", r"\[")):
         api.evaluate(world[0], x, y, eps=0.01)
+
+
+@pytest.mark.parametrize(("shift", "said"), [(2, "labels run from 2 to 3"), (-1, "labels run from -1 to 0")])
+def test_labels_beyond_the_classes_are_no_zero_accuracy(
+    shift: int, said: str, world: tuple[Linear, Tensor, Tensor]
+) -> None:
+    model, x, _ = world
+    y = torch.arange(40) % 2
+    with pytest.raises(BenchError, match=f"{said}, the model's classes from 0 to 1"):
+        api.evaluate(model, x, y + shift, eps=0.01)
+
+
+def test_a_function_is_no_model(world: tuple[Linear, Tensor, Tensor]) -> None:
+    _, x, y = world
+    with pytest.raises(BenchError, match=r"model must be a torch\.nn\.Module, got function"):
+        api.evaluate(lambda images: images, x, y, eps=0.01)  # type: ignore[arg-type]
 
 
 def test_a_model_that_returns_a_tuple_is_named(world: tuple[Linear, Tensor, Tensor]) -> None:

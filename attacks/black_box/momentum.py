@@ -1,7 +1,6 @@
 """The loop that transfer attacks share: ascent with momentum along a gradient that each makes its own way."""
 
 import dataclasses
-import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from robustness_bench.attacks.base import BudgetAttack, predict
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.geometry import Norm
-from robustness_bench.attacks.numerics.losses import LOSSES, LossName
+from robustness_bench.attacks.numerics.losses import LOSSES, LossName, check_ascent
 from robustness_bench.attacks.numerics.noise import Noise
 from robustness_bench.attacks.ti_dim import mean_normalised
 
@@ -43,12 +42,7 @@ class MomentumAttack(BudgetAttack, Generic[Memory]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
-        if self.steps < 1 or not self.rel_step_size > 0:
-            raise ValueError(f"steps and rel_step_size must be positive, got {self!r}")
-        if not 0 <= self.momentum < math.inf:
-            raise ValueError(f"momentum must be at least 0 and finite, got {self.momentum}")
+        check_ascent(self.loss, momentum=self.momentum, steps=self.steps, rel_step_size=self.rel_step_size)
 
     @property
     @abstractmethod

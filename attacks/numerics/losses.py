@@ -95,6 +95,23 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return ahead / (largest[:, 0] - 0.5 * (largest[:, 2] + largest[:, 3]) + 1e-12)
 
 
+def check_ascent(loss: str, *, momentum: float = 0.0, **positive: float) -> None:
+    """Raise ValueError unless the parameters of an ascent of a loss can be what they are.
+
+    Args:
+        loss: a name of ``LOSSES``.
+        momentum: at least 0 and finite.
+        positive: name -> value that must be above 0 and finite, such as steps.
+    """
+    if loss not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
+    if not 0 <= momentum < math.inf:
+        raise ValueError(f"momentum must be at least 0 and finite, got {momentum}")
+    for name, value in positive.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
 LOSSES: dict[LossName, Callable[[Tensor, Tensor], Tensor]] = {
     "log-odds": log_odds,
     "ce": cross_entropy,

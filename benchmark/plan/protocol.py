@@ -80,6 +80,8 @@ class Training(Strict):
             raise ValueError("has train_limit 1: it must be 0 (all) or at least 2, for batch norm")
         if self.selection == "best" and not self.holdout:
             raise ValueError('has selection "best", which needs held-out images: set holdout above 0')
+        if self.awp_from and not self.awp:
+            raise ValueError("has awp_from, which says when awp begins: set awp above 0")
         return self
 
 
@@ -120,17 +122,17 @@ class Surrogate(Strict):
 class Search(Strict):
     """What differs from C&W's parameters in the strict set, for attacks on detectors."""
 
-    search_steps: int
-    steps: int
-    step_size: Finite
-    initial_const: Finite
+    search_steps: Count
+    steps: Count
+    step_size: Positive
+    initial_const: Positive
     abort_early: bool
 
 
 class ElasticSearch(Search):
     """Those parameters of EAD."""
 
-    beta: Finite
+    beta: AtLeast0
 
 
 class Searches(Strict):
@@ -143,10 +145,10 @@ class Searches(Strict):
 class AdaptiveAttack(Search):
     """Parameters of ``attacks.adaptive``."""
 
-    targets: int
-    confidence: Finite
-    weight: Finite
-    slack: Finite
+    targets: Count
+    confidence: AtLeast0
+    weight: AtLeast0
+    slack: AtLeast0
 
 
 def confident_attacks() -> list[str]:
@@ -211,7 +213,7 @@ class Whole(Strict):
     defenses: Names = Field(min_length=1)
     norms: Names = Field(min_length=1)
     threats: Names = Field(min_length=1)
-    seeds: Count
+    seeds: Annotated[int, Field(ge=1, le=1000)]
     diagnosis: bool
 
 

@@ -218,8 +218,9 @@ def _checked(table: Any, where: str, key: str, required: dict[str, Any], there: 
 
 def _check_rates(detector: DetectorPreset, where: str) -> None:
     for dataset, rate in detector.rates.items():
-        if not isinstance(rate, float) or not 0 < rate < 1:
-            raise PresetError(f"{where}: rate of {dataset} must be a share between 0 and 1, got {rate!r}")
+        # An excess is measured from the threshold to the score that a tenth of natural images reach.
+        if not isinstance(rate, float) or not 0 < rate < 0.1:
+            raise PresetError(f"{where}: rate of {dataset} must be a share below 0.1, got {rate!r}")
     if detector.images < 0:
         raise PresetError(f"{where}: images must be 0 (all) or more, got {detector.images}")
 

@@ -393,8 +393,8 @@ def test_images_for_transfer_raise_the_loss_of_both_models(models: tuple[nn.Modu
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 0}, "steps=0"),
-        ({"rel_step_size": 0.0}, "rel_step_size=0.0"),
+        ({"steps": 0}, "steps must be positive and finite, got 0"),
+        ({"rel_step_size": 0.0}, "rel_step_size must be positive and finite, got 0.0"),
         ({"momentum": -0.5}, "-0.5"),
         ({"momentum": math.nan}, "nan"),
         ({"kernel_size": 4}, "odd and positive, got 4"),

@@ -106,6 +106,7 @@ class Request:
     ] = None
     epochs: Annotated[int | None, _training("--epochs", "Of every training, also of MI estimators.")] = None
     train_limit: Annotated[int | None, _training("--train-limit", "Training images; 0 = all.")] = None
+    model: Annotated[str | None, _training("--model", "Network (bench list models).")] = None
     width: Annotated[int | None, _training("--width", "Channels of the models' first stage.")] = None
     processes: Annotated[
         int, _training("--processes", "Processes, one per GPU, that train one model together.")
@@ -187,6 +188,25 @@ class Request:
                 "of [detection] in the --config file at every --kappa"
             )
 
+    def _check_plugins(self, protocol: "Protocol") -> None:
+        """Reject a plugin file whose data set, network or detector this protocol does not use."""
+        from robustness_bench.attacks.plugins import file_points
+
+        networks = {each.name for s in protocol.settings for each in (s.model, s.detection.model)}
+        used = {
+            "--dataset": ("bench.datasets", {settings.dataset for settings in protocol.settings}),
+            "--model": ("bench.models", networks | {each.surrogate.model for each in protocol.settings}),
+            "--defense": ("bench.detectors", set(protocol.detectors)),
+        }
+        given = {str(path.resolve()): path for path in self.plugin or ()}
+        for option, (group, names) in used.items():
+            for point in file_points(group):
+                if point.value in given and point.name not in names:
+                    raise BenchError(
+                        f"--plugin {given[point.value]} offers {point.name}, which nothing here uses: add "
+                        f"{option} {point.name}, or leave the plugin out"
+                    )
+
     def prepare(self, make: "Callable[..., list[Task]] | None" = None) -> "Work":
         """Return the requested work, minus what the store already has."""
         from robustness_bench.benchmark.plan.detectors import make_whole_plan
@@ -194,6 +214,7 @@ class Request:
 
         self._check()
         protocol = self.protocol()
+        self._check_plugins(protocol)
         return prepare(
             protocol, self.out, self.data_dir, download=self.download, make=make or make_whole_plan
         )
@@ -237,9 +258,9 @@ class Request:
         tree |= _given({key: getattr(self, key) for key in _AS_KEYS})
         tree |= {"weights_plain": True} if self.weights_plain else {}
         tree |= {"diagnosis": False} if self.no_diagnosis else {}
-        of_models = {
+        of_models: dict[str, dict[str, Any]] = {
             "training": {"epochs": self.epochs, "train_limit": self.train_limit},
-            "model": {"width": self.width},
+            "model": {"name": self.model, "width": self.width},
         }
         sections: dict[str, dict[str, Any]] = {
             **of_models,

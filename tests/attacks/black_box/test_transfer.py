@@ -235,7 +235,7 @@ def test_mef_s_images_fool_another_model_more_often_than_mi_fgsm_s() -> None:
         (lambda: BSR(norm="linf", eps=0.1, angle=math.nan), "angle must be from 0 to 180"),
         (lambda: MEF(norm="linf", eps=0.1, neighbours=0), "neighbours must be at least 1"),
         (lambda: MEF(norm="linf", eps=0.1, radius=-1.0), "radius must be at least 0"),
-        (lambda: MEF(norm="linf", eps=0.1, steps=0), "steps and rel_step_size must be positive"),
+        (lambda: MEF(norm="linf", eps=0.1, steps=0), "steps must be positive"),
         (lambda: BSR(norm="linf", eps=0.1, momentum=-1.0), "momentum must be at least 0"),
         (lambda: BSR(norm="linf", eps=0.1, loss="mse"), "loss must be one of"),  # type: ignore[arg-type]
     ],

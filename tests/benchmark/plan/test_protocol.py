@@ -74,6 +74,15 @@ def test_natural_accuracy_is_always_there() -> None:
         ({"eps": {"linf": -0.1}}, "ε must be positive"),
         ({"eps": {"linf": 8.0}}, "fit into the pixel box, got 8.0 for linf"),
         ({"training": {"epochs": 0}}, "epochs must be at least 1, got 0"),
+        ({"seeds": 3_000_000}, "seeds must be at most 1000, got 3000000"),
+        (
+            {"training": {"awp_from": 0.5}},
+            "training has awp_from, which says when awp begins: set awp above 0",
+        ),
+        (
+            {"detection": {"parameters": {"cw": {"steps": -1}}}},
+            r"detection\.parameters\.cw\.steps must be at least 1, got -1",
+        ),
         ({"training": {"train_limit": 1}}, "training has train_limit 1: it must be 0 .* or at least 2"),
         ({"training": {"lr": float("nan")}}, r"training\.lr must be finite, got nan"),
         ({"training": {"awp": float("inf")}}, r"training\.awp must be finite, got inf"),

@@ -421,6 +421,35 @@ def test_a_file_may_offer_a_network(bench: Bench, tmp_path: Path, workers: int) 
 
 
 @pytest.mark.usefixtures("_no_offers")
+def test_a_network_that_is_offered_is_named_by_an_option(bench: Bench, tmp_path: Path) -> None:
+    file = write(tmp_path, NETWORK, "one_layer.py")
+    said = bench("plan", *SMALL, "--plugin", file, "--model", "one-layer", "--out", tmp_path)
+    assert said.status == 0, said.err
+    assert "train undefended-one-layer" in said.out
+
+
+@pytest.mark.usefixtures("_no_offers")
+def test_what_a_file_offers_is_not_passed_over(bench: Bench, tmp_path: Path) -> None:
+    """A table of resnet-18 beside ``--plugin my_net.py`` would be read as one of my-net."""
+    bars = (ROOT / "examples" / "dataset_plugin" / "bench_bars.py").read_text().replace('"bars"', '"my-bars"')
+    softmax = (ROOT / "examples" / "detector_plugin" / "bench_max_softmax.py").read_text()
+    softmax = softmax.replace('"unsure"', '"my-unsure"')
+    files = {
+        "--model one-layer": write(tmp_path, NETWORK, "one_layer.py"),
+        "--dataset my-bars": write(tmp_path, f'{bars}\nOFFERS = {{"bench.datasets": BARS}}\n', "my_bars.py"),
+        "--defense my-softmax": write(
+            tmp_path, f'{softmax}\nOFFERS = {{"bench.detectors": PRESET}}\n', "my_softmax.py"
+        ),
+    }
+    for remedy, file in files.items():
+        said = bench("run", *SMALL, "--plugin", file, "--defense", "undefended", "--out", tmp_path / "r")
+        assert said.status == 2
+        assert "which nothing here uses" in said.err
+        assert f"add {remedy}, or leave the plugin out" in said.err
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.usefixtures("_no_offers")
 def test_a_file_may_offer_a_data_set_and_a_detector(bench: Bench, tmp_path: Path) -> None:
     bars = (ROOT / "examples" / "dataset_plugin" / "bench_bars.py").read_text().replace('"bars"', '"my-bars"')
     write(tmp_path, f'{bars}\nOFFERS = {{"bench.datasets": BARS}}\n', "my_bars.py")

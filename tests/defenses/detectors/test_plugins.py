@@ -153,6 +153,10 @@ DETECTOR = ("detectors", "odd")
         (_changed("system", "detectors", to={"digits": ["od"]}), "'od' is none of the detectors recons"),
         (_changed("system", "detectors", to=["odd"]), "detector 'odd' has no rate for mnist: add it"),
         (_changed(*DETECTOR, "rate", to={"digits": 2.0}), "rate of digits must be a share .* got 2.0"),
+        (
+            _changed(*DETECTOR, "rate", to={"digits": 0.1}),
+            "rate of digits must be a share below 0.1, got 0.1",
+        ),
         (_changed(*DETECTOR, "rate", to=None), "detector 'odd' lacks rate"),
         (_changed(*DETECTOR, "images", to=-1), "images must be 0 .all. or more, got -1"),
         (_changed(*DETECTOR, "detector", to="Unsure"), "must name its code as \"module:Name\", got 'Unsure'"),
