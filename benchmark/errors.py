@@ -21,4 +21,4 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BenchError:
     names = list(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     guess = f"; did you mean {' or '.join(near)}?" if near else ";"
-    return BenchError(f"unknown {kind} {name!r}{guess} known: {', '.join(names)}")
+    return BenchError(f"unknown {kind} {name!a}{guess} known: {', '.join(names)}")

@@ -99,7 +99,8 @@ def _line(problem: Any, model: type[BaseModel], place: str) -> str:
     key = place + ".".join(keys)
     if kind == "extra_forbidden":
         section = f"[{'.'.join(keys[:-1])}]: " if keys[1:] else ""
-        return f"{place}{section}{unknown('key', keys[-1], _fields(model, keys[:-1]))}"
+        odd = str(loc[-1])[:_LONGEST_NAME]
+        return f"{place}{section}{unknown('key', odd, _fields(model, keys[:-1]))}"
     if kind == "literal_error":
         return f"{place}{unknown('.'.join(keys), str(value)[:_LONGEST_NAME], _choices(told['expected']))}"
     if kind == "value_error":

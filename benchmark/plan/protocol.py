@@ -416,7 +416,10 @@ def check_budgets(info: DatasetInfo, eps: Mapping[str, float], factors: Sequence
     for norm, value in eps.items():
         widest, furthest = info.widest(norm), max(factors, default=1.0)
         if not 0 < value <= widest:
-            raise BenchError(f"ε must be positive and fit into the pixel box, got {value} for {norm}")
+            raise BenchError(
+                f"ε must be positive and fit into the pixel box, got {value} for {norm}: "
+                f"set eps.{norm} to at most {widest:.4g}"
+            )
         if value * furthest > widest:
             raise BenchError(
                 f"curve.budgets: {furthest} × ε = {value} does not fit into the pixel box for {norm}"

@@ -72,7 +72,7 @@ def test_natural_accuracy_is_always_there() -> None:
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"n_examples": -1}, "n_examples must be at least 0, got -1"),
         ({"eps": {"linf": -0.1}}, "ε must be positive"),
-        ({"eps": {"linf": 8.0}}, "fit into the pixel box, got 8.0 for linf"),
+        ({"eps": {"linf": 8.0}}, r"fit into the pixel box, got 8\.0 for linf: set eps\.linf to at most 1"),
         ({"training": {"epochs": 0}}, "epochs must be at least 1, got 0"),
         ({"seeds": 3_000_000}, "seeds must be at most 1000, got 3000000"),
         (
@@ -117,6 +117,8 @@ def test_wrong_values_are_named(overrides: dict[str, Any], message: str) -> None
     [
         ("seed = 3", r"unknown key 'seed'; did you mean seeds or"),
         ("[training]\nepoch = 3", r"\[training\]: unknown key 'epoch'; did you mean epochs\?"),
+        ('[training]\n"lr " = 3', r"unknown key 'lr '; did you mean lr\?"),
+        ('[training]\n"\u0435pochs" = 3', r"unknown key '\\u0435pochs'; did you mean epochs\?"),
         ("[training]\nepochs = 'ten'", r"mine\.toml: training\.epochs must be a whole number, got 'ten'"),
         ("seeds = true", "seeds must be a whole number, got True"),
         ("[curve]\nbudgets = ['a']", r"curve\.budgets: item 1 must be a number, got 'a'"),
