@@ -20,6 +20,7 @@ from robustness_bench.benchmark.cli import plan as plan_verb
 from robustness_bench.benchmark.cli import run as run_verb
 from robustness_bench.benchmark.cli import tables as tables_verb
 from robustness_bench.benchmark.cli import verify as verify_verb
+from robustness_bench.benchmark.cli.folders import mend as mend_verb
 from robustness_bench.benchmark.cli.shared.options import PanelCommand
 from robustness_bench.benchmark.cli.submit import check as submit_verb
 from robustness_bench.benchmark.cli.submit import images as submit_attack_verb
@@ -44,6 +45,7 @@ app.command("perf", cls=PanelCommand)(perf_verb.perf)
 app.command("export")(export_verb.export)
 app.command("import")(import_verb.import_)
 app.command("merge")(merge_verb.merge)
+app.command("mend")(mend_verb.mend)
 app.command("verify")(verify_verb.verify)
 submit_verb.app.command("run")(submit_run_verb.run)
 submit_verb.app.command("attack")(submit_attack_verb.attack)

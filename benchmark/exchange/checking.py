@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from robustness_bench.benchmark.errors import StoreError
 from robustness_bench.benchmark.exchange.detector_rules import check_generated, check_scores
 from robustness_bench.benchmark.exchange.facts import examine, opened
 from robustness_bench.benchmark.exchange.known import Facts
@@ -22,16 +23,51 @@ def check(source: Source) -> dict[str, Facts]:
     Raises:
         StoreError: for the first invalid file.
     """
-    owners = [name for name in source.names if not owner_of(name)]
-    contents = {name: examine(source, name) for name in tracked(owners, "checking")}
-    _check_families(source, contents)
-    owned = [name for name in source.names if owner_of(name)]
-    for name in tracked(owned, "checking tensors and images"):
-        if owner_of(name) not in contents:
-            raise source.refusal(name, f"is there without {owner_of(name)}")
-        _check_owned(source, name, contents[owner_of(name)])
-    _check_thresholds(source, contents)
+    contents, faults = look_over(source, stop=True)
+    for fault in faults.values():
+        raise fault
+    check_together(source, contents)
     return contents
+
+
+def look_over(source: Source, *, stop: bool = False) -> tuple[dict[str, Facts], dict[str, StoreError]]:
+    """Read every file of a source by itself and with its owner.
+
+    Args:
+        stop: end at the first invalid file.
+
+    Returns:
+        Name -> facts, for all valid files without an owner, and name -> error, for all invalid files.
+    """
+    contents: dict[str, Facts] = {}
+    faults: dict[str, StoreError] = {}
+
+    def examined(name: str) -> None:
+        if not (owner := owner_of(name)):
+            contents[name] = examine(source, name)
+        elif owner in contents:
+            _check_owned(source, name, contents[owner])
+        elif owner not in faults:
+            raise source.refusal(name, f"is there without {owner}")
+
+    for name in tracked(sorted(source.names, key=lambda each: (bool(owner_of(each)), each)), "checking"):
+        try:
+            examined(name)
+        except StoreError as error:
+            faults[name] = error
+            if stop:
+                break
+    return contents, faults
+
+
+def check_together(source: Source, contents: dict[str, Facts]) -> None:
+    """Check files against those they depend on.
+
+    Raises:
+        StoreError: for the first that contradicts another.
+    """
+    _check_families(source, contents)
+    _check_thresholds(source, contents)
 
 
 def resting_on(identities: set[str], contents: Mapping[str, Facts]) -> set[str]:

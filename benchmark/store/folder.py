@@ -44,7 +44,10 @@ def is_done(out: Path, task: Task) -> bool:
     Raises:
         StoreError: the result exists but is damaged.
     """
-    done: bool = load(task.how.done)(out / task.path, task)
+    try:
+        done: bool = load(task.how.done)(out / task.path, task)
+    except StoreError as error:
+        raise StoreError(f"{error}, or let bench mend {out} move all that is damaged aside") from error
     return done
 
 

@@ -1,0 +1,1 @@
+"""Verbs about a whole folder of results."""

@@ -1,0 +1,29 @@
+"""`bench mend`: move damaged files of a folder of results aside."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def mend(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of results.")] = Path("results"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Name what is damaged, and stop.")] = False,
+) -> None:
+    """Check every file of a folder of results, and move damaged ones aside, into OUT/damaged.
+
+    The next bench run makes them again. Status 1 if --dry-run finds damage.
+    """
+    from robustness_bench.benchmark.exchange.mending import ASIDE
+    from robustness_bench.benchmark.exchange.mending import mend as move
+
+    count, faults, moved = move(out, dry_run=dry_run)
+    for fault in faults.values():
+        print(fault)
+    if not faults:
+        print(f"all {count} files of {out} are whole")
+    elif dry_run:
+        print(f"{len(faults)} damaged; bench mend {out} would move {len(moved)} files aside")
+        raise typer.Exit(1)
+    else:
+        print(f"{len(moved)} files are in {out / ASIDE} now; run the same bench run again to make them anew")
