@@ -3,16 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.data import Located, locate
-from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.plan.protocol import Protocol, Settings, check_budgets
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
 from robustness_bench.benchmark.report.rendering.table import Table
 from robustness_bench.benchmark.store import tensors
 from robustness_bench.benchmark.store.folder import locked, open_tasks
 from robustness_bench.benchmark.store.protocols import keep_protocol
+
+if TYPE_CHECKING:
+    from robustness_bench.benchmark.run.engines.base import Engine
 
 Publish = Callable[[Path, Protocol, dict[str, Located]], list[Table]]
 
@@ -96,8 +99,19 @@ def _verify_parents(out: Path, todo: list[Task]) -> None:
             tensors.verify(out / path)
 
 
-def run(work: Work, context: Context, publish: Publish, *, workers: int, live: bool) -> Finished:
+def run(
+    work: Work,
+    context: Context,
+    publish: Publish,
+    *,
+    workers: int,
+    live: bool,
+    engine: "Engine | None" = None,
+) -> Finished:
     """Run the open tasks, keep the protocol that their results name, then ``publish`` all records.
+
+    Args:
+        engine: where the tasks run; this machine unless given. It starts nothing if no task is open.
 
     Raises:
         BenchError: something only the user can fix; finished tasks are kept.
@@ -106,35 +120,20 @@ def run(work: Work, context: Context, publish: Publish, *, workers: int, live: b
         failures = {}
         if work.todo:
             context = replace(context, protocol=keep_protocol(context.out, work.protocol))
-            failures = _run_open(work, context, workers, live)
+            failures = _run_open(work, context, workers, live, engine)
         return Finished(failures=failures, tables=publish(context.out, work.protocol, work.data))
 
 
-def _run_open(work: Work, context: Context, workers: int, live: bool) -> dict[str, str]:
+def _run_open(
+    work: Work, context: Context, workers: int, live: bool, engine: "Engine | None"
+) -> dict[str, str]:
     from robustness_bench.benchmark.plan.cost import passes
-    from robustness_bench.benchmark.run.local import local_contexts, run_tasks
+    from robustness_bench.benchmark.run.agenda import run_tasks
+    from robustness_bench.benchmark.run.engines.local import Local
     from robustness_bench.benchmark.run.progress import Progress
 
-    contexts = local_contexts(context, workers, work.chains)
+    engine = engine or Local()
+    contexts = engine.seats(context, workers, work.chains)
     estimates = {task.id: passes(task) for task in work.todo}
     with Progress(work.todo, estimates, live=live) as progress:
-        return run_tasks(work.todo, contexts, progress)
-
-
-def choose_device(wanted: str) -> str:
-    """Return the torch device for ``--device``; "auto" takes CUDA if there is a GPU.
-
-    Raises:
-        BenchError: the name is unknown, or CUDA was requested and is absent.
-    """
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise BenchError(f"--device must be auto, cpu or cuda, got {wanted!r}")
-    if wanted == "cpu":
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if wanted == "cuda":
-        raise BenchError("--device cuda: torch sees no CUDA GPU here; use --device cpu, or fix the driver")
-    return "cpu"
+        return run_tasks(work.todo, contexts, progress, engine)

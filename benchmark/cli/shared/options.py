@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from robustness_bench.benchmark.context import Context
     from robustness_bench.benchmark.plan.protocol import Protocol
     from robustness_bench.benchmark.plan.tasks import Task
+    from robustness_bench.benchmark.run.engines.base import Engine
     from robustness_bench.benchmark.run.work import Work
 
 Names = list[str] | None
@@ -159,6 +160,12 @@ class Request:
     batch_size: Annotated[str, _how("--batch-size", "Batch size in evaluation, or auto.")] = "auto"
     device: Annotated[str, _how("--device", "auto, cpu or cuda.")] = "auto"
     workers: Annotated[int, _how("--workers", "Tasks at once; 0 = one per GPU, or per CPU core up to 4.")] = 0
+    engine: Annotated[str, _how("--engine", "Where tasks run: local, ray or slurm.")] = "local"
+    address: Annotated[str, _how("--address", "Of a Ray cluster; default: this machine's.")] = ""
+    engine_option: Annotated[
+        list[str] | None,
+        _how("--engine-option", "KEY=VALUE, what each worker asks a cluster for: num_gpus=1, mem_gb=16, …"),
+    ] = None
     no_diagnosis: Annotated[
         bool,
         _how(
@@ -237,6 +244,12 @@ class Request:
             accept_low=self.weights_accept_low,
             command=typed(),
         )
+
+    def chosen_engine(self) -> "Engine":
+        """Return where tasks run."""
+        from robustness_bench.benchmark.run.engines.choice import choose_engine
+
+        return choose_engine(self.engine, self.address, self.engine_option or [], self.out)
 
     def _check(self) -> None:
         _batch_size(self.batch_size)
@@ -344,23 +357,25 @@ def typed() -> str:
 
 def show_plan(work: "Work", request: Request) -> None:
     """Print every open task and the total, with the least and the most time they may take."""
+    from robustness_bench.benchmark.context import choose_device
     from robustness_bench.benchmark.plan.cost import measure, predicted_seconds, predicted_total
     from robustness_bench.benchmark.report.rendering.wording import count
-    from robustness_bench.benchmark.run.local import local_contexts
+    from robustness_bench.benchmark.run.engines.local import Local
     from robustness_bench.benchmark.run.progress import between
-    from robustness_bench.benchmark.run.work import choose_device
 
-    device = choose_device(request.device)
+    engine = request.chosen_engine()
     print(f"{work.cells} cells, {work.cells - work.open_cells} done, {work.open_cells} to do")
     if not work.todo:
         return
-    contexts = local_contexts(request.context(device), request.workers, work.chains)
-    speeds = measure(work.todo, contexts[0])
+    contexts = engine.seats(request.context(engine.device(request.device)), request.workers, work.chains)
+    engine.close()
+    here = choose_device(request.device)
+    speeds = measure(work.todo, Local().seats(request.context(here), request.workers, work.chains)[0])
     seconds = {task.id: predicted_seconds(task, speeds) for task in work.todo}
     for task in work.todo:
         print(f"  {between(seconds[task.id]):>22}  {task.title}")
     total = between(predicted_total(seconds, work.todo, len(contexts)))
     print(
-        f"{len(work.todo)} tasks, {total} with {count(len(contexts), 'worker')} on {device} (from a timed "
-        "batch; the fewer images withstand an attack, the less time it takes: from none to all of them)"
+        f"{len(work.todo)} tasks, {total} with {count(len(contexts), 'worker')} on {here} (from a timed "
+        "batch here; the fewer images withstand an attack, the less time it takes: from none to all of them)"
     )
