@@ -128,7 +128,7 @@ def _run_in_workers(agenda: Agenda, contexts: Sequence[Context], reporter: Repor
             for task, worker in zip(agenda.ready(), hub.idle(), strict=False):
                 agenda.start(task)
                 hub.assign(task, worker)
-            for event in hub.events():
+            for event in hub.events(agenda.open):
                 match event:
                     case Progressed(task_id, done, total, unit):
                         reporter.advanced(task_id, done, total, unit)

@@ -126,8 +126,11 @@ class Hub:
         self._begun = None
         return True
 
-    def events(self) -> Iterator[Progressed | Finished | Lost]:
+    def events(self, wanted: int) -> Iterator[Progressed | Finished | Lost]:
         """Wait for a moment; yield what happened.
+
+        Args:
+            wanted: how many workers have any use.
 
         Raises:
             BenchError: a worker met something that only the user can fix, or none starts.
@@ -146,7 +149,7 @@ class Hub:
                 self._workers[number].connection = connection
             else:
                 connection.close()
-        self._replace()
+        self._replace(wanted)
 
     def _admit(self, peer: socket.socket) -> None:
         """Let a peer in if it knows the key. In a thread, because a stranger may never answer."""
@@ -180,19 +183,18 @@ class Hub:
             task, worker.task = worker.task, None
             yield Finished(task, message)
 
-    def _replace(self) -> None:
-        """Ask for another worker in place of each that has ended."""
-        again = []
+    def _replace(self, wanted: int) -> None:
+        """Ask for another worker in place of each that has ended, up to ``wanted`` in all."""
+        again: list[Context] = []
         for number, worker in list(self._workers.items()):
             # What it said last is heard first: its connection ends after that.
-            if worker.connection is None and not worker.task and (reason := worker.launched.ended()):
-                self._spare -= not worker.ready
-                if worker.ready or self._spare >= 0:
-                    again.append(worker.context)
+            if worker.connection is None and (reason := worker.launched.ended()):
                 del self._workers[number]
+                self._spare -= not worker.ready
+                again += [worker.context] if worker.ready or self._spare >= 0 else []
                 if not self._workers and not again:
                     raise BenchError(f"no worker starts: {reason}; finished tasks are kept")
-        if again:
+        if again := again[: max(0, wanted - len(self._workers))]:
             self._launch(again)
 
     def _launch(self, contexts: Sequence[Context]) -> None:

@@ -5,6 +5,7 @@ so once; one that Slurm ends early (preempted, out of time or memory) is asked f
 """
 
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from socket import getfqdn
@@ -16,6 +17,7 @@ from robustness_bench.benchmark.run.engines.base import Meeting, Options, cluste
 from robustness_bench.benchmark.run.engines.worker import serve
 
 _FOLDER = "slurm"
+_GRACE, _LOOK_EVERY = 10.0, 0.05  # seconds
 _DAY = 24 * 60  # minutes: submitit's own default of five ends most runs in the middle
 
 
@@ -40,6 +42,7 @@ class Slurm:
         self._host: str = parameters.pop("host", here)
         self._parameters: dict[str, Any] = parameters
         self._folder = folder.resolve() / _FOLDER
+        self._jobs: list[_Job] = []
 
     @property
     def host(self) -> str:
@@ -71,10 +74,16 @@ class Slurm:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BenchError(f"submitit cannot start jobs on {self._cluster!r}: {first}") from error
         run_here = self._cluster == "debug"
-        return {number: _Job(job, run_here) for number, job in zip(seats, jobs, strict=True)}
+        launched = {number: _Job(job, run_here) for number, job in zip(seats, jobs, strict=True)}
+        self._jobs += launched.values()
+        return launched
 
     def close(self) -> None:
-        """Every job has been told to end, or was stopped."""
+        """Slurm sees to its jobs; of those on this machine none is left running."""
+        deadline = time.monotonic() + _GRACE
+        if self._cluster != "slurm":
+            while not all(job.ended() for job in self._jobs) and time.monotonic() < deadline:
+                time.sleep(_LOOK_EVERY)
 
 
 class _Job:

@@ -1,0 +1,114 @@
+"""The same plan on every engine: the same bytes, the same lines, and a worker that is killed is replaced."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustness_bench.attacks import registry
+from tests.conftest import Bench
+
+PLAN = """
+defenses = ["undefended"]
+norms = ["linf"]
+diagnosis = false
+[dataset.digits]
+n_examples = 12
+[dataset.digits.model]
+name = "magnet-cnn"
+width = 2
+[dataset.digits.surrogate]
+model = "magnet-cnn"
+width = 2
+[dataset.digits.training]
+epochs = 1
+train_limit = 48
+[dataset.digits.attacks.strict]
+linf = ["none", "pgd-40", "planted"]
+"""
+TASKS = 10  # two trainings, two craftings on the surrogate, six cells
+
+
+@pytest.fixture(scope="module")
+def ray_address() -> Iterator[str]:
+    """A cluster of two nodes with a core each."""
+    pytest.importorskip("ray", reason="needs the extra ray")
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    cluster.add_node(**node)
+    yield cluster.address
+    cluster.shutdown()
+
+
+@pytest.fixture(params=["local", "ray", "submitit local", "submitit debug"])
+def engine(request: pytest.FixtureRequest) -> list[str]:
+    """The options that choose an engine with two workers; submitit's debugging has one, in this process."""
+    name, _, cluster = request.param.partition(" ")
+    if name == "local":
+        return ["--workers", "2"]
+    if name == "ray":
+        return ["--engine", "ray", "--address", request.getfixturevalue("ray_address")]
+    pytest.importorskip("submitit", reason="needs the extra slurm")
+    return ["--engine", "slurm", "--workers", "2", "--engine-option", f"cluster={cluster}"]
+
+
+@pytest.fixture(scope="module")
+def deadly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file, if it is made, for which a process that runs the attack "planted" is killed."""
+    file = tmp_path_factory.mktemp("deadly") / "kill"
+    parameters = {"source": "test", "file": str(file)}
+    preset: dict[str, Any] = {"label": "Planted", "norms": ["linf"], "kind": "budget", "strict": parameters}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry._tables(), "planted", preset | {"attack": "tests.support:KillsOnce"})
+        yield file
+
+
+@pytest.fixture(scope="module")
+def plan(bench: Bench, deadly: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[object], Path]:
+    """A command, and what it leaves in a folder without any worker."""
+    folder = tmp_path_factory.mktemp("plan")
+    (folder / "plan.toml").write_text(PLAN)
+    command = ["run", "--config", folder / "plan.toml"]
+    said = bench(*command, "--out", folder / "here", "--workers", 1)
+    assert said.status == 0, said.err
+    return command, folder / "here"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # submitit leaves logs open
+def test_every_engine_leaves_the_same_bytes_though_a_worker_is_killed(
+    bench: Bench, plan: tuple[list[object], Path], deadly: Path, engine: list[str], tmp_path: Path
+) -> None:
+    command, here = plan
+    kills = "cluster=debug" not in engine
+    if kills:
+        deadly.touch()
+    said = bench(*command, "--out", tmp_path, *engine)
+    assert said.status == 0, said.err
+    assert not deadly.exists()
+    assert said.out.count("a worker process was killed; once more: digits linf") == kills
+    finished = re.findall(
+        rf"^\[(\d+)/{TASKS}\] +[\d.]+ s  digits .*\(\d+ (?:s|min) left\)$", said.out, re.MULTILINE
+    )
+    assert [int(number) for number in finished] == list(range(1, TASKS + 1))
+    assert contents(tmp_path) == contents(here)
+
+
+def contents(out: Path) -> dict[str, Any]:
+    """All results: tables and tensors as bytes; of records, all but the environment and the seconds."""
+    from robustness_bench.benchmark.store.cells import find_records, read_record
+
+    found: dict[str, Any] = {
+        str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*.safetensors")
+    }
+    found["results.csv"] = (out / "results.csv").read_bytes()
+    assert len(found) == 9  # two models, two times crafted, four galleries
+    for path in find_records(out):
+        record = read_record(path)
+        rows = {name: column.tobytes() for name, column in record.rows.items()}
+        found[str(path.relative_to(out))] = (record.id, record.status, rows)
+    assert len(found) == 9 + 6
+    return found
