@@ -13,6 +13,8 @@ from typing import Any
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.defenses.plugins import load_plugin
 
+AUTO_BATCH = {"cpu": 128, "cuda": 1024}
+"""Images per batch in evaluation, unless a user says otherwise."""
 Advance = Callable[[float, float, str], None]
 """(done, total, unit): the progress of the current task."""
 

@@ -72,7 +72,8 @@ class Agenda:
         self._running.discard(task.id)
         self._reporter.finished(task, error)
         if error:
-            self.failures[task.title] = error
+            if not task.shard:  # its whole task fails with it
+                self.failures[task.title] = error
             self._fail_children(task, error)
 
     def _fail_children(self, failed: Task, error: str) -> None:
@@ -84,6 +85,9 @@ class Agenda:
                 story = f"not run: it needs «{failed.title}», which failed:\n\n{error}"
                 record_failure(task, self._context, story)
                 self.finish(task, story)
+                for shard in task.parents.values():
+                    if shard.shard and self._waiting.pop(shard.id, None):
+                        self.finish(shard, story)
 
 
 def run_tasks(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustness_bench.benchmark.context import Context
+from robustness_bench.benchmark.context import AUTO_BATCH, Context
 from robustness_bench.benchmark.data import Located, locate
 from robustness_bench.benchmark.plan.protocol import Protocol, Settings, check_budgets
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
@@ -41,6 +41,13 @@ class Work:
         parts = sum(task.how.chain for task in self.tasks)
         return len({(task.spec["data"], task.spec["norm"], task.seed) for task in cells}) + parts
 
+    def in_shards(self, images: int, context: Context) -> "Work":
+        """Return the same with attacks on many images split, see ``plan.shards``."""
+        from robustness_bench.benchmark.plan.shards import in_shards
+
+        batch_size = context.batch_size or AUTO_BATCH[context.device]
+        return replace(self, todo=in_shards(self.todo, images, batch_size))
+
     @property
     def open_cells(self) -> int:
         """The number of cells that have to run."""
@@ -56,7 +63,7 @@ class Finished:
 
 
 def _cells(tasks: Sequence[Task]) -> int:
-    return sum(task.how.result for task in tasks)
+    return sum(task.how.result and not task.shard for task in tasks)
 
 
 def prepare(

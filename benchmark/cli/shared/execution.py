@@ -28,6 +28,7 @@ def execute(work: "Work", request: Request, publish: "Callable[..., list[Table]]
     device, engine = "cpu", request.chosen_engine()
     if work.todo:
         device = engine.device(request.device)
+        work = work.in_shards(request.shard_size, request.context(device))
         print(f"{work.open_cells} of {work.cells} cells to do, {len(work.todo)} tasks on {device}")
         if work.open_cells and (diagnoses := sum(task.how.afterwards for task in work.todo)):
             print(f"{diagnoses} of them diagnoses, at a share of the cells' cost; --no-diagnosis skips them")

@@ -160,6 +160,10 @@ class Request:
     batch_size: Annotated[str, _how("--batch-size", "Batch size in evaluation, or auto.")] = "auto"
     device: Annotated[str, _how("--device", "auto, cpu or cuda.")] = "auto"
     workers: Annotated[int, _how("--workers", "Tasks at once; 0 = one per GPU, or per CPU core up to 4.")] = 0
+    shard_size: Annotated[
+        int,
+        _how("--shard-size", "Images of a cell that a worker attacks at a time; 0 = automatic: 1024."),
+    ] = 0
     engine: Annotated[str, _how("--engine", "Where tasks run: local, ray or slurm.")] = "local"
     address: Annotated[str, _how("--address", "Of a Ray cluster; default: this machine's.")] = ""
     engine_option: Annotated[
@@ -255,6 +259,8 @@ class Request:
         _batch_size(self.batch_size)
         if self.workers < 0:
             raise BenchError(f"--workers must be 0 (automatic) or more, got {self.workers}")
+        if self.shard_size < 0:
+            raise BenchError(f"--shard-size must be 0 (automatic) or more, got {self.shard_size}")
         if self.gallery < 0:
             raise BenchError(f"--gallery must be 0 (none) or more, got {self.gallery}")
         if self.processes < 1:
@@ -367,7 +373,9 @@ def show_plan(work: "Work", request: Request) -> None:
     print(f"{work.cells} cells, {work.cells - work.open_cells} done, {work.open_cells} to do")
     if not work.todo:
         return
-    contexts = engine.seats(request.context(engine.device(request.device)), request.workers, work.chains)
+    context = request.context(engine.device(request.device))
+    work = work.in_shards(request.shard_size, context)
+    contexts = engine.seats(context, request.workers, work.chains)
     engine.close()
     here = choose_device(request.device)
     speeds = measure(work.todo, Local().seats(request.context(here), request.workers, work.chains)[0])

@@ -124,8 +124,11 @@ def perform(task: Task, context: Context, advance: Advance) -> str:
 
 
 def record_failure(task: Task, context: Context, story: str) -> None:
-    """Keep the traceback as a cell's record: shown as ERROR, never as a number. Other tasks leave nothing."""
-    if task.how.failed:
+    """Keep the traceback as a cell's record: shown as ERROR, never as a number. Other tasks leave nothing.
+
+    Nor does a shard: the cell fails with it.
+    """
+    if task.how.failed and not task.shard:
         load(task.how.failed)(context.out / task.path, task, environment_of(task, context), story)
 
 

@@ -1,4 +1,4 @@
-"""The same plan on every engine: the same bytes, the same lines, and a worker that is killed is replaced."""
+"""The same plan in shards on every engine: the same bytes, the same lines, though a worker is killed."""
 
 import re
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ train_limit = 48
 [dataset.digits.attacks.strict]
 linf = ["none", "pgd-40", "planted"]
 """
-TASKS = 10  # two trainings, two craftings on the surrogate, six cells
+TASKS = 18  # two trainings, two craftings on the surrogate, six cells; two shards of four of these
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def ray_address() -> Iterator[str]:
     pytest.importorskip("ray", reason="needs the extra ray")
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    cluster: Any = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     cluster.add_node(**node)
     yield cluster.address
     cluster.shutdown()
@@ -69,12 +69,13 @@ def deadly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def plan(bench: Bench, deadly: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[object], Path]:
-    """A command, and what it leaves in a folder without any worker."""
+    """A command, and what it leaves in a folder without any worker or shard."""
     folder = tmp_path_factory.mktemp("plan")
     (folder / "plan.toml").write_text(PLAN)
-    command = ["run", "--config", folder / "plan.toml"]
+    command = ["run", "--config", folder / "plan.toml", "--batch-size", 4]
     said = bench(*command, "--out", folder / "here", "--workers", 1)
     assert said.status == 0, said.err
+    assert "shard" not in said.out
     return command, folder / "here"
 
 
@@ -86,7 +87,7 @@ def test_every_engine_leaves_the_same_bytes_though_a_worker_is_killed(
     kills = "cluster=debug" not in engine
     if kills:
         deadly.touch()
-    said = bench(*command, "--out", tmp_path, *engine)
+    said = bench(*command, "--out", tmp_path, "--shard-size", 6, *engine)
     assert said.status == 0, said.err
     assert not deadly.exists()
     assert said.out.count("a worker process was killed; once more: digits linf") == kills
@@ -95,6 +96,7 @@ def test_every_engine_leaves_the_same_bytes_though_a_worker_is_killed(
     )
     assert [int(number) for number in finished] == list(range(1, TASKS + 1))
     assert contents(tmp_path) == contents(here)
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def contents(out: Path) -> dict[str, Any]:
