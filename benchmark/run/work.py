@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from robustness_bench.benchmark.context import AUTO_BATCH, Context
 from robustness_bench.benchmark.data import Located, locate
+from robustness_bench.benchmark.mirror import mirror_of
 from robustness_bench.benchmark.plan.protocol import Protocol, Settings, check_budgets
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
 from robustness_bench.benchmark.report.rendering.table import Table
@@ -128,6 +129,8 @@ def run(
         if work.todo:
             context = replace(context, protocol=keep_protocol(context.out, work.protocol))
             failures = _run_open(work, context, workers, live, engine)
+            if mirror := mirror_of(context.out):
+                mirror.pull()  # what workers with disks of their own have made
         return Finished(failures=failures, tables=publish(context.out, work.protocol, work.data))
 
 

@@ -22,6 +22,7 @@ def execute(work: "Work", request: Request, publish: "Callable[..., list[Table]]
     Raises:
         typer.Exit: 130 after Ctrl-C, 1 if a task failed.
     """
+    from robustness_bench.benchmark.mirror import place
     from robustness_bench.benchmark.report.rendering.formats import to_text
     from robustness_bench.benchmark.run.work import run
 
@@ -44,7 +45,7 @@ def execute(work: "Work", request: Request, publish: "Callable[..., list[Table]]
         raise typer.Exit(130) from None
     for table in finished.tables:
         print(f"\n{to_text(table)}")
-    print(f"{left} are in {request.out}/")
+    print(f"{left} are in {place(request.out)}/")
     end_with(finished.failures, "tasks")
 
 

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.mirror import local_folder, mirrored
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.context import Context
@@ -140,7 +141,9 @@ class Request:
         bool, _weights("--trust-code", "Run the code of --network, in a confined process.")
     ] = False
     model_dir: Annotated[Path, _weights("--model-dir", "RobustBench's cache of models.")] = Path("models")
-    out: Annotated[Path, _where("--out", "Folder of the results.")] = Path("results")
+    out: Annotated[
+        Path, _where("--out", "Folder of the results, or its URL: s3://BUCKET/RUN.", parser=local_folder)
+    ] = Path("results")
     data_dir: Annotated[
         Path, _where("--data-dir", "Folder of the data set's files.", envvar="BENCH_DATA")
     ] = Path("data")
@@ -311,7 +314,8 @@ def takes_request(verb: Callable[..., Result]) -> Callable[..., Result]:
     @functools.wraps(verb)
     def verb_with_options(**values: Any) -> Result:
         request = Request(**{each.name: values.pop(each.name) for each in fields(Request)})
-        return verb(request, **values)
+        with mirrored(request.out):
+            return verb(request, **values)
 
     own = list(inspect.signature(verb).parameters.values())[1:]
     shared = [

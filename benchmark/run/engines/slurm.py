@@ -16,7 +16,7 @@ from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.run.engines.base import Meeting, Options, cluster_device, cluster_seats
 from robustness_bench.benchmark.run.engines.worker import serve
 
-_FOLDER = "slurm"
+_FOLDER = ".slurm"
 _GRACE, _LOOK_EVERY = 10.0, 0.05  # seconds
 _DAY = 24 * 60  # minutes: submitit's own default of five ends most runs in the middle
 

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, answer_challenge, deliver_cha
 from robustness_bench.attacks.class_names import load
 from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.mirror import mirror_of
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.run.engines.base import Meeting
 from robustness_bench.benchmark.sandbox.failures import ModelError
@@ -111,7 +112,9 @@ def perform(task: Task, context: Context, advance: Advance) -> str:
     A cell that raises becomes a failure record, also if a submitted model fails. Other errors that the user
     can fix (BenchError: a full disk, a damaged file) are not results of the cell, and are raised.
     """
-    work = load(task.how.run)
+    work, story = load(task.how.run), ""
+    if mirror := mirror_of(context.out):
+        mirror.fetch(each.path for each in task.lineage())
     try:
         work(task, context, _throttled(advance))
     except Exception as error:
@@ -119,8 +122,9 @@ def perform(task: Task, context: Context, advance: Advance) -> str:
             raise
         story = traceback.format_exc()
         record_failure(task, context, story)
-        return story
-    return ""
+    if mirror:
+        mirror.put(task.path, whole=not task.shard)
+    return story
 
 
 def record_failure(task: Task, context: Context, story: str) -> None:

@@ -114,3 +114,67 @@ def contents(out: Path) -> dict[str, Any]:
         found[str(path.relative_to(out))] = (record.id, record.status, rows)
     assert len(found) == 9 + 6
     return found
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_results_at_a_url_are_the_same_bytes_and_another_machine_goes_on_with_them(
+    bench: Bench,
+    plan: tuple[list[object], Path],
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import fsspec
+
+    command, here = plan
+    url = f"{kind}://{tmp_path}/there"
+    files, root = fsspec.url_to_fs(url)
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "one"))
+    said = bench(*command, "--out", url, "--workers", 1)
+    assert said.status == 0, said.err
+    assert f"tables are in {url}/" in said.out
+
+    (lost,) = files.glob(f"{root}/records/digits/linf/white/undefended/pgd-40*")
+    files.rm(lost)
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "two"))
+    said = bench(*command, "--out", url, "--workers", 1)
+    assert "1 of 6 cells to do, 1 tasks on cpu" in said.out
+    files.get(f"{root}/", f"{tmp_path}/got/", recursive=True)
+    assert contents(tmp_path / "got") == contents(here)
+    assert "nothing to do" in bench(*command, "--out", url).out
+    assert bench(*command, "--out", f"nowhere://{tmp_path}").err.count("\n") == 1
+
+
+def test_a_worker_with_its_own_disk_fetches_what_a_task_needs_and_puts_what_it_made(
+    tmp_path: Path,
+) -> None:
+    from robustness_bench.benchmark.mirror import Mirror
+
+    cell, model = Path("records/a/pgd-0123.parquet"), Path("checkpoints/a/vgg-4567.safetensors")
+    first, second = (Mirror("memory://apart", tmp_path / name) for name in ("first", "second"))
+    made = [
+        "records/a/pgd-0123.8.0-2.partial",
+        "records/a/pgd-9.parquet",
+        str(model),
+        str(model.with_suffix(".json")),
+    ]
+    for name in made:
+        (first.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (first.folder / name).write_text(name)
+    first.push()
+    second.fetch([cell, model])
+    there = {path.relative_to(second.folder).as_posix() for path in second.folder.rglob("*.*")}
+    assert there == {name for name in made if "pgd-9" not in name}
+
+    rows = second.folder / made[0]
+    rows.unlink()
+    (second.folder / cell).write_text("record")
+    second.put(cell, whole=False)
+    third = Mirror("memory://apart", tmp_path / "third")
+    third.pull()
+    assert (third.folder / made[0]).exists()
+    second.put(cell, whole=True)
+    (third.folder / made[0]).unlink()
+    third.pull()
+    assert not (third.folder / made[0]).exists()
+    assert (third.folder / cell).read_text() == "record"
