@@ -266,6 +266,12 @@ WRONG = [
     (["--batch-size", "many"], "--batch-size must be a positive number or auto, got 'many'"),
     (["--workers", "-1"], "--workers must be 0 (automatic) or more, got -1"),
     (["--device", "tpu"], "--device must be auto, cpu or cuda, got 'tpu'"),
+    (["--shard-size", "-1"], "--shard-size must be 0 (automatic) or more, got -1"),
+    (["--engine", "rai"], "unknown engine 'rai'; did you mean ray"),
+    (["--address", "first:6379"], "--address first:6379 is that of a Ray cluster: add --engine ray"),
+    (["--engine-option", "num_gpus=1"], "--engine-option num_gpus=1 is for a cluster: add --engine"),
+    (["--engine", "slurm", "--engine-option", "gpu"], "--engine-option must be KEY=VALUE, got 'gpu'"),
+    (["--engine", "slurm"], "--engine slurm needs --workers"),
     (["--config", "missing.toml"], "cannot read --config missing.toml"),
     (["--out", "/proc/nowhere"], "cannot write into --out /proc/nowhere"),
 ]
