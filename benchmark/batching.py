@@ -6,9 +6,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from robustness_bench.benchmark.context import Context
+from robustness_bench.benchmark.context import AUTO_BATCH, Context
 
-AUTO_BATCH = {"cpu": 128, "cuda": 1024}
 Found = TypeVar("Found")
 
 

@@ -4,14 +4,17 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.defenses.plugins import load_plugin
 
+AUTO_BATCH = {"cpu": 128, "cuda": 1024}
+"""Images per batch in evaluation, unless a user says otherwise."""
 Advance = Callable[[float, float, str], None]
 """(done, total, unit): the progress of the current task."""
 
@@ -49,10 +52,33 @@ class Context:
     command: str = ""
     protocol: str = ""
 
+    def on(self, device: str, threads: int) -> "Context":
+        """Return the same with another device and number of threads."""
+        return replace(self, device=device, threads=threads)
+
     def load_plugins(self) -> None:
         """Make what the plugin files offer known to this process."""
         for path in self.plugins:
             load_plugin(path)
+
+
+def choose_device(wanted: str) -> str:
+    """Return the torch device for ``--device``; "auto" takes CUDA if there is a GPU.
+
+    Raises:
+        BenchError: the name is unknown, or CUDA was requested and is absent.
+    """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise BenchError(f"--device must be auto, cpu or cuda, got {wanted!r}")
+    if wanted == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise BenchError("--device cuda: torch sees no CUDA GPU here; use --device cpu, or fix the driver")
+    return "cpu"
 
 
 @cache

@@ -18,6 +18,12 @@ _CHUNK = 1 << 20
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+def cache_home() -> Path:
+    """Return the folder of what can be made again: decoded images, copies of results at a URL."""
+    base = os.environ.get("BENCH_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "robustness-bench"
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace ``path`` by ``content``; readers, and a crash, see either the old or the new file.
 

@@ -188,7 +188,7 @@ def run(
     Raises:
         BenchError: an error that the user can fix, in one line; finished work is kept.
     """
-    from robustness_bench.benchmark.context import Context
+    from robustness_bench.benchmark.context import Context, choose_device
     from robustness_bench.benchmark.plan.detectors import make_whole_plan
     from robustness_bench.benchmark.plan.protocol import load_protocol
     from robustness_bench.benchmark.run import work as running
@@ -197,7 +197,7 @@ def run(
 
     checked = load_protocol(protocol if isinstance(protocol, Mapping) else Path(protocol))
     work = running.prepare(checked, Path(out), Path(data_dir), download=download, make=make_whole_plan)
-    chosen = running.choose_device(device)
+    chosen = choose_device(device)
     config = protocol_file(Path(out), checked) if isinstance(protocol, Mapping) else protocol
     options = {"--config": config, "--out": out, "--data-dir": data_dir}
     command = shlex.join(["bench", "run", *(str(word) for pair in options.items() for word in pair)])

@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -120,6 +121,19 @@ class Kills(Raises):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class KillsOnce(Raises):
+    """An attack under which the process dies if there is a file, which goes with it."""
+
+    file: str
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        if (file := Path(self.file)).exists():
+            file.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x
 
 
 @dataclass(frozen=True, kw_only=True)

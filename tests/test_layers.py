@@ -33,6 +33,7 @@ ROOMS = [
     "benchmark/submit/intake",
     "benchmark/submit/manifest",
     "benchmark/run",
+    "benchmark/run/engines",
     "benchmark/report",
     "benchmark/report/figures/drawing",
     "benchmark/report/figures",

@@ -59,10 +59,11 @@ def perf(
     processor time, ratios, accuracies, distances, passes and memory, and writes them to perf/NAME.json and
     perf/NAME.csv in the folder of results, with hardware, versions, date and command.
     """
+    from robustness_bench.benchmark.context import choose_device
     from robustness_bench.benchmark.measure.peers import FAMILIES
     from robustness_bench.benchmark.plan.tasks import Planner
     from robustness_bench.benchmark.report.rendering.formats import to_text
-    from robustness_bench.benchmark.run.work import choose_device, run
+    from robustness_bench.benchmark.run.work import run
     from robustness_bench.benchmark.store.folder import is_done
 
     families = split(of or ["pgd", "training"])

@@ -23,9 +23,8 @@ def verify(
     Takes records of a run with --keep-examples whose weights are still in the store. Status 1 if an image
     fails.
     """
-    from robustness_bench.benchmark.context import Context
+    from robustness_bench.benchmark.context import Context, choose_device
     from robustness_bench.benchmark.measure.verification import Verdict, verify_record
-    from robustness_bench.benchmark.run.work import choose_device
 
     on = choose_device(device)
 

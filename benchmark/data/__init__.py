@@ -3,7 +3,6 @@
 import hashlib
 import inspect
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from robustness_bench.benchmark.data.registry import (
     is_plugin,
 )
 from robustness_bench.benchmark.errors import DataError
-from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.files import cache_home, short_hash
 
 Facts = dict[str, Any]
 _READERS = 2  # raise it when a reader decodes the same files differently
@@ -73,7 +72,7 @@ def locate(name: str, folder: Path, *, download: bool = False, fit: str = "") ->
             source, as_parquet = _find(dataset, folder, fit)
         if source is None:
             raise _missing(dataset, folder)
-        home = _cache_home() / f"{name}-{short_hash([name, str(folder.resolve()), _stamp(dataset, source)])}"
+        home = cache_home() / f"{name}-{short_hash([name, str(folder.resolve()), _stamp(dataset, source)])}"
         facts = _kept(home)
         if facts is None:
             facts = _keep(home, source.read())
@@ -174,11 +173,6 @@ def _download(dataset: Dataset, folder: Path) -> None:
     except (OSError, RuntimeError) as error:
         get = dataset.info.get.format(folder=folder)
         raise DataError(f"cannot download {dataset.info.name}: {error}; by hand: put {get}") from error
-
-
-def _cache_home() -> Path:
-    base = os.environ.get("BENCH_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "robustness-bench"
 
 
 def _kept(home: Path) -> Facts | None:

@@ -1,11 +1,8 @@
 """Attacking models: craft images on the surrogate, and evaluate a cell into a record."""
 
-import io
 import time
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +12,10 @@ from torch import Tensor, nn
 from robustness_bench.attacks.base import Counted, Goal, Outcome, predict
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.registry import build_attack
-from robustness_bench.benchmark.batching import automatic, pieces
+from robustness_bench.benchmark.batching import automatic
 from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.data.base import subset
-from robustness_bench.benchmark.files import AGAIN, reading, write_atomic
+from robustness_bench.benchmark.measure.parts import Columns, forget, in_batches
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.store.cards import circumstances, read_card
 from robustness_bench.benchmark.store.cells import DISTANCES, write_record
@@ -26,9 +23,6 @@ from robustness_bench.benchmark.store.evidence import Evidence, evidence_of, pac
 from robustness_bench.benchmark.store.gallery import Examples, examples_of, write_examples
 from robustness_bench.benchmark.store.models import load_model
 from robustness_bench.benchmark.store.tensors import keep, load_tensors
-
-KEEP_EVERY = 30.0  # seconds between two states kept for resuming
-Columns = dict[str, NDArray[Any]]
 
 
 class Sample(NamedTuple):
@@ -68,7 +62,9 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
         return columns
 
     partial = (context.out / task.path).with_suffix(f".{kept}.partial")
-    columns = in_batches(len(sample.y), context, advance, work, partial)
+    columns = in_batches(len(sample.y), context, advance, work, partial, task.shard)
+    if task.shard:
+        return
     if shown:
         _write_examples(context.out / task.path, sample, columns, shown)
     if _is_evidence(task, context):
@@ -79,7 +75,7 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
         columns,
         **circumstances(task, context, started - (crafted.seconds if crafted else 0.0)),
     )
-    partial.unlink(missing_ok=True)
+    forget(partial)
 
 
 def _shown(task: Task, context: Context) -> int:
@@ -173,11 +169,13 @@ def craft(task: Task, context: Context, advance: Advance) -> None:
         return {**images, **_passes(len(piece.y), cost.forwards, cost.backwards)}
 
     partial = (context.out / task.path).with_suffix(".partial")
-    columns = in_batches(len(sample.y), context, advance, work, partial)
+    columns = in_batches(len(sample.y), context, advance, work, partial, task.shard)
+    if task.shard:
+        return
     cost = {name: float(columns[name].mean()) for name in ("forwards", "backwards")}
     images = {name: torch.from_numpy(column) for name, column in columns.items() if name.startswith("x_adv")}
     keep(task, context, started, images, **cost)
-    partial.unlink(missing_ok=True)
+    forget(partial)
 
 
 def _attack(task: Task, model: nn.Module, piece: Sample) -> dict[str, Outcome]:
@@ -227,38 +225,3 @@ def test_pixels(task: Task, context: Context) -> Sample:
     x = torch.from_numpy(splits.test_x[kept]).to(context.device, memory_format=torch.channels_last)
     y = torch.from_numpy(splits.test_y[kept]).to(context.device)
     return Sample(torch.from_numpy(kept).to(context.device), x, y)
-
-
-def in_batches(
-    n: int, context: Context, advance: Advance, work: Callable[[slice], Columns], partial: Path
-) -> Columns:
-    """Run ``work`` on rows 0 … n-1, batch by batch, and save finished batches to ``partial`` at intervals.
-
-    A column may have fewer rows than its batch. The batches are those of `pieces`.
-
-    Returns:
-        The columns of all batches, joined.
-
-    Raises:
-        StoreError: ``partial`` is damaged.
-    """
-    done, start = _resume(partial)
-    kept = time.monotonic()
-    advance(start, n, "images")
-    for rows, part in pieces(n, context, work, start):
-        done = {name: np.concatenate([done[name], part[name]]) for name in part} if done else part
-        advance(rows.stop, n, "images")
-        if time.monotonic() - kept > KEEP_EVERY and rows.stop < n:
-            buffer = io.BytesIO()
-            np.savez(buffer, **done)  # type: ignore[arg-type]
-            write_atomic(partial, buffer.getvalue())
-            kept = time.monotonic()
-    return done
-
-
-def _resume(partial: Path) -> tuple[Columns, int]:
-    if not partial.is_file():
-        return {}, 0
-    with reading(partial, AGAIN, EOFError, zipfile.BadZipFile), np.load(partial) as file:
-        columns = dict(file)
-    return columns, len(columns["forwards"])

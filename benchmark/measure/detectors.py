@@ -8,7 +8,8 @@ import torch
 from robustness_bench.attacks.adaptive import AdaptiveDetection
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.benchmark.context import Advance, Context
-from robustness_bench.benchmark.measure.attacks import Columns, Sample, image_name, in_batches, test_sample
+from robustness_bench.benchmark.measure.attacks import Sample, image_name, test_sample
+from robustness_bench.benchmark.measure.parts import Columns, forget, in_batches
 from robustness_bench.benchmark.plan.detectors import CALIBRATION
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.store.cards import circumstances, read_card
@@ -38,10 +39,12 @@ def adapt(task: Task, context: Context, advance: Advance) -> None:
         }
 
     partial = (context.out / task.path).with_suffix(".partial")
-    columns = in_batches(len(sample.y), context, advance, work, partial)
+    columns = in_batches(len(sample.y), context, advance, work, partial, task.shard)
+    if task.shard:
+        return
     found = {name: float(columns[name].mean()) for name in ("success", "forwards", "backwards")}
     keep(task, context, started, {"x_adv": torch.from_numpy(columns["x_adv"])}, **found)
-    partial.unlink(missing_ok=True)
+    forget(partial)
 
 
 def detect(task: Task, context: Context, advance: Advance) -> None:
@@ -74,7 +77,7 @@ def detect(task: Task, context: Context, advance: Advance) -> None:
         remarks={name: found.remark for name, found in calibrations.items() if found.remark},
         **circumstances(task, context, started),
     )
-    partial.unlink(missing_ok=True)
+    forget(partial)
 
 
 def _judged(system: System, piece: Sample, x: torch.Tensor) -> Columns:

@@ -15,7 +15,8 @@ from robustness_bench.attacks.numerics.margins import margin
 from robustness_bench.attacks.pgd import PGD
 from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.files import write_json
-from robustness_bench.benchmark.measure.attacks import Columns, Sample, in_batches, test_sample
+from robustness_bench.benchmark.measure.attacks import Sample, test_sample
+from robustness_bench.benchmark.measure.parts import Columns, in_batches
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.store.cards import card_for
 from robustness_bench.benchmark.store.flags import SATURATED, Attacked, Measured, flags

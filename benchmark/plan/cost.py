@@ -63,7 +63,7 @@ def passes(task: Task, withstanding: float = _HALF) -> Passes:
             the end, the most that the task can cost.
     """
     found: Passes = load(task.how.passes)(task, withstanding)
-    return found
+    return Passes(found.model, found.forwards * task.share, found.backwards * task.share)
 
 
 def training_passes(task: Task, withstanding: float) -> Passes:

@@ -30,6 +30,7 @@ class TaskKind:
         afterwards: whether it waits until all cells are done, and never causes a model to be trained again.
         chain: whether it is a training besides those of the cells, which one more worker can do in parallel.
         given: whether it brings given weights, for which nothing is trained.
+        sharded: whether it is an attack whose images can be split between workers.
         seeded: whether the name of its file ends with its seed.
         cell: how error messages name a cell; filled in as ``title`` is.
         slower: how many times slower than a timed batch it may be, see ``cost``.
@@ -49,6 +50,7 @@ class TaskKind:
     afterwards: bool = False
     chain: bool = False
     given: bool = False
+    sharded: bool = False
     seeded: bool = True
     cell: str = ""
     # Small batches, other work beside it, and an attack's own arithmetic: in results/digits AutoAttack takes
@@ -105,6 +107,7 @@ _ALL = (
         folder="crafted",
         parts=4,
         run=f"{_MEASURE}.attacks:craft",
+        sharded=True,
         passes=f"{_COST}:attack_passes",
         archived=f"{_FACTS}.cards:crafted_facts",
     ),
@@ -114,6 +117,7 @@ _ALL = (
         folder="crafted",
         parts=4,
         run=f"{_MEASURE}.detectors:adapt",
+        sharded=True,
         passes=f"{_COST}:adaptive_passes",
         archived=f"{_FACTS}.cards:adapted_facts",
     ),
@@ -124,6 +128,7 @@ _ALL = (
         parts=6,
         suffix=".parquet",
         run=f"{_MEASURE}.attacks:evaluate",
+        sharded=True,
         passes=f"{_COST}:attack_passes",
         done=f"{_STORE}.cells:is_kept",
         failed=f"{_STORE}.cells:keep_failure",

@@ -42,6 +42,7 @@ class Task:
         data: where the decoded images are; not part of the id.
         source: for a "load" task, the file, whose hash is in ``spec``, or robustbench:NAME.
         network: for a "load" task, the file with the network's code, if it has its own.
+        shard: only these of its images; what they give is kept for the task of the same path that has all.
     """
 
     kind: str
@@ -55,6 +56,15 @@ class Task:
     parents: dict[str, "Task"] = field(default_factory=dict, repr=False)
     source: str = ""
     network: str = ""
+    shard: slice | None = None
+
+    @property
+    def share(self) -> float:
+        """The share of its work that is its own: the rest is done by its shards, or it is one."""
+        if self.shard:
+            share: float = (self.shard.stop - self.shard.start) / self.spec["n_examples"]
+            return share
+        return 0.0 if any(parent.shard for parent in self.parents.values()) else 1.0
 
     @property
     def how(self) -> TaskKind:

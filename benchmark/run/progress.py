@@ -42,6 +42,7 @@ class Progress:
     def started(self, task: Task) -> None:
         self._started[task.id] = time.monotonic()
         if self._display is not None:
+            self._take_bar(task.id)  # of an earlier try
             number = len(self._started)
             title = f"[{number}/{len(self._tasks)}] {task.title}"
             self._bars[task.id] = self._display.add_task(title, total=1.0, detail="")
@@ -64,8 +65,7 @@ class Progress:
         self._finished += 1
         self._fraction[task.id] = 1.0
         if self._display is not None:
-            if bar := self._bars.pop(task.id, None):
-                self._display.remove_task(bar)
+            self._take_bar(task.id)
             if error:
                 self._display.console.print(f"FAILED {task.title}: {_last_line(error)}", markup=False)
         else:
@@ -77,6 +77,17 @@ class Progress:
                 flush=True,
             )
         self._refresh()
+
+    def note(self, text: str) -> None:
+        """Print a line that is about no finished task."""
+        if self._display is not None:
+            self._display.console.print(text, markup=False)
+        else:
+            print(text, flush=True)
+
+    def _take_bar(self, task_id: str) -> None:
+        if self._display is not None and (bar := self._bars.pop(task_id, None)) is not None:
+            self._display.remove_task(bar)
 
     def _refresh(self) -> None:
         if self._display is not None:

@@ -3,16 +3,20 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from robustness_bench.benchmark.context import Context
+from robustness_bench.benchmark.context import AUTO_BATCH, Context
 from robustness_bench.benchmark.data import Located, locate
-from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.mirror import mirror_of
 from robustness_bench.benchmark.plan.protocol import Protocol, Settings, check_budgets
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
 from robustness_bench.benchmark.report.rendering.table import Table
 from robustness_bench.benchmark.store import tensors
 from robustness_bench.benchmark.store.folder import locked, open_tasks
 from robustness_bench.benchmark.store.protocols import keep_protocol
+
+if TYPE_CHECKING:
+    from robustness_bench.benchmark.run.engines.base import Engine
 
 Publish = Callable[[Path, Protocol, dict[str, Located]], list[Table]]
 
@@ -38,6 +42,13 @@ class Work:
         parts = sum(task.how.chain for task in self.tasks)
         return len({(task.spec["data"], task.spec["norm"], task.seed) for task in cells}) + parts
 
+    def in_shards(self, images: int, context: Context) -> "Work":
+        """Return the same with attacks on many images split, see ``plan.shards``."""
+        from robustness_bench.benchmark.plan.shards import in_shards
+
+        batch_size = context.batch_size or AUTO_BATCH[context.device]
+        return replace(self, todo=in_shards(self.todo, images, batch_size))
+
     @property
     def open_cells(self) -> int:
         """The number of cells that have to run."""
@@ -53,7 +64,7 @@ class Finished:
 
 
 def _cells(tasks: Sequence[Task]) -> int:
-    return sum(task.how.result for task in tasks)
+    return sum(task.how.result and not task.shard for task in tasks)
 
 
 def prepare(
@@ -96,8 +107,19 @@ def _verify_parents(out: Path, todo: list[Task]) -> None:
             tensors.verify(out / path)
 
 
-def run(work: Work, context: Context, publish: Publish, *, workers: int, live: bool) -> Finished:
+def run(
+    work: Work,
+    context: Context,
+    publish: Publish,
+    *,
+    workers: int,
+    live: bool,
+    engine: "Engine | None" = None,
+) -> Finished:
     """Run the open tasks, keep the protocol that their results name, then ``publish`` all records.
+
+    Args:
+        engine: where the tasks run; this machine unless given. It starts nothing if no task is open.
 
     Raises:
         BenchError: something only the user can fix; finished tasks are kept.
@@ -106,35 +128,22 @@ def run(work: Work, context: Context, publish: Publish, *, workers: int, live: b
         failures = {}
         if work.todo:
             context = replace(context, protocol=keep_protocol(context.out, work.protocol))
-            failures = _run_open(work, context, workers, live)
+            failures = _run_open(work, context, workers, live, engine)
+            if mirror := mirror_of(context.out):
+                mirror.pull()  # what workers with disks of their own have made
         return Finished(failures=failures, tables=publish(context.out, work.protocol, work.data))
 
 
-def _run_open(work: Work, context: Context, workers: int, live: bool) -> dict[str, str]:
+def _run_open(
+    work: Work, context: Context, workers: int, live: bool, engine: "Engine | None"
+) -> dict[str, str]:
     from robustness_bench.benchmark.plan.cost import passes
-    from robustness_bench.benchmark.run.local import local_contexts, run_tasks
+    from robustness_bench.benchmark.run.agenda import run_tasks
+    from robustness_bench.benchmark.run.engines.local import Local
     from robustness_bench.benchmark.run.progress import Progress
 
-    contexts = local_contexts(context, workers, work.chains)
+    engine = engine or Local()
+    contexts = engine.seats(context, workers, work.chains)
     estimates = {task.id: passes(task) for task in work.todo}
     with Progress(work.todo, estimates, live=live) as progress:
-        return run_tasks(work.todo, contexts, progress)
-
-
-def choose_device(wanted: str) -> str:
-    """Return the torch device for ``--device``; "auto" takes CUDA if there is a GPU.
-
-    Raises:
-        BenchError: the name is unknown, or CUDA was requested and is absent.
-    """
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise BenchError(f"--device must be auto, cpu or cuda, got {wanted!r}")
-    if wanted == "cpu":
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if wanted == "cuda":
-        raise BenchError("--device cuda: torch sees no CUDA GPU here; use --device cpu, or fix the driver")
-    return "cpu"
+        return run_tasks(work.todo, contexts, progress, engine)

@@ -22,12 +22,14 @@ def execute(work: "Work", request: Request, publish: "Callable[..., list[Table]]
     Raises:
         typer.Exit: 130 after Ctrl-C, 1 if a task failed.
     """
+    from robustness_bench.benchmark.mirror import place
     from robustness_bench.benchmark.report.rendering.formats import to_text
-    from robustness_bench.benchmark.run.work import choose_device, run
+    from robustness_bench.benchmark.run.work import run
 
-    device = "cpu"
+    device, engine = "cpu", request.chosen_engine()
     if work.todo:
-        device = choose_device(request.device)
+        device = engine.device(request.device)
+        work = work.in_shards(request.shard_size, request.context(device))
         print(f"{work.open_cells} of {work.cells} cells to do, {len(work.todo)} tasks on {device}")
         if work.open_cells and (diagnoses := sum(task.how.afterwards for task in work.todo)):
             print(f"{diagnoses} of them diagnoses, at a share of the cells' cost; --no-diagnosis skips them")
@@ -35,13 +37,15 @@ def execute(work: "Work", request: Request, publish: "Callable[..., list[Table]]
         print(f"nothing to do: all {work.cells} cells are done")
     live = sys.stdout.isatty()
     try:
-        finished = run(work, request.context(device), publish, workers=request.workers, live=live)
+        finished = run(
+            work, request.context(device), publish, workers=request.workers, live=live, engine=engine
+        )
     except KeyboardInterrupt:
         print("\nbench: interrupted; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
     for table in finished.tables:
         print(f"\n{to_text(table)}")
-    print(f"{left} are in {request.out}/")
+    print(f"{left} are in {place(request.out)}/")
     end_with(finished.failures, "tasks")
 
 

@@ -13,11 +13,13 @@ import typer
 from typer.core import TyperCommand
 
 from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.mirror import local_folder, mirrored
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.context import Context
     from robustness_bench.benchmark.plan.protocol import Protocol
     from robustness_bench.benchmark.plan.tasks import Task
+    from robustness_bench.benchmark.run.engines.base import Engine
     from robustness_bench.benchmark.run.work import Work
 
 Names = list[str] | None
@@ -139,7 +141,9 @@ class Request:
         bool, _weights("--trust-code", "Run the code of --network, in a confined process.")
     ] = False
     model_dir: Annotated[Path, _weights("--model-dir", "RobustBench's cache of models.")] = Path("models")
-    out: Annotated[Path, _where("--out", "Folder of the results.")] = Path("results")
+    out: Annotated[
+        Path, _where("--out", "Folder of the results, or its URL: s3://BUCKET/RUN.", parser=local_folder)
+    ] = Path("results")
     data_dir: Annotated[
         Path, _where("--data-dir", "Folder of the data set's files.", envvar="BENCH_DATA")
     ] = Path("data")
@@ -159,6 +163,16 @@ class Request:
     batch_size: Annotated[str, _how("--batch-size", "Batch size in evaluation, or auto.")] = "auto"
     device: Annotated[str, _how("--device", "auto, cpu or cuda.")] = "auto"
     workers: Annotated[int, _how("--workers", "Tasks at once; 0 = one per GPU, or per CPU core up to 4.")] = 0
+    shard_size: Annotated[
+        int,
+        _how("--shard-size", "Images of a cell that a worker attacks at a time; 0 = automatic: 1024."),
+    ] = 0
+    engine: Annotated[str, _how("--engine", "Where tasks run: local, ray or slurm.")] = "local"
+    address: Annotated[str, _how("--address", "Of a Ray cluster; default: this machine's.")] = ""
+    engine_option: Annotated[
+        list[str] | None,
+        _how("--engine-option", "KEY=VALUE, what each worker asks a cluster for: num_gpus=1, mem_gb=16, …"),
+    ] = None
     no_diagnosis: Annotated[
         bool,
         _how(
@@ -238,10 +252,18 @@ class Request:
             command=typed(),
         )
 
+    def chosen_engine(self) -> "Engine":
+        """Return where tasks run."""
+        from robustness_bench.benchmark.run.engines.choice import choose_engine
+
+        return choose_engine(self.engine, self.address, self.engine_option or [], self.out)
+
     def _check(self) -> None:
         _batch_size(self.batch_size)
         if self.workers < 0:
             raise BenchError(f"--workers must be 0 (automatic) or more, got {self.workers}")
+        if self.shard_size < 0:
+            raise BenchError(f"--shard-size must be 0 (automatic) or more, got {self.shard_size}")
         if self.gallery < 0:
             raise BenchError(f"--gallery must be 0 (none) or more, got {self.gallery}")
         if self.processes < 1:
@@ -292,7 +314,8 @@ def takes_request(verb: Callable[..., Result]) -> Callable[..., Result]:
     @functools.wraps(verb)
     def verb_with_options(**values: Any) -> Result:
         request = Request(**{each.name: values.pop(each.name) for each in fields(Request)})
-        return verb(request, **values)
+        with mirrored(request.out):
+            return verb(request, **values)
 
     own = list(inspect.signature(verb).parameters.values())[1:]
     shared = [
@@ -344,23 +367,27 @@ def typed() -> str:
 
 def show_plan(work: "Work", request: Request) -> None:
     """Print every open task and the total, with the least and the most time they may take."""
+    from robustness_bench.benchmark.context import choose_device
     from robustness_bench.benchmark.plan.cost import measure, predicted_seconds, predicted_total
     from robustness_bench.benchmark.report.rendering.wording import count
-    from robustness_bench.benchmark.run.local import local_contexts
+    from robustness_bench.benchmark.run.engines.local import Local
     from robustness_bench.benchmark.run.progress import between
-    from robustness_bench.benchmark.run.work import choose_device
 
-    device = choose_device(request.device)
+    engine = request.chosen_engine()
     print(f"{work.cells} cells, {work.cells - work.open_cells} done, {work.open_cells} to do")
     if not work.todo:
         return
-    contexts = local_contexts(request.context(device), request.workers, work.chains)
-    speeds = measure(work.todo, contexts[0])
+    context = request.context(engine.device(request.device))
+    work = work.in_shards(request.shard_size, context)
+    contexts = engine.seats(context, request.workers, work.chains)
+    engine.close()
+    here = choose_device(request.device)
+    speeds = measure(work.todo, Local().seats(request.context(here), request.workers, work.chains)[0])
     seconds = {task.id: predicted_seconds(task, speeds) for task in work.todo}
     for task in work.todo:
         print(f"  {between(seconds[task.id]):>22}  {task.title}")
     total = between(predicted_total(seconds, work.todo, len(contexts)))
     print(
-        f"{len(work.todo)} tasks, {total} with {count(len(contexts), 'worker')} on {device} (from a timed "
-        "batch; the fewer images withstand an attack, the less time it takes: from none to all of them)"
+        f"{len(work.todo)} tasks, {total} with {count(len(contexts), 'worker')} on {here} (from a timed "
+        "batch here; the fewer images withstand an attack, the less time it takes: from none to all of them)"
     )

@@ -3,9 +3,11 @@
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, fields
+from pathlib import Path
 from typing import Any
 
 from robustness_bench.benchmark.cli.shared.options import Request
+from robustness_bench.benchmark.mirror import place
 
 _OF_CELLS = ("defense", "dataset", "norm", "threat", "attacks", "seeds", "curve", "kappa")
 
@@ -43,4 +45,4 @@ def _words(flag: str, value: object) -> list[str]:
         return [flag]
     if isinstance(value, list):
         return [word for each in value for word in (flag, str(each))]
-    return [flag, str(value)]
+    return [flag, place(value) if isinstance(value, Path) else str(value)]

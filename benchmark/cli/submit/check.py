@@ -49,7 +49,7 @@ def check(
 
     Exit status 0 if every check is ok, 1 if one is not, 2 if the submission cannot be read.
     """
-    from robustness_bench.benchmark.run.work import choose_device
+    from robustness_bench.benchmark.context import choose_device
     from robustness_bench.benchmark.submit.checks.submission import Settings, checks
     from robustness_bench.benchmark.submit.intake.reading import unpacked
 

@@ -29,10 +29,9 @@ def attack(
     Every image is evaluated: it must fool the model where the natural one does not, inside ε and the pixel
     box. The store keeps those that pass, with your name. Status 1 if none does.
     """
-    from robustness_bench.benchmark.context import Context
+    from robustness_bench.benchmark.context import Context, choose_device
     from robustness_bench.benchmark.errors import BenchError
     from robustness_bench.benchmark.measure.verification import data_of
-    from robustness_bench.benchmark.run.work import choose_device
     from robustness_bench.benchmark.store.cells import read_record
     from robustness_bench.benchmark.store.folder import locked
     from robustness_bench.benchmark.submit.attacks.images import Credit, add_sent

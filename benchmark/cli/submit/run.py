@@ -89,7 +89,7 @@ def _refuse(of: str, given: dict[str, bool]) -> None:
 
 
 def _check(folder: Path, request: "Request") -> None:
-    from robustness_bench.benchmark.run.work import choose_device
+    from robustness_bench.benchmark.context import choose_device
     from robustness_bench.benchmark.submit.checks.submission import Settings, checks
 
     settings = Settings(

@@ -50,8 +50,7 @@ def run_attack(folder: Path, request: "Request", defenses: list[str], *, quick: 
 
 def _run(campaign: "Campaign", request: "Request") -> dict[str, str]:
     from robustness_bench.benchmark.cli.shared.options import typed
-    from robustness_bench.benchmark.context import Context
-    from robustness_bench.benchmark.run.work import choose_device
+    from robustness_bench.benchmark.context import Context, choose_device
     from robustness_bench.benchmark.submit.attacks.campaign import run_campaign
 
     cells = len(campaign.wanted)

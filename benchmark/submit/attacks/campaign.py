@@ -11,8 +11,8 @@ from robustness_bench.benchmark.measure.verification import data_of
 from robustness_bench.benchmark.plan.cost import passes
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
+from robustness_bench.benchmark.run.engines.worker import perform
 from robustness_bench.benchmark.run.progress import Progress
-from robustness_bench.benchmark.run.worker import perform
 from robustness_bench.benchmark.store.cells import Record, find_records, read_record
 from robustness_bench.benchmark.submit.attacks.against import identity_of, spec_against, task_against
 from robustness_bench.benchmark.submit.manifest.attack import AttackSubmission

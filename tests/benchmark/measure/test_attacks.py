@@ -11,8 +11,9 @@ from robustness_bench.benchmark import batching
 from robustness_bench.benchmark.batching import Batches
 from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.errors import StoreError
-from robustness_bench.benchmark.measure import attacks, peers
-from robustness_bench.benchmark.measure.attacks import Columns, Sample, in_batches
+from robustness_bench.benchmark.measure import attacks, parts, peers
+from robustness_bench.benchmark.measure.attacks import Sample
+from robustness_bench.benchmark.measure.parts import Columns, in_batches
 
 NONE = {"attack": "attacks.base:NoAttack", "norm": "linf", "eps": 0.0}
 
@@ -37,13 +38,31 @@ def run(folder: Path, work: Callable[[slice], Columns], batch_size: int = 3) -> 
 
 
 def test_an_interrupted_cell_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attacks, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(parts, "KEEP_EVERY", 0.0)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, worker([], fail_at=6))
     calls: list[slice] = []
     columns = run(tmp_path, worker(calls))
     assert columns["squares"].tolist() == [number**2 for number in range(10)]
     assert [rows.start for rows in calls] == [6, 9]
+
+
+def test_shards_and_what_was_done_before_them_are_joined_and_nothing_is_done_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell is killed after six rows; a shard then does the next two, and the cell the rest."""
+    monkeypatch.setattr(parts, "KEEP_EVERY", 0.0)
+    calls: list[slice] = []
+    where, partial = context(tmp_path, 2), tmp_path / "cell.partial"
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, worker([], fail_at=6), batch_size=2)
+    shard = in_batches(10, where, lambda *told: None, worker(calls), partial, slice(4, 8))
+    assert shard["squares"].tolist() == [16, 25, 36, 49]
+    columns = run(tmp_path, worker(calls), batch_size=2)
+    assert columns["squares"].tolist() == [number**2 for number in range(10)]
+    assert [rows.start for rows in calls] == [6, 8]
+    parts.forget(partial)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_damaged_state_is_named(tmp_path: Path) -> None:
@@ -140,6 +159,7 @@ def test_the_memory_of_a_cell_does_not_grow_with_its_images(
         splits = SimpleNamespace(test_x=x, test_y=np.zeros(n, np.int64))
         spec = {"parameters": NONE, "kind_of_attack": "natural", "norm": "linf", "n_examples": n}
         task = SimpleNamespace(
+            shard=None,
             spec=spec,
             seed=0,
             path=Path("cell"),

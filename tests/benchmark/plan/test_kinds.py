@@ -20,7 +20,7 @@ from robustness_bench.benchmark.plan.cost import Passes, Speed, passes, predicte
 from robustness_bench.benchmark.plan.kinds import TASK_KINDS, TaskKind
 from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.plan.tasks import Planner, Task
-from robustness_bench.benchmark.run.worker import perform
+from robustness_bench.benchmark.run.engines.worker import perform
 from robustness_bench.benchmark.store.cards import card_for
 from robustness_bench.benchmark.store.folder import is_done, open_tasks
 

@@ -200,15 +200,21 @@ def test_a_training_that_fails_takes_its_cells_with_it(bench: Bench, tmp_path: P
     assert [row["mean"] for row in rows] == ["ERROR"] * 6
 
 
-def test_a_worker_that_is_killed_is_named_and_nothing_is_lost(
+def test_a_task_whose_worker_is_killed_twice_is_an_error_and_nothing_is_lost(
     bench: Bench, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = snapshot(store)
     plant(monkeypatch, "Kills")
-    said = bench(*SMALL, "--attacks", "planted", "--threat", "white", "--out", store, "--workers", 2)
-    assert said.status == 2
-    assert "a worker process was killed" in said.err
-    assert "× planted" in said.err
+    planted = ["--attacks", "planted", "--threat", "white", "--defense", "standard"]
+    said = bench(*SMALL[:-2], *planted, "--out", store, "--workers", 2)
+    assert said.status == 1
+    assert (
+        said.out.count("a worker process was killed; once more: digits linf white-box standard × planted")
+        == 1
+    )
+    assert "standard × planted, seed 0: its worker process was killed twice" in said.err
+    hit = [row for row in read_lines(store) if row["defense"] == "standard" and row["attack"] == "planted"]
+    assert [row["mean"] for row in hit] == ["ERROR"]
     assert {name: snapshot(store)[name] for name in before} == before
 
 
@@ -260,6 +266,12 @@ WRONG = [
     (["--batch-size", "many"], "--batch-size must be a positive number or auto, got 'many'"),
     (["--workers", "-1"], "--workers must be 0 (automatic) or more, got -1"),
     (["--device", "tpu"], "--device must be auto, cpu or cuda, got 'tpu'"),
+    (["--shard-size", "-1"], "--shard-size must be 0 (automatic) or more, got -1"),
+    (["--engine", "rai"], "unknown engine 'rai'; did you mean ray"),
+    (["--address", "first:6379"], "--address first:6379 is that of a Ray cluster: add --engine ray"),
+    (["--engine-option", "num_gpus=1"], "--engine-option num_gpus=1 is for a cluster: add --engine"),
+    (["--engine", "slurm", "--engine-option", "gpu"], "--engine-option must be KEY=VALUE, got 'gpu'"),
+    (["--engine", "slurm"], "--engine slurm needs --workers"),
     (["--config", "missing.toml"], "cannot read --config missing.toml"),
     (["--out", "/proc/nowhere"], "cannot write into --out /proc/nowhere"),
 ]

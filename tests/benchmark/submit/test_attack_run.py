@@ -15,7 +15,7 @@ from robustness_bench.benchmark.files import write_atomic
 from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED, worst_case
-from robustness_bench.benchmark.run.worker import perform
+from robustness_bench.benchmark.run.engines.worker import perform
 from robustness_bench.benchmark.store.cells import find_records, read_record
 from robustness_bench.benchmark.submit.checks import attack as attack_checks
 from tests.benchmark.sandbox.hostile import needs_walls

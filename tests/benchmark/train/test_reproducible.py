@@ -16,8 +16,9 @@ from robustness_bench.benchmark.plan.detectors import make_whole_plan
 from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.randomness import keyed
-from robustness_bench.benchmark.run.local import run_tasks
-from robustness_bench.benchmark.run.worker import perform
+from robustness_bench.benchmark.run.agenda import run_tasks
+from robustness_bench.benchmark.run.engines.local import Local
+from robustness_bench.benchmark.run.engines.worker import perform
 from robustness_bench.benchmark.train import loop
 from robustness_bench.defenses import plugins
 
@@ -145,7 +146,7 @@ def test_resumed_within_an_epoch_is_the_same_bytes(
         if steps == 3:  # of four in an epoch
             raise KilledError
 
-    monkeypatch.setattr("robustness_bench.benchmark.run.worker._REPORT_EVERY", -1.0)
+    monkeypatch.setattr("robustness_bench.benchmark.run.engines.worker._REPORT_EVERY", -1.0)
     with pytest.raises(KilledError):
         make([task], tmp_path / "broken", dying)
     disturb()
@@ -163,6 +164,8 @@ class Silent:
     def finished(self, task: Task, error: str) -> None:
         assert error == ""
 
+    def note(self, text: str) -> None: ...
+
 
 def test_one_worker_and_two_leave_the_same_bytes(tmp_path: Path) -> None:
     tasks = [t for t in plan("undefended", "mi-magnet", seeds=2) if t.kind in ("train", "part")]
@@ -170,7 +173,7 @@ def test_one_worker_and_two_leave_the_same_bytes(tmp_path: Path) -> None:
     files = []
     for workers in (1, 2):
         out = tmp_path / str(workers)
-        assert run_tasks(tasks, [where(out)] * workers, Silent()) == {}
+        assert run_tasks(tasks, [where(out)] * workers, Silent(), Local()) == {}
         files.append({task.id: (out / task.path).read_bytes() for task in tasks})
     assert files[0] == files[1]
 

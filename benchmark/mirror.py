@@ -1,0 +1,195 @@
+"""Results at a URL, where machines share no file system: a local folder and the URL are kept alike.
+
+Everything reads and writes the local folder. What the URL has is fetched before it is needed, and each
+finished file is put there whole, so that records are the same to the byte wherever they are made.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from robustness_bench.benchmark.errors import BenchError, StoreError
+from robustness_bench.benchmark.files import cache_home, write_atomic, write_json
+
+_FOLDER, _STATE = "remote", ".mirror.json"
+_UNFINISHED = ".partial"
+# What file systems tell of a file from which another content can be told.
+_TELLING = {"size", "etag", "mtime", "lastmodified", "last_modified", "updated", "created", "md5hash"}
+
+
+def local_folder(out: str) -> Path:
+    """Return the folder of results: ``out`` itself, or the local one of a URL, which its name holds."""
+    return cache_home() / _FOLDER / quote(out.rstrip("/"), safe="") if "://" in out else Path(out)
+
+
+def place(folder: Path) -> str:
+    """Return what a user calls a folder of results: its URL, or its path."""
+    url = unquote(folder.name)
+    return url if folder.parent.name == _FOLDER and "://" in url else str(folder)
+
+
+def mirror_of(folder: Path) -> "Mirror | None":
+    """Return the mirror of a folder of results; None if it is just a folder."""
+    url = place(folder)
+    return Mirror(url, folder) if "://" in url else None
+
+
+@contextmanager
+def mirrored(folder: Path) -> Iterator[None]:
+    """Fetch what a URL has before the block, and put what is new there after it, however it ends."""
+    mirror = mirror_of(folder)
+    if mirror is None:
+        yield
+        return
+    mirror.pull()
+    try:
+        yield
+    finally:
+        mirror.push()
+
+
+class Mirror:
+    """A local folder, and the files at a URL.
+
+    A file is known by its size and time here, and by what the URL's file system tells of it there; what has
+    changed on one side since both were alike is copied to the other. Hidden files stay here.
+
+    Raises:
+        BenchError: no file system for such URLs.
+    """
+
+    def __init__(self, url: str, folder: Path) -> None:
+        import fsspec
+
+        self.folder = folder
+        try:
+            self._files, self._root = fsspec.url_to_fs(url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise BenchError(f"--out {url}: {error}") from error
+        self._url = url
+
+    def pull(self) -> None:
+        """Fetch each file that is new or has changed at the URL."""
+        known = self._known()
+        with self._telling("read"):
+            found: dict[str, Any] = {}
+            if self._files.exists(self._root):
+                found = self._files.find(self._root, detail=True)
+            for there, info in found.items():
+                name, mark = self._name(there), _mark(info)
+                file = self.folder / name
+                # A worker on this machine has put there what is here.
+                same = file.is_file() and file.stat().st_size == info["size"]
+                if known.get(name, {}).get("there", mark if same else "") != mark or not file.is_file():
+                    self._get(there, file)
+                known[name] = {"here": _stamp(file), "there": mark}
+        self._keep(known)
+
+    def push(self) -> None:
+        """Put each file there that is new or has changed here."""
+        known = self._known()
+        with self._telling("write to"):
+            for file in self._here():
+                name = self._name_here(file)
+                if known.get(name, {}).get("here") != _stamp(file):
+                    self._put(file)
+                    known[name] = {"here": _stamp(file), "there": _mark(self._files.info(self._there(name)))}
+        self._keep(known)
+
+    def fetch(self, results: Iterable[Path]) -> None:
+        """Fetch what is not here of some results, and of what is finished of them.
+
+        Args:
+            results: their paths in the folder; files that begin with their stem belong to them.
+        """
+        with self._telling("read"):
+            for result in results:
+                for there in self._of(result):
+                    if not (file := self.folder / self._name(there)).is_file():
+                        self._get(there, file)
+
+    def put(self, result: Path, *, whole: bool) -> None:
+        """Put all files of a result there.
+
+        Args:
+            whole: it is not the shard of one, so that finished rows that are gone here can go there too.
+        """
+        with self._telling("write to"):
+            here = [file for file in self._here() if file.name.startswith(result.stem)]
+            # The result itself, or its card, last: where it is, all of it is.
+            for file in sorted(here, key=lambda file: (file.stem == result.stem, file.suffix == ".json")):
+                self._put(file)
+            names = {self._name_here(file) for file in here}
+            for there in self._of(result) if whole else ():
+                if there.endswith(_UNFINISHED) and self._name(there) not in names:
+                    self._files.rm_file(there)
+
+    def _of(self, result: Path) -> list[str]:
+        folder = self._there(result.parent.as_posix())
+        if not self._files.exists(folder):
+            return []
+        found: list[str] = self._files.ls(folder, detail=False)
+        return [there for there in found if there.rpartition("/")[2].startswith(result.stem)]
+
+    def _get(self, there: str, file: Path) -> None:
+        write_atomic(file, self._files.cat_file(there))
+
+    def _put(self, file: Path) -> None:
+        there = self._there(self._name_here(file))
+        self._files.makedirs(there.rpartition("/")[0], exist_ok=True)
+        with self._files.transaction, self._files.open(there, "wb") as target:  # seen whole or not at all
+            target.write(file.read_bytes())
+
+    def _there(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _name(self, there: str) -> str:
+        return there.removeprefix(self._root).lstrip("/")
+
+    def _name_here(self, file: Path) -> str:
+        return file.relative_to(self.folder).as_posix()
+
+    def _here(self) -> list[Path]:
+        """Return the local files, without hidden ones."""
+        files = (file for file in self.folder.rglob("*") if file.is_file())
+        return sorted(
+            f for f in files if not self._name_here(f).startswith(".") and "/." not in self._name_here(f)
+        )
+
+    def _known(self) -> dict[str, Any]:
+        try:
+            known: dict[str, Any] = json.loads((self.folder / _STATE).read_text())
+            return known
+        except (OSError, ValueError):
+            return {}  # all is compared anew
+
+    def _keep(self, known: dict[str, Any]) -> None:
+        write_json(self.folder / _STATE, known)
+
+    @contextmanager
+    def _telling(self, what: str) -> Iterator[None]:
+        """A file system's error is told in a line. Each has its own kinds, which have no base in common."""
+        try:
+            yield
+        except BenchError:
+            raise
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise StoreError(
+                f"cannot {what} {self._url}: {reason}; finished tasks are kept, run the same command again"
+            ) from error
+
+
+def _stamp(file: Path) -> list[int]:
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _mark(info: dict[str, Any]) -> str:
+    """Return what tells one content of a remote file from another."""
+    said = {key: str(value) for key, value in info.items() if key.lower() in _TELLING}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]

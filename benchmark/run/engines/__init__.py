@@ -1,0 +1,1 @@
+"""Where tasks run: this machine, a Ray cluster, a Slurm cluster."""

@@ -1,0 +1,180 @@
+"""The same plan in shards on every engine: the same bytes, the same lines, though a worker is killed."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustness_bench.attacks import registry
+from tests.conftest import Bench
+
+PLAN = """
+defenses = ["undefended"]
+norms = ["linf"]
+diagnosis = false
+[dataset.digits]
+n_examples = 12
+[dataset.digits.model]
+name = "magnet-cnn"
+width = 2
+[dataset.digits.surrogate]
+model = "magnet-cnn"
+width = 2
+[dataset.digits.training]
+epochs = 1
+train_limit = 48
+[dataset.digits.attacks.strict]
+linf = ["none", "pgd-40", "planted"]
+"""
+TASKS = 18  # two trainings, two craftings on the surrogate, six cells; two shards of four of these
+
+
+@pytest.fixture(scope="module")
+def ray_address() -> Iterator[str]:
+    """A cluster of two nodes with a core each."""
+    pytest.importorskip("ray", reason="needs the extra ray")
+    from ray.cluster_utils import Cluster
+
+    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    cluster: Any = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    cluster.add_node(**node)
+    yield cluster.address
+    cluster.shutdown()
+
+
+@pytest.fixture(params=["local", "ray", "submitit local", "submitit debug"])
+def engine(request: pytest.FixtureRequest) -> list[str]:
+    """The options that choose an engine with two workers; submitit's debugging has one, in this process."""
+    name, _, cluster = request.param.partition(" ")
+    if name == "local":
+        return ["--workers", "2"]
+    if name == "ray":
+        return ["--engine", "ray", "--address", request.getfixturevalue("ray_address")]
+    pytest.importorskip("submitit", reason="needs the extra slurm")
+    return ["--engine", "slurm", "--workers", "2", "--engine-option", f"cluster={cluster}"]
+
+
+@pytest.fixture(scope="module")
+def deadly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file, if it is made, for which a process that runs the attack "planted" is killed."""
+    file = tmp_path_factory.mktemp("deadly") / "kill"
+    parameters = {"source": "test", "file": str(file)}
+    preset: dict[str, Any] = {"label": "Planted", "norms": ["linf"], "kind": "budget", "strict": parameters}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry._tables(), "planted", preset | {"attack": "tests.support:KillsOnce"})
+        yield file
+
+
+@pytest.fixture(scope="module")
+def plan(bench: Bench, deadly: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[object], Path]:
+    """A command, and what it leaves in a folder without any worker or shard."""
+    folder = tmp_path_factory.mktemp("plan")
+    (folder / "plan.toml").write_text(PLAN)
+    command = ["run", "--config", folder / "plan.toml", "--batch-size", 4]
+    said = bench(*command, "--out", folder / "here", "--workers", 1)
+    assert said.status == 0, said.err
+    assert "shard" not in said.out
+    return command, folder / "here"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # submitit leaves logs open
+def test_every_engine_leaves_the_same_bytes_though_a_worker_is_killed(
+    bench: Bench, plan: tuple[list[object], Path], deadly: Path, engine: list[str], tmp_path: Path
+) -> None:
+    command, here = plan
+    kills = "cluster=debug" not in engine
+    if kills:
+        deadly.touch()
+    said = bench(*command, "--out", tmp_path, "--shard-size", 6, *engine)
+    assert said.status == 0, said.err
+    assert not deadly.exists()
+    assert said.out.count("a worker process was killed; once more: digits linf") == kills
+    finished = re.findall(
+        rf"^\[(\d+)/{TASKS}\] +[\d.]+ s  digits .*\(\d+ (?:s|min) left\)$", said.out, re.MULTILINE
+    )
+    assert [int(number) for number in finished] == list(range(1, TASKS + 1))
+    assert contents(tmp_path) == contents(here)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def contents(out: Path) -> dict[str, Any]:
+    """All results: tables and tensors as bytes; of records, all but the environment and the seconds."""
+    from robustness_bench.benchmark.store.cells import find_records, read_record
+
+    found: dict[str, Any] = {
+        str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*.safetensors")
+    }
+    found["results.csv"] = (out / "results.csv").read_bytes()
+    assert len(found) == 9  # two models, two times crafted, four galleries
+    for path in find_records(out):
+        record = read_record(path)
+        rows = {name: column.tobytes() for name, column in record.rows.items()}
+        found[str(path.relative_to(out))] = (record.id, record.status, rows)
+    assert len(found) == 9 + 6
+    return found
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_results_at_a_url_are_the_same_bytes_and_another_machine_goes_on_with_them(
+    bench: Bench,
+    plan: tuple[list[object], Path],
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import fsspec
+
+    command, here = plan
+    url = f"{kind}://{tmp_path}/there"
+    files, root = fsspec.url_to_fs(url)
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "one"))
+    said = bench(*command, "--out", url, "--workers", 1)
+    assert said.status == 0, said.err
+    assert f"tables are in {url}/" in said.out
+
+    (lost,) = files.glob(f"{root}/records/digits/linf/white/undefended/pgd-40*")
+    files.rm(lost)
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "two"))
+    said = bench(*command, "--out", url, "--workers", 1)
+    assert "1 of 6 cells to do, 1 tasks on cpu" in said.out
+    files.get(f"{root}/", f"{tmp_path}/got/", recursive=True)
+    assert contents(tmp_path / "got") == contents(here)
+    assert "nothing to do" in bench(*command, "--out", url).out
+    assert bench(*command, "--out", f"nowhere://{tmp_path}").err.count("\n") == 1
+
+
+def test_a_worker_with_its_own_disk_fetches_what_a_task_needs_and_puts_what_it_made(
+    tmp_path: Path,
+) -> None:
+    from robustness_bench.benchmark.mirror import Mirror
+
+    cell, model = Path("records/a/pgd-0123.parquet"), Path("checkpoints/a/vgg-4567.safetensors")
+    first, second = (Mirror("memory://apart", tmp_path / name) for name in ("first", "second"))
+    made = [
+        "records/a/pgd-0123.8.0-2.partial",
+        "records/a/pgd-9.parquet",
+        str(model),
+        str(model.with_suffix(".json")),
+    ]
+    for name in made:
+        (first.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (first.folder / name).write_text(name)
+    first.push()
+    second.fetch([cell, model])
+    there = {path.relative_to(second.folder).as_posix() for path in second.folder.rglob("*.*")}
+    assert there == {name for name in made if "pgd-9" not in name}
+
+    rows = second.folder / made[0]
+    rows.unlink()
+    (second.folder / cell).write_text("record")
+    second.put(cell, whole=False)
+    third = Mirror("memory://apart", tmp_path / "third")
+    third.pull()
+    assert (third.folder / made[0]).exists()
+    second.put(cell, whole=True)
+    (third.folder / made[0]).unlink()
+    third.pull()
+    assert not (third.folder / made[0]).exists()
+    assert (third.folder / cell).read_text() == "record"
