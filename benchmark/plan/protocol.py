@@ -10,7 +10,17 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from robustness_bench.attacks.registry import NORMS, SETS, attack_names, attack_presets
+from robustness_bench.attacks.registry import (
+    NORMS,
+    SETS,
+    STORAGES,
+    AttackPreset,
+    attack_names,
+    attack_preset,
+    attack_presets,
+    in_order,
+    parsed,
+)
 from robustness_bench.benchmark.data.base import DatasetInfo
 from robustness_bench.benchmark.data.folder import FOLDER, parse_fit
 from robustness_bench.benchmark.data.registry import dataset_named, dataset_names
@@ -424,50 +434,50 @@ def check_budgets(info: DatasetInfo, eps: Mapping[str, float], factors: Sequence
 
 
 def _attacks(norm: str, names: Sequence[str], attack_set: str) -> tuple[str, ...]:
-    """Return the attacks of one norm, always including natural accuracy."""
-    presets = attack_presets(attack_set)
+    """Return the attacks of one norm, always with natural accuracy and what stored images are made of."""
     for name in names:
-        _check_attack(name, attack_set)
-        if norm not in presets[name].norms:
-            raise BenchError(
-                f"attack {name} does not work in {norm}; it supports {', '.join(presets[name].norms)}"
-            )
-    return tuple(name for name in presets if name in names or name == "none")
+        norms = _preset(name, attack_set).norms
+        if norm not in norms:
+            raise BenchError(f"attack {name} does not work in {norm}; it supports {', '.join(norms)}")
+    return tuple(in_order(["none", *names, *(parsed(name)[0] for name in names)]))
 
 
 def _curve(norm: str, names: Sequence[str], attack_set: str) -> tuple[str, ...]:
     """Return which of the attacks named for curves have a budget to vary and support this norm."""
-    for name in names:
-        _check_attack(name, attack_set)
-    return tuple(
-        name
-        for name, preset in attack_presets(attack_set).items()
-        if name in names and norm in preset.norms and preset.takes_eps
-    )
+    presets = {name: _preset(name, attack_set) for name in names}
+    return tuple(name for name in in_order(names) if norm in presets[name].norms and presets[name].takes_eps)
 
 
-def _check_attack(name: str, attack_set: str) -> None:
-    if name not in attack_names():
-        raise unknown("attack", name, attack_names())
-    if name not in attack_presets(attack_set):
-        others = [other for other in SETS if name in attack_presets(other)]
+def _preset(name: str, attack_set: str) -> AttackPreset:
+    presets = _presets(name)
+    if attack_set not in presets:
         raise BenchError(
-            f"attack {name} has no parameters in the set {attack_set}, only in {', '.join(others)}: "
-            f"--set {others[0]}"
+            f"attack {name} has no parameters in the set {attack_set}, only in {', '.join(presets)}: "
+            f"--set {next(iter(presets))}"
         )
+    return presets[attack_set]
+
+
+def _presets(name: str) -> dict[str, AttackPreset]:
+    """Return set -> preset; an error if no set has this attack."""
+    presets = {each: preset for each in SETS if (preset := attack_preset(name, each))}
+    if not presets and name.partition("@")[0] in attack_names():
+        ways = ", ".join(f"@{way}{'75' * way.endswith('-')} ({told})" for way, told in STORAGES.items())
+        raise BenchError(
+            f"attack {name} names no storage of images: end it with {ways}; natural images have 8 bits"
+        )
+    if not presets:
+        raise unknown("attack", name, attack_names())
+    return presets
 
 
 def attacks_by_norm(names: list[str], norms: list[str]) -> dict[str, dict[str, list[str]]]:
     """Return each named attack under each norm it supports, for every set; an error if it fits no norm."""
     known = {norm: set[str]() for norm in NORMS}
     for name in names:
-        presets = [attack_presets(each)[name] for each in SETS if name in attack_presets(each)]
-        if not presets:
-            raise unknown("attack", name, attack_names())
-        if not set(presets[0].norms) & set(norms):
-            raise BenchError(
-                f"attack {name} works in {', '.join(presets[0].norms)}, not in {', '.join(norms)}"
-            )
-        for norm in presets[0].norms:
+        preset = next(iter(_presets(name).values()))
+        if not set(preset.norms) & set(norms):
+            raise BenchError(f"attack {name} works in {', '.join(preset.norms)}, not in {', '.join(norms)}")
+        for norm in preset.norms:
             known[norm].add(name)
     return {each: {norm: sorted(known[norm]) for norm in NORMS} for each in SETS}

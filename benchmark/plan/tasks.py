@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from robustness_bench.attacks.registry import AttackPreset, attack_presets
+from robustness_bench.attacks.registry import AttackPreset, attack_preset, parsed
 from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.files import short_hash
@@ -42,6 +42,8 @@ class Task:
         data: where the decoded images are; not part of the id.
         source: for a "load" task, the file, whose hash is in ``spec``, or robustbench:NAME.
         network: for a "load" task, the file with the network's code, if it has its own.
+        images: for a cell, the task that makes its images, where other cells are of the same; not part of the
+            id, since the cell makes the same ones itself.
     """
 
     kind: str
@@ -55,6 +57,12 @@ class Task:
     parents: dict[str, "Task"] = field(default_factory=dict, repr=False)
     source: str = ""
     network: str = ""
+    images: "Task | None" = field(default=None, repr=False)
+
+    @property
+    def needs(self) -> "list[Task]":
+        """What must exist before it can run."""
+        return [*self.parents.values(), *([self.images] if self.images else [])]
 
     @property
     def how(self) -> TaskKind:
@@ -63,7 +71,7 @@ class Task:
 
     def lineage(self) -> Iterator["Task"]:
         """Yield everything that must exist before this task can run, parents first, then the task itself."""
-        for parent in self.parents.values():
+        for parent in self.needs:
             yield from parent.lineage()
         yield self
 
@@ -110,7 +118,7 @@ def make_mi_plan(protocol: Protocol, data: dict[str, Located], objectives: Seque
         planner = Planner(settings, data[settings.dataset])
         for seed, norm, defense in product(range(protocol.seeds), protocol.norms, protocol.defenses):
             for attack, objective in product(settings.attacks[norm], objectives):
-                if attack != "none":
+                if attack != "none" and not parsed(attack)[1]:
                     task = planner.measure_mi(norm, defense, attack, objective, seed)
                     tasks.update({each.id: each for each in task.lineage()})
     return list(tasks.values())
@@ -155,15 +163,18 @@ class Planner:
 
     def evaluate(self, threat: str, norm: str, defense: str, attack: str, eps: float, seed: int) -> Task:
         """A cell: one defense against one attack at one ε."""
-        settings = self.settings
-        model = self.train(defense, norm, seed)
-        preset = attack_presets(settings.attack_set)[attack]
-        parents = {"model": model}
-        if threat == "black" and attack != "none":
+        settings, (base, storage) = self.settings, parsed(attack)
+        model, preset = self.train(defense, norm, seed), self._attack(attack)
+        parents, images = {"model": model}, None
+        if base == "none":
+            pass
+        elif threat == "black":
             surrogate, name = self.surrogate(norm), settings.surrogate.model
             parents["crafted"] = self.craft(surrogate, name, norm, preset, eps, "transfer")
-        elif "rule" in preset.parameters:  # one run serves all rules
+        elif storage or "rule" in preset.parameters:  # one run serves all rules
             parents["crafted"] = self.craft(model, defense, norm, preset, eps, "untargeted")
+        elif self._is_stored(attack, norm, eps):
+            images = self.craft(model, defense, norm, preset, eps, "untargeted")
         spec = {
             "threat": threat,
             "norm": norm,
@@ -172,11 +183,23 @@ class Planner:
             "attack": attack,
             "kind_of_attack": preset.kind,
             "parameters": preset.identity(norm, eps),
+            **({"storage": storage} if storage else {}),
             **self.sample(),
         }
         at = "" if eps == settings.eps[norm] else f" at ε = {eps:.4g}"
         stem = f"{norm}/{threat}/{defense}/{attack}-seed{seed}"
-        return self.task("evaluate", spec, seed, stem, parents, at=at)
+        return replace(self.task("evaluate", spec, seed, stem, parents, at=at), images=images)
+
+    def _attack(self, name: str) -> AttackPreset:
+        preset = attack_preset(name, self.settings.attack_set)
+        assert preset is not None, name  # the protocol is checked
+        return preset
+
+    def _is_stored(self, attack: str, norm: str, eps: float) -> bool:
+        """Return whether the same images are also judged after being stored."""
+        settings = self.settings
+        names = settings.attacks[norm] if eps == settings.eps[norm] else settings.curve[norm]
+        return any(parsed(name)[0] == attack != name for name in names)
 
     def diagnose(self, defense: str, norm: str, seed: int, cells: Sequence[Task]) -> Task:
         """Return a model's check for hidden gradients, for all its cells under one norm; none needs it."""
@@ -269,7 +292,7 @@ class Planner:
         settings = self.settings
         eps, model = settings.eps[norm], self.train(defense, norm, seed)
         recipe = settings.estimators.identity() | {"objective": objective}
-        preset = attack_presets(settings.attack_set)[attack]
+        preset = self._attack(attack)
         parents = {
             "model": model,
             "estimators": self.estimators(defense, norm, seed, recipe),
@@ -292,7 +315,7 @@ class Planner:
     ) -> Task:
         """Return the task for adversarial images made once on ``model``, for all cells that use them."""
         parameters = preset.identity(norm, eps)
-        name = preset.name
+        name, _ = parsed(preset.name)
         if parameters.pop("rule", None):
             name = parameters["attack"].partition(":")[2].lower()
         spec = {"norm": norm, "attack": name, "goal": goal, "parameters": parameters, **self.sample()}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustness_bench.attacks.registry import BOUNDED
+from robustness_bench.attacks.registry import is_bounded
 from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.site.contents import names
 from robustness_bench.benchmark.store.cells import Record
@@ -65,6 +65,6 @@ def _column(record: Record, attack_set: str, suffix: str) -> Column:
         attack=attack,
         label=f"{label}{suffix}{judged}",
         kind=kind,
-        bounded=kind in BOUNDED,
+        bounded=is_bounded(record.spec),
         any_distance=any_distance,
     )

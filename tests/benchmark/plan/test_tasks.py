@@ -41,6 +41,29 @@ def test_counts_of_the_default_plan() -> None:
     assert len(trained) == 2 + 2 + 4 + 4
 
 
+def test_stored_images_are_crafted_once_for_all_their_columns() -> None:
+    """Their attack's own cell keeps its id, and waits for the same images."""
+    asked = {
+        "norms": ["l2"],
+        "defenses": ["standard"],
+        "threats": ["white"],
+        "curve": {"attacks": ["pgd-40"]},
+    }
+
+    def planned(*attacks: str) -> tuple[dict[str, Task], list[Task]]:
+        tasks = plan(asked | {"dataset": {"digits": {"attacks": {"strict": {"l2": list(attacks)}}}}})
+        cells = {task.title: task for task in tasks if task.how.result}
+        return cells, [task for task in tasks if task.kind == "craft"]
+
+    alone, none = planned("pgd-40")
+    both, crafted = planned("pgd-40@8-bit", "pgd-40@jpeg-75", "none@jpeg-75")
+    assert not none
+    assert len(crafted) == 1
+    assert {title: both[title].id for title in alone} == {title: task.id for title, task in alone.items()}
+    waiting = {task.spec["attack"] for task in both.values() if crafted[0] in task.needs}
+    assert waiting == {"pgd-40", "pgd-40@8-bit", "pgd-40@jpeg-75"}
+
+
 class _Later(Training):
     """A later version's recipe, with a setting that first results did not have."""
 
