@@ -20,6 +20,7 @@ from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.data.base import subset
 from robustness_bench.benchmark.files import AGAIN, reading, write_atomic
 from robustness_bench.benchmark.measure.storage import stored
+from robustness_bench.benchmark.networks.ensemble import MeanLogits
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.store.cards import circumstances, read_card
 from robustness_bench.benchmark.store.cells import DISTANCES, write_record
@@ -173,9 +174,10 @@ def image_name(rule: str) -> str:
 
 
 def craft(task: Task, context: Context, advance: Advance) -> None:
-    """Attack the surrogate and keep the adversarial images, float32, for all defenses."""
+    """Attack the model or the surrogates and keep the images, float32, for all cells that use them."""
     started = time.monotonic()
-    model = load_model(task.parents["model"], context)
+    models = [load_model(parent, context) for parent in task.parents.values()]
+    model = models[0] if len(models) == 1 else MeanLogits(models)
     sample = test_pixels(task, context)
 
     def work(rows: slice) -> Columns:

@@ -105,7 +105,8 @@ def attack_passes(task: Task, withstanding: float) -> Passes:
         return Passes(key, 2.0 * n, 0.0)
     forwards, backwards = build_attack(spec["parameters"]).passes(task.data.info.classes)
     share = 1.0 if spec.get("goal") == "transfer" else withstanding
-    # The natural image, then the attack and a look at what it made.
+    # The natural image, then the attack and a look at what it made; ensembles as if all were the first.
+    n *= len(task.parents) if task.kind == "craft" else 1
     return Passes(key, n * (1 + share * (forwards + 1)), n * share * backwards)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from robustness_bench.attacks.registry import (
     NORMS,
@@ -36,6 +36,7 @@ from robustness_bench.benchmark.models import (
     UpTo1,
     checked,
     named,
+    shown,
 )
 from robustness_bench.benchmark.networks import MODELS
 from robustness_bench.benchmark.plan.layers import DEFAULT, Tree, merged, overlaid, read_toml, with_schedule
@@ -121,12 +122,47 @@ class Model(Strict):
     width: Count
 
 
+class Member(NamedTuple):
+    """One Standard-AT model that black-box attacks are crafted on."""
+
+    model: str
+    width: int
+    seed: int
+
+    def __str__(self) -> str:
+        return ":".join(map(str, self))
+
+
+def _member(text: str) -> str:
+    """Check NETWORK, NETWORK:WIDTH or NETWORK:WIDTH:SEED."""
+    name, *numbers = text.split(":")
+    if len(numbers) > 2 or not all(each.isdecimal() for each in numbers) or numbers[:1] == ["0"]:
+        raise ValueError(f"must be NETWORK, NETWORK:WIDTH or NETWORK:WIDTH:SEED, got {shown(text)}")
+    if name not in MODELS:
+        raise ValueError(f"is an {unknown('model', name, MODELS)}")
+    return text
+
+
 class Surrogate(Strict):
-    """The model that black-box attacks are crafted on; width 0 = the defended model's."""
+    """The model that black-box attacks are crafted on; width 0 = the defended model's.
+
+    ``models`` are several in its place, or another one: on their mean logits. Width and seed are those of all
+    that do not say their own.
+    """
 
     model: Architecture
     width: Limit
     seed: Limit
+    models: Several[Annotated[str, AfterValidator(_member)]] = ()
+
+    def members(self, width: int) -> list[Member]:
+        """Return the models, each once, in an order of their own; ``width`` is the defended model's."""
+        found = set()
+        for text in self.models or (self.model,):
+            name, *numbers = text.split(":")
+            own, seed = [*map(int, numbers), *(self.width or width, self.seed)[len(numbers) :]]
+            found.add(Member(name, own, seed))
+        return sorted(found)
 
 
 class Search(Strict):
@@ -227,6 +263,15 @@ class Whole(Strict):
     diagnosis: bool
 
 
+def surrogate_words(settings: "Settings") -> str:
+    """Return what black-box images are crafted on, in a few words."""
+    members = settings.surrogate.members(settings.model.width)
+    if len(members) == 1:
+        return f"a Standard-AT {members[0].model}"
+    told = [f"{each.model} of width {each.width}, seed {each.seed}" for each in members]
+    return f"the mean logits of {len(told)} Standard-AT models ({'; '.join(told)})"
+
+
 class _Shared(Strict):
     """Keys of a data set that are used as they are written."""
 
@@ -317,6 +362,7 @@ def load_protocol(config: Path | Mapping[str, Any] | None = None, overrides: Tre
     defenses = _in_order(whole.defenses, [*defense_presets(), *system_presets()], "defense")
     for name in datasets:
         _check_given(keys[name], whole)
+        _check_surrogates(keys[name], whole)
     settings = tuple(_settings(name, keys[name], norms) for name in datasets)
     return Protocol(
         defenses=tuple(name for name in defenses if name in defense_presets()),
@@ -394,6 +440,17 @@ def _check_given(keys: Keys, whole: Whole) -> None:
         raise BenchError(
             f"--weights-plain is --weights-input plain, got {keys.weights_input} too: leave one out"
         )
+
+
+def _check_surrogates(keys: Keys, whole: Whole) -> None:
+    """Check that no member of an ensemble of surrogates is itself attacked: that would be a white box."""
+    model, members = keys.model, keys.surrogate.members(keys.model.width)
+    if keys.weights or len(members) == 1 or "black" not in whole.threats or "standard" not in whole.defenses:
+        return
+    for each in members:
+        if each[:2] == (model.name, model.width) and each.seed < whole.seeds:
+            other = each._replace(seed=max(whole.seeds, *(each.seed + 1 for each in members)))
+            raise BenchError(f"the surrogate {each} is the defense standard itself: name {other}")
 
 
 def _in_order(names: Iterable[str], known: Iterable[str], kind: str) -> tuple[str, ...]:

@@ -165,16 +165,18 @@ class Planner:
         """A cell: one defense against one attack at one ε."""
         settings, (base, storage) = self.settings, parsed(attack)
         model, preset = self.train(defense, norm, seed), self._attack(attack)
-        parents, images = {"model": model}, None
+        parents, images, ensemble = {"model": model}, None, {}
         if base == "none":
             pass
         elif threat == "black":
-            surrogate, name = self.surrogate(norm), settings.surrogate.model
-            parents["crafted"] = self.craft(surrogate, name, norm, preset, eps, "transfer")
+            surrogates, members = self.surrogates(norm), settings.surrogate.members(settings.model.width)
+            name = "+".join(each.model for each in members)
+            parents["crafted"] = self.craft(surrogates, name, norm, preset, eps, "transfer")
+            ensemble = {"surrogates": [str(each) for each in members]} if len(members) > 1 else {}
         elif storage or "rule" in preset.parameters:  # one run serves all rules
-            parents["crafted"] = self.craft(model, defense, norm, preset, eps, "untargeted")
+            parents["crafted"] = self.craft([model], defense, norm, preset, eps, "untargeted")
         elif self._is_stored(attack, norm, eps):
-            images = self.craft(model, defense, norm, preset, eps, "untargeted")
+            images = self.craft([model], defense, norm, preset, eps, "untargeted")
         spec = {
             "threat": threat,
             "norm": norm,
@@ -184,6 +186,7 @@ class Planner:
             "kind_of_attack": preset.kind,
             "parameters": preset.identity(norm, eps),
             **({"storage": storage} if storage else {}),
+            **ensemble,
             **self.sample(),
         }
         at = "" if eps == settings.eps[norm] else f" at ε = {eps:.4g}"
@@ -218,11 +221,10 @@ class Planner:
             return self._load(defense, norm, model.name, model.width)
         return self._train(defense, norm, seed, model.name, model.width)
 
-    def surrogate(self, norm: str) -> Task:
-        """Return the task of the Standard-AT model that black-box attacks are crafted on."""
-        surrogate = self.settings.surrogate
-        width = surrogate.width or self.settings.model.width
-        return self._train("standard", norm, surrogate.seed, surrogate.model, width)
+    def surrogates(self, norm: str) -> list[Task]:
+        """Return the tasks of the Standard-AT models that black-box attacks are crafted on."""
+        members = self.settings.surrogate.members(self.settings.model.width)
+        return [self._train("standard", norm, each.seed, each.model, each.width) for each in members]
 
     def _train(self, defense: str, norm: str, seed: int, model: str, width: int) -> Task:
         preset, settings = defense_presets()[defense], self.settings
@@ -296,7 +298,7 @@ class Planner:
         parents = {
             "model": model,
             "estimators": self.estimators(defense, norm, seed, recipe),
-            "crafted": self.craft(model, defense, norm, preset, eps, "transfer"),
+            "crafted": self.craft([model], defense, norm, preset, eps, "transfer"),
         }
         spec = {
             "norm": norm,
@@ -311,17 +313,23 @@ class Planner:
         return self.task("measure-mi", spec, seed, stem, parents)
 
     def craft(
-        self, model: Task, model_name: str, norm: str, preset: AttackPreset, eps: float, goal: str
+        self, models: Sequence[Task], name_of: str, norm: str, preset: AttackPreset, eps: float, goal: str
     ) -> Task:
-        """Return the task for adversarial images made once on ``model``, for all cells that use them."""
+        """Return the task for adversarial images made once, for all cells that use them.
+
+        Args:
+            models: on which they are made, more than one on their mean logits.
+        """
         parameters = preset.identity(norm, eps)
         name, _ = parsed(preset.name)
         if parameters.pop("rule", None):
             name = parameters["attack"].partition(":")[2].lower()
         spec = {"norm": norm, "attack": name, "goal": goal, "parameters": parameters, **self.sample()}
-        stem = f"{norm}/{name}-on-{model_name}-seed{model.seed}"
-        words = {"where": f"{self.data.label} {norm}", "how": f"on {model_name}"}
-        return self.task("craft", spec, model.seed, stem, {"model": model}, **words)
+        first, *others = models
+        stem = f"{norm}/{name}-on-{name_of}-seed{first.seed}"
+        words = {"where": f"{self.data.label} {norm}", "how": f"on {name_of}"}
+        parents = {"model": first, **{f"model-{index}": each for index, each in enumerate(others, 2)}}
+        return self.task("craft", spec, first.seed, stem, parents, **words)
 
     def dataset(self) -> dict[str, Any]:
         """The data set, as it enters ids."""

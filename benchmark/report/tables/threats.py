@@ -5,7 +5,7 @@ from pathlib import PurePath
 from typing import Literal, NamedTuple
 
 from robustness_bench.attacks.registry import EIGHT_BIT, NORMS, SETS, attack_preset, in_order, parsed
-from robustness_bench.benchmark.plan.protocol import Settings
+from robustness_bench.benchmark.plan.protocol import Settings, surrogate_words
 from robustness_bench.benchmark.plan.tasks import ZOO, weights_hash
 from robustness_bench.benchmark.report.lines.results import Line
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
@@ -194,7 +194,7 @@ def _caption(threat: str, lines: list[Line], settings: Settings, label: str) -> 
         runs += ", mean ± sample standard deviation over seeds"
     text = f"Accuracy in % on {lines[0].images} test images of {label}, {runs}. {_models(settings, lines)}."
     if threat == "black":
-        text += f" Adversarial images are crafted once on a Standard-AT {settings.surrogate.model}."
+        text += f" Adversarial images are crafted once on {surrogate_words(settings)}."
     text += f" Attacks of the set {settings.attack_set}."
     text += _judging(lines, settings.attack_set) + " The best of each column is marked."
     return text + _audited(lines) + _flagged(lines)

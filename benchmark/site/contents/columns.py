@@ -16,6 +16,7 @@ class Column:
     Attributes:
         key: unique on its board; the attack's name if that is unique.
         bounded: whether it stays inside ε and so counts in the worst case.
+        surrogates: the models of an ensemble on which its images were crafted.
         any_distance: whether images beyond ε count, as for minimum-norm attacks in published tables.
     """
 
@@ -24,6 +25,7 @@ class Column:
     label: str
     kind: str
     bounded: bool
+    surrogates: tuple[str, ...] = ()
     any_distance: bool = False
 
 
@@ -66,5 +68,6 @@ def _column(record: Record, attack_set: str, suffix: str) -> Column:
         label=f"{label}{suffix}{judged}",
         kind=kind,
         bounded=is_bounded(record.spec),
+        surrogates=tuple(record.spec.get("surrogates", ())),
         any_distance=any_distance,
     )

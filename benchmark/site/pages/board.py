@@ -65,6 +65,7 @@ def context(board: Board, boards: Sequence[Board], families: Families, found: Fo
         "required": _unbroken([column.label for column in board.required]),
         "apart": _unbroken(apart[:8]),
         "stored": _unbroken(stored[:8]),
+        "ensembles": _ensembles(board),
         "shared": shared,
         "single": len(apart) == 1,
         "others": [other for other in boards if other.dataset == board.dataset and other != board],
@@ -83,6 +84,15 @@ def context(board: Board, boards: Sequence[Board], families: Families, found: Fo
         "external": standings.external(board, found),
         "data": Markup(names.embedded(_data(board, lines))),
     }
+
+
+def _ensembles(board: Board) -> list[tuple[Markup, str]]:
+    """Return labels of columns -> the surrogates on whose mean logits their images were crafted."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for column in board.columns:
+        if column.surrogates:
+            found.setdefault(column.surrogates, []).append(column.label)
+    return [(_unbroken(labels), names.listed(surrogates)) for surrogates, labels in found.items()]
 
 
 def _unbroken(labels: list[str]) -> Markup:
