@@ -70,7 +70,8 @@ def training_passes(task: Task, withstanding: float) -> Passes:
     """Return the passes that train a model."""
     recipe = task.spec["training"]
     steps = recipe["attack_steps"] if "norm" in task.spec else 0
-    work = recipe["epochs"] * _fitted(task) * (steps + (2 if "estimators" in task.parents else 1))
+    outputs = (2 if "estimators" in task.parents else 1) + (1 if steps and recipe.get("prior") else 0)
+    work = recipe["epochs"] * _fitted(task) * (steps + outputs)
     return Passes(_model_key(task), work, work)
 
 

@@ -84,6 +84,9 @@ class Training(Strict):
     erase: UpTo1 = 0.0
     awp: AtLeast0 = 0.0
     awp_from: Share = 0.0
+    prior: AtLeast0 = 0.0
+    prior_momentum: Share = 0.3
+    prior_reset: Count = 40
 
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
@@ -93,6 +96,9 @@ class Training(Strict):
             raise ValueError('has selection "best", which needs held-out images: set holdout above 0')
         if self.awp_from and not self.awp:
             raise ValueError("has awp_from, which says when awp begins: set awp above 0")
+        for name in ("prior_momentum", "prior_reset"):
+            if not self.prior and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"has {name}, which is the prior's: set prior above 0")
         return self
 
 
