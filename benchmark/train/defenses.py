@@ -66,7 +66,7 @@ def _train(task: Task, context: Context, advance: Advance, ranks: Ranks) -> None
     def loss(epoch: int, indices: Tensor) -> dict[str, Tensor]:
         batch = data.regularised(indices, epoch)
         seen = contract.Batch(Float(shared), batch.x, batch.y, batch.x, estimators, batch.soft)
-        before: Tensor | None = None
+        before: Tensor | None = None  # x + η of the prior
         with autocast(recipe["precision"], device):
             if epoch < natural:
                 logits = seen.logits
@@ -74,23 +74,20 @@ def _train(task: Task, context: Context, advance: Advance, ranks: Ranks) -> None
             if attack is not None:
                 share = ranks.share(len(indices))
                 start = None if prior is None else prior.starts(indices, epoch - natural, batch.noise)
-                part = None if start is None else start[share]
-                made = climbed(attack, defense, model, batch.part(share), part)
-                x_adv, gradient = (ranks.gather(each, len(indices)) for each in made)
-                seen = dataclasses.replace(seen, x_adv=x_adv)
+                own = None if start is None else start[share]
+                x_adv, gradient = climbed(attack, defense, model, batch.part(share), own)
+                seen = dataclasses.replace(seen, x_adv=ranks.gather(x_adv, len(indices)))
                 if prior is not None and start is not None:
                     before = (batch.x + start).clamp(0, 1)
-                    prior.remember(indices, batch.x, start, gradient)
+                    prior.remember(indices, batch.x, start, ranks.gather(gradient, len(indices)))
 
         def terms() -> dict[str, Tensor]:
             fresh = dataclasses.replace(seen)  # without the outputs of other weights
             with autocast(recipe["precision"], device):
-                anchor = (
-                    None if before is None else fresh.model(before)
-                )  # as the authors: first in batch norm
+                first_logits = None if before is None else fresh.model(before)
                 found = defense.terms(fresh)
-                if anchor is not None:
-                    found["prior"] = recipe["prior"] * deviation(fresh.adversarial_logits, anchor)
+                if first_logits is not None:
+                    found["prior"] = recipe["prior"] * deviation(fresh.adversarial_logits, first_logits)
             _check_soft(fresh, recipe, defense)
             return found
 
