@@ -1,8 +1,8 @@
 """The named attacks of ``presets.toml`` and of installed plugins. Needs no torch: planning is instant."""
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,6 +22,12 @@ KINDS = ("natural", "budget", "minimum-norm", "wasserstein", "unbounded")
 BOUNDED = ("budget", "minimum-norm")
 """Kinds that stay inside, or are read at, the ε of a threat model: the worst case is made of them."""
 NORMS = ("linf", "l2")
+EIGHT_BIT, JPEG = "8-bit", "jpeg-"
+STORAGES = {
+    EIGHT_BIT: "rounded to the 256 levels of 8 bits",
+    JPEG: "as a JPEG of this quality, 1 to 100",
+}
+"""Ways to store an image before it is judged: ``NAME@8-bit``, ``NAME@jpeg-75``."""
 _ENTRY_POINTS = "bench.attacks"
 
 
@@ -38,6 +44,8 @@ class AttackPreset:
     attack: str
     """The recorded name of the class (``class_names``)."""
     parameters: dict[str, Any]
+    storage: str = ""
+    """How its images are stored before they are judged (``STORAGES``); empty: they are judged as made."""
 
     @property
     def takes_eps(self) -> bool:
@@ -79,6 +87,55 @@ def attack_presets(attack_set: str) -> dict[str, AttackPreset]:
     return {
         name: _preset(name, table, attack_set) for name, table in _tables().items() if attack_set in table
     }
+
+
+def attack_preset(name: str, attack_set: str) -> AttackPreset | None:
+    """Return the preset of a name, which may end with a storage; None if the set has none of this name."""
+    base, storage = parsed(name)
+    preset = attack_presets(attack_set).get(base)
+    if preset is None or not storage:
+        return preset
+    # A natural image that is stored is an image at any distance.
+    kind = "unbounded" if preset.kind == "natural" else preset.kind
+    return replace(preset, name=name, label=f"{preset.label} {_spelled(storage)}", kind=kind, storage=storage)
+
+
+def parsed(name: str) -> tuple[str, str]:
+    """Return the attack's own name, and how its images are stored before they are judged, if at all.
+
+    A name whose end is no storage is returned whole. Natural images have 8 bits, so ``none@8-bit`` is none.
+    """
+    base, _, storage = name.partition("@")
+    quality = storage.removeprefix(JPEG)
+    is_jpeg = storage != quality and quality.isdecimal() and quality == str(int(quality))
+    if (is_jpeg and 1 <= int(quality) <= 100) or (storage == EIGHT_BIT and base != "none"):
+        return base, storage
+    return name, ""
+
+
+def _spelled(storage: str) -> str:
+    return storage if storage == EIGHT_BIT else storage.replace(JPEG, "JPEG ")
+
+
+def attack_place(name: str) -> tuple[int, int, str]:
+    """Return a sort key: the order of the registry, stored images behind their attack; then unknown names."""
+    (base, storage), names = parsed(name), attack_names()
+    quality = int(storage.removeprefix(JPEG)) if storage.startswith(JPEG) else 0
+    return names.index(base) if base in names else len(names), quality, name
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return the names that an attack has, each once, in the order of the tables' columns."""
+    known = attack_names()
+    return sorted((name for name in set(names) if parsed(name)[0] in known), key=attack_place)
+
+
+def is_bounded(spec: Mapping[str, Any]) -> bool:
+    """Return whether a cell with these settings counts in the worst case.
+
+    Stored images do not: they may lie beyond ε, and those of which they are made count themselves.
+    """
+    return spec["kind_of_attack"] in BOUNDED and "storage" not in spec
 
 
 def _preset(name: str, table: Mapping[str, Any], attack_set: str) -> AttackPreset:

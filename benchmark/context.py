@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +93,21 @@ def environment(device: str) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "packages": {name: version(name) for name in packages},
+        "packages": {name: found for name in packages if (found := _version(name))},
         "device": device,
         "hardware": hardware,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "revision": _revision(),
     }
+
+
+def _version(package: str) -> str:
+    """Return the version of a package; empty where it is not installed, such as ours in a bare checkout."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def _revision() -> str:

@@ -259,7 +259,7 @@ class BackwardAttack(InnerAttack):
     """The inner attack with ``backward()`` in place of ``autograd.grad``."""
 
     def __call__(self, model: nn.Module, x: Tensor, noise: Noise, loss: InnerLoss) -> Tensor:
-        x_adv = self._start(x, noise)
+        x_adv = self.start_of(x, noise)
         for _ in range(self.steps):
             x_adv.requires_grad_()
             loss(model(x_adv)).sum().backward()

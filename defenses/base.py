@@ -49,15 +49,24 @@ class InnerAttack:
 
     def __call__(self, model: nn.Module, x: Tensor, noise: Noise, loss: InnerLoss) -> Tensor:
         """Return adversarial images for ``x``; ``model`` must be frozen and in evaluation mode."""
-        x_adv = self._start(x, noise)
-        for _ in range(self.steps):
-            x_adv.requires_grad_()
-            (gradient,) = torch.autograd.grad(loss(model(x_adv)).sum(), x_adv)
-            step_size = self.rel_step_size * self.eps
-            x_adv = geometry.climb(x, x_adv.detach(), gradient, self.norm, self.eps, step_size)
-        return x_adv
+        return self.climb(model, x, self.start_of(x, noise), loss)[0]
 
-    def _start(self, x: Tensor, noise: Noise) -> Tensor:
+    def climb(self, model: nn.Module, x: Tensor, start: Tensor, loss: InnerLoss) -> tuple[Tensor, Tensor]:
+        """Return where the steps from ``start`` lead, and the gradient of the first one.
+
+        ``start`` may leave the box: its gradient is taken inside.
+        """
+        x_adv, first = start, torch.zeros_like(start)
+        for step in range(self.steps):
+            seen = x_adv.clamp(0, 1).requires_grad_()
+            (gradient,) = torch.autograd.grad(loss(model(seen)).sum(), seen)
+            first = first if step else gradient
+            step_size = self.rel_step_size * self.eps
+            x_adv = geometry.climb(x, x_adv, gradient, self.norm, self.eps, step_size)
+        return x_adv, first
+
+    def start_of(self, x: Tensor, noise: Noise) -> Tensor:
+        """Return where the attack starts."""
         if self.start == "uniform":
             return geometry.random_start(noise, x, self.norm, self.eps)
         near = _NEAR * noise.normal(tuple(x.shape[1:])).to(x)

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -250,3 +251,74 @@ def test_wrong_options_are_refused(
 def test_standard_is_always_among_the_defenses(script: ModuleType) -> None:
     assert script.parse(["--defense", "namid,undefended"]).defense == ("undefended", "standard", "namid")
     assert script.parse([]).defense == tuple(PASSES)
+
+
+@pytest.fixture(scope="module")
+def gpu(script: ModuleType) -> ModuleType:
+    """``benchmarks/gpu.py`` as a module, which imports ``training``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        patch.setitem(sys.modules, "training", script)
+        return importlib.import_module("gpu")
+
+
+def test_the_gpu_script_measures_trains_and_attacks_once(gpu: ModuleType, tmp_path: Path) -> None:
+    asked = ["--toy", "--out", str(tmp_path), "--steps", "speed,run"]
+    assert gpu.main(asked) == 0
+    told = json.loads((tmp_path / "gpu.json").read_text())
+    rows = {(row["attack_steps"], row["precision"], row["name"]): row for row in told["speed"]["rows"]}
+    assert len(rows) == len(told["speed"]["rows"]) == 8
+    for (steps, _, name), row in rows.items():
+        assert row["forwards_per_image"] == row["backwards_per_image"] == steps + 1
+        assert row["percent_of_peak"] == ""  # a CPU has none in the table
+        assert row["tflop_per_second"] == row["tflop_per_step"] / row["seconds_per_step"]
+        # Ours computes no gradient of the weights in the attack.
+        if name == "by hand":
+            assert row["tflop_per_step"] > rows[steps, "float32", "ours"]["tflop_per_step"]
+    run = told["run"]
+    assert {name: run[name]["images"] for name in ("none", "aa-fast", "aa")} == dict.fromkeys(
+        ("none", "aa-fast", "aa"), 8
+    )
+    assert run["aa"]["accuracy"] <= run["none"]["accuracy"] <= run["none"]["interval"][1]
+    assert run["training"]["epochs"] == 1
+    assert 'schedule = "one-step-strong"' in (tmp_path / "protocol.toml").read_text()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "gpu.json"}
+    assert gpu.main(asked) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert json.loads((tmp_path / "gpu.json").read_text()) == told
+
+
+def test_a_step_that_breaks_costs_no_other_and_is_tried_again(gpu: ModuleType, tmp_path: Path) -> None:
+    done: list[str] = []
+
+    def breaks(left: float) -> dict[str, float]:
+        raise RuntimeError("planted")
+
+    def works(left: float) -> dict[str, float]:
+        done.append("works")
+        return {"left": left}
+
+    for _ in range(2):
+        told = gpu.perform({"first": breaks, "second": works}, tmp_path, 1e9, "cpu")
+        assert "planted" in told["first"]["error"]
+        assert told["second"]["left"] > 0
+    assert done == ["works"]
+    assert not (tmp_path / "steps" / "first.json").exists()
+
+
+def test_epochs_fit_what_is_left_of_the_time(gpu: ModuleType, tmp_path: Path) -> None:
+    row = {
+        "name": "ours",
+        "attack_steps": 1,
+        "precision": "bf16",
+        "batch_size": 128,
+        "seconds_per_epoch": 10.0,
+    }
+    (tmp_path / "steps").mkdir()
+    (tmp_path / "steps" / "speed.json").write_text(
+        json.dumps({"rows": [row, row | {"precision": "float32"}]})
+    )
+    size = replace(gpu.Size(), reserve=100.0)
+    assert "epochs = 20\n" in gpu.protocol(size, tmp_path, 500.0).read_text()
+    assert "epochs = 20\n" in gpu.protocol(size, tmp_path, 50.0).read_text()  # once chosen, it stays
+    assert set(gpu.PEAKS) > {"NVIDIA H200", "NVIDIA H100 80GB HBM3"}

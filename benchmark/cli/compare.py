@@ -66,7 +66,7 @@ def _protocol(request: Request, first: str, second: str) -> "Protocol":
     Raises:
         BenchError: an unknown name, or not two defenses.
     """
-    from robustness_bench.attacks.registry import attack_names
+    from robustness_bench.attacks.registry import SETS, attack_names, attack_preset
     from robustness_bench.benchmark.report.lines.worst_case import NAME
     from robustness_bench.defenses.registry import defense_presets
 
@@ -76,8 +76,8 @@ def _protocol(request: Request, first: str, second: str) -> "Protocol":
         raise BenchError("--weights is one model: compare takes two defenses that this store has trained")
     asked = split(request.attacks or [])
     for name in asked:
-        if name not in (known := [*attack_names(), NAME]):
-            raise unknown("attack", name, known)
+        if name != NAME and not any(attack_preset(name, each) for each in SETS):
+            raise unknown("attack", name, [*attack_names(), NAME])
     protocol = replace(request, attacks=[name for name in asked if name != NAME]).protocol()
     for name in (first, second):
         if name not in defense_presets():
@@ -129,14 +129,15 @@ def _pairs(request: Request, protocol: "Protocol", first: str, second: str) -> "
 
 def _attacks(request: Request, pair: "Pair") -> list[str]:
     """Return the named attacks that support the norm; by default all that both faced, or natural accuracy."""
-    from robustness_bench.attacks.registry import SETS, attack_presets
+    from robustness_bench.attacks.registry import SETS, attack_preset
     from robustness_bench.benchmark.report.lines.worst_case import NAME
 
     if not request.attacks:
         return pair.common() or ["none"]
-    presets = [preset for each in SETS for preset in attack_presets(each).values()]
+    asked = dict.fromkeys(split(request.attacks))
+    presets = [preset for name in asked for each in SETS if (preset := attack_preset(name, each))]
     fitting = {preset.name for preset in presets if pair.where.norm in preset.norms} | {NAME}
-    return [name for name in dict.fromkeys(split(request.attacks)) if name in fitting]
+    return [name for name in asked if name in fitting]
 
 
 def _say(found: "Sequence[Comparison]", *, as_json: bool) -> None:

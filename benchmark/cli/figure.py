@@ -94,7 +94,7 @@ def _questions(
     Raises:
         BenchError: options that the figure does not use.
     """
-    from robustness_bench.attacks.registry import attack_presets
+    from robustness_bench.attacks.registry import attack_presets, parsed
     from robustness_bench.benchmark.report.figures.namid import ESTIMATED, Question
 
     if "white" not in protocol.threats:
@@ -110,6 +110,8 @@ def _questions(
     asked = split(request.attacks or [])
     if number in ESTIMATED and "none" in asked:
         raise BenchError(f"figure {number} shows attacked images: leave none out of --attacks")
+    if stored := [name for name in asked if parsed(name)[1]]:
+        raise BenchError(f"figure {number} shows images as attacks make them: leave {', '.join(stored)} out")
     return [
         Question(
             number=number,  # type: ignore[arg-type]

@@ -41,6 +41,7 @@ def attacks(as_json: Json = False, verbose: Verbose = False) -> None:
     if verbose:
         for each, meaning in SETS.items():
             print(f"{each}: {meaning}")
+    print(f"Also judged after being stored: {_storages()}")
     width = max(map(len, attack_names()))
     for name in attack_names():
         of = {each: presets[name] for each, presets in sets.items() if name in presets}
@@ -51,6 +52,12 @@ def attacks(as_json: Json = False, verbose: Verbose = False) -> None:
         print(f"{name:<{width}}  {text}")
         if verbose:
             _side_by_side(of)
+
+
+def _storages() -> str:
+    from robustness_bench.attacks.registry import JPEG, STORAGES
+
+    return "; ".join(f"NAME@{way}{'QUALITY' * (way == JPEG)}, {told}" for way, told in STORAGES.items())
 
 
 def _by_name(names: list[str], sets: dict[str, Any]) -> list[dict[str, Any]]:

@@ -16,6 +16,8 @@ from robustness_bench.benchmark.batching import automatic
 from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.data.base import subset
 from robustness_bench.benchmark.measure.parts import Columns, forget, in_batches
+from robustness_bench.benchmark.measure.storage import stored
+from robustness_bench.benchmark.networks.ensemble import MeanLogits
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.store.cards import circumstances, read_card
 from robustness_bench.benchmark.store.cells import DISTANCES, write_record
@@ -44,7 +46,8 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
     started = time.monotonic()
     model = load_model(task.parents["model"], context)
     sample = test_pixels(task, context)
-    crafted = _Crafted.load(task, context) if "crafted" in task.parents else None
+    maker, storage = task.parents.get("crafted", task.images), task.spec.get("storage", "")
+    crafted = _Crafted.load(task, maker, context) if maker else None
     shown = _shown(task, context)
     kept = len(sample.y) if _is_evidence(task, context) else shown
 
@@ -57,6 +60,11 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
         columns = rows_of(piece, outcome)
         if crafted is not None and crafted.cost is not None:
             columns |= _passes(len(piece.y), *crafted.cost)
+        if crafted is not None and task.images:  # the attack's own verdict, not another one at the boundary
+            columns |= {name: column[rows] for name, column in crafted.told.items()}
+        if storage:
+            outcome = outcome._replace(x_adv=stored(outcome.x_adv, storage))
+            columns["adversarial_prediction"] = predict(model, outcome.x_adv).cpu().numpy()
         if kept:
             columns["x_adv"] = outcome.x_adv[: max(kept - rows.start, 0)].float().cpu().contiguous().numpy()
         return columns
@@ -136,18 +144,24 @@ class _Crafted(NamedTuple):
     """Forward and backward passes per sample, if they were made on the evaluated model itself."""
     seconds: float
     """Seconds that making them took, in the same case."""
+    told: Columns
+    """The attack's verdict on each image, in a record's columns; without rules, and not for transfer."""
 
     @classmethod
-    def load(cls, task: Task, context: Context) -> "_Crafted":
-        maker = task.parents["crafted"]
+    def load(cls, task: Task, maker: Task, context: Context) -> "_Crafted":
         path = context.out / maker.path
         name = image_name(task.spec["parameters"].get("rule", ""))
-        x_adv = load_tensors(path)[name].to(context.device)
+        tensors = load_tensors(path)
+        x_adv = tensors[name].to(context.device)
         card = read_card(path)
         own = maker.parents["model"].id == task.parents["model"].id and maker.spec["goal"] == "untargeted"
         if not own:
-            return cls(x_adv, None, 0.0)
-        return cls(x_adv, (card["forwards"], card["backwards"]), card["seconds"])
+            return cls(x_adv, None, 0.0, {})
+        told = {key: tensors[key].numpy() for key in _TOLD if key in tensors}
+        return cls(x_adv, (card["forwards"], card["backwards"]), card["seconds"], told)
+
+
+_TOLD = ("clean_prediction", "adversarial_prediction", "forwards", "backwards", "way")
 
 
 def image_name(rule: str) -> str:
@@ -156,25 +170,28 @@ def image_name(rule: str) -> str:
 
 
 def craft(task: Task, context: Context, advance: Advance) -> None:
-    """Attack the surrogate and keep the adversarial images, float32, for all defenses."""
+    """Attack the model or the surrogates and keep the images, float32, for all cells that use them."""
     started = time.monotonic()
-    model = load_model(task.parents["model"], context)
+    models = [load_model(parent, context) for parent in task.parents.values() if not parent.shard]
+    model = models[0] if len(models) == 1 else MeanLogits(models)
     sample = test_pixels(task, context)
 
     def work(rows: slice) -> Columns:
         piece = sample.part(rows)
         outcomes = _attack(task, model, piece)
         images = {image_name(rule): o.x_adv.cpu().contiguous().numpy() for rule, o in outcomes.items()}
-        (cost, *_) = outcomes.values()
-        return {**images, **_passes(len(piece.y), cost.forwards, cost.backwards)}
+        (one, *others) = outcomes.values()
+        told = {} if others or task.spec["goal"] == "transfer" else rows_of(piece, one)
+        costs = _passes(len(piece.y), one.forwards, one.backwards)
+        return {**images, **costs, **{name: told[name] for name in _TOLD if name in told}}
 
     partial = (context.out / task.path).with_suffix(".partial")
     columns = in_batches(len(sample.y), context, advance, work, partial, task.shard)
     if task.shard:
         return
     cost = {name: float(columns[name].mean()) for name in ("forwards", "backwards")}
-    images = {name: torch.from_numpy(column) for name, column in columns.items() if name.startswith("x_adv")}
-    keep(task, context, started, images, **cost)
+    kept = [name for name in columns if name.startswith("x_adv") or "clean_prediction" in columns]
+    keep(task, context, started, {name: torch.from_numpy(columns[name]) for name in kept}, **cost)
     forget(partial)
 
 

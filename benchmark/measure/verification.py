@@ -13,6 +13,7 @@ from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.measure.attacks import Sample, still_fools
+from robustness_bench.benchmark.measure.storage import allowance
 from robustness_bench.benchmark.store.cards import find_model
 from robustness_bench.benchmark.store.cells import Record, read_record
 from robustness_bench.benchmark.store.evidence import evidence_of, read_evidence
@@ -65,12 +66,14 @@ def verify_record(path: Path, context: Context, find: Callable[[Mapping[str, Any
         raise BenchError(f"the evidence next to {path} is for {evidence.record}, not for {record.id}")
     data = data_of(record, path, find)
     pixels, piece = natural_images(evidence.sample, data, context.device)
+    storage, norm = record.spec.get("storage", ""), record.spec["norm"]
+    more = allowance(storage, norm, pixels[:1].size) if storage else 0.0
     found = judge(
         model_of(path.parents[5], record, data, context),
         piece,
         evidence.images(pixels),
-        norm=record.spec["norm"],
-        limits=_recorded(record, evidence.sample),
+        norm=norm,
+        limits=_recorded(record, evidence.sample) + more,
         too_far="is farther away than recorded",
         batch_size=context.batch_size,
     )

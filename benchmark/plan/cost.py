@@ -70,7 +70,8 @@ def training_passes(task: Task, withstanding: float) -> Passes:
     """Return the passes that train a model."""
     recipe = task.spec["training"]
     steps = recipe["attack_steps"] if "norm" in task.spec else 0
-    work = recipe["epochs"] * _fitted(task) * (steps + (2 if "estimators" in task.parents else 1))
+    outputs = (2 if "estimators" in task.parents else 1) + (1 if steps and recipe.get("prior") else 0)
+    work = recipe["epochs"] * _fitted(task) * (steps + outputs)
     return Passes(_model_key(task), work, work)
 
 
@@ -101,11 +102,12 @@ def attack_passes(task: Task, withstanding: float) -> Passes:
     """Return the passes of an attack, or of evaluating images that were crafted before."""
     spec, key = task.spec, _model_key(task.parents["model"])
     n = spec["n_examples"]
-    if "crafted" in task.parents:  # shown, not made
+    if "crafted" in task.parents or task.images:  # shown, not made
         return Passes(key, 2.0 * n, 0.0)
     forwards, backwards = build_attack(spec["parameters"]).passes(task.data.info.classes)
     share = 1.0 if spec.get("goal") == "transfer" else withstanding
-    # The natural image, then the attack and a look at what it made.
+    # The natural image, then the attack and a look at what it made; ensembles as if all were the first.
+    n *= len(task.parents) if task.kind == "craft" else 1
     return Passes(key, n * (1 + share * (forwards + 1)), n * share * backwards)
 
 
@@ -229,6 +231,6 @@ def predicted_total(seconds: Mapping[str, Seconds], tasks: Iterable[Task], worke
 def _longest_chain(tasks: Iterable[Task], seconds: Mapping[str, float]) -> float:
     ends: dict[str, float] = {}
     for task in tasks:
-        before = max((ends.get(parent.id, 0.0) for parent in task.parents.values()), default=0.0)
+        before = max((ends.get(parent.id, 0.0) for parent in task.needs), default=0.0)
         ends[task.id] = before + seconds[task.id]
     return max(ends.values(), default=0.0)

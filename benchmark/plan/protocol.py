@@ -8,9 +8,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from robustness_bench.attacks.registry import NORMS, SETS, attack_names, attack_presets
+from robustness_bench.attacks.registry import (
+    NORMS,
+    SETS,
+    STORAGES,
+    AttackPreset,
+    attack_names,
+    attack_preset,
+    attack_presets,
+    in_order,
+    parsed,
+)
 from robustness_bench.benchmark.data.base import DatasetInfo
 from robustness_bench.benchmark.data.folder import FOLDER, parse_fit
 from robustness_bench.benchmark.data.registry import dataset_named, dataset_names
@@ -26,6 +36,7 @@ from robustness_bench.benchmark.models import (
     UpTo1,
     checked,
     named,
+    shown,
 )
 from robustness_bench.benchmark.networks import MODELS
 from robustness_bench.benchmark.plan.layers import DEFAULT, Tree, merged, overlaid, read_toml, with_schedule
@@ -73,6 +84,9 @@ class Training(Strict):
     erase: UpTo1 = 0.0
     awp: AtLeast0 = 0.0
     awp_from: Share = 0.0
+    prior: AtLeast0 = 0.0
+    prior_momentum: Share = 0.3
+    prior_reset: Count = 40
 
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
@@ -82,6 +96,9 @@ class Training(Strict):
             raise ValueError('has selection "best", which needs held-out images: set holdout above 0')
         if self.awp_from and not self.awp:
             raise ValueError("has awp_from, which says when awp begins: set awp above 0")
+        for name in ("prior_momentum", "prior_reset"):
+            if not self.prior and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"has {name}, which is the prior's: set prior above 0")
         return self
 
 
@@ -111,12 +128,47 @@ class Model(Strict):
     width: Count
 
 
+class Member(NamedTuple):
+    """One Standard-AT model that black-box attacks are crafted on."""
+
+    model: str
+    width: int
+    seed: int
+
+    def __str__(self) -> str:
+        return ":".join(map(str, self))
+
+
+def _member(text: str) -> str:
+    """Check NETWORK, NETWORK:WIDTH or NETWORK:WIDTH:SEED."""
+    name, *numbers = text.split(":")
+    if len(numbers) > 2 or not all(each.isdecimal() for each in numbers) or numbers[:1] == ["0"]:
+        raise ValueError(f"must be NETWORK, NETWORK:WIDTH or NETWORK:WIDTH:SEED, got {shown(text)}")
+    if name not in MODELS:
+        raise ValueError(f"is an {unknown('model', name, MODELS)}")
+    return text
+
+
 class Surrogate(Strict):
-    """The model that black-box attacks are crafted on; width 0 = the defended model's."""
+    """The model that black-box attacks are crafted on; width 0 = the defended model's.
+
+    ``models`` are several in its place, or another one: on their mean logits. Width and seed are those of all
+    that do not say their own.
+    """
 
     model: Architecture
     width: Limit
     seed: Limit
+    models: Several[Annotated[str, AfterValidator(_member)]] = ()
+
+    def members(self, width: int) -> list[Member]:
+        """Return the models, each once, in an order of their own; ``width`` is the defended model's."""
+        found = set()
+        for text in self.models or (self.model,):
+            name, *numbers = text.split(":")
+            own, seed = [*map(int, numbers), *(self.width or width, self.seed)[len(numbers) :]]
+            found.add(Member(name, own, seed))
+        return sorted(found)
 
 
 class Search(Strict):
@@ -217,6 +269,15 @@ class Whole(Strict):
     diagnosis: bool
 
 
+def surrogate_words(settings: "Settings") -> str:
+    """Return what black-box images are crafted on, in a few words."""
+    members = settings.surrogate.members(settings.model.width)
+    if len(members) == 1:
+        return f"a Standard-AT {members[0].model}"
+    told = [f"{each.model} of width {each.width}, seed {each.seed}" for each in members]
+    return f"the mean logits of {len(told)} Standard-AT models ({'; '.join(told)})"
+
+
 class _Shared(Strict):
     """Keys of a data set that are used as they are written."""
 
@@ -307,6 +368,7 @@ def load_protocol(config: Path | Mapping[str, Any] | None = None, overrides: Tre
     defenses = _in_order(whole.defenses, [*defense_presets(), *system_presets()], "defense")
     for name in datasets:
         _check_given(keys[name], whole)
+        _check_surrogates(keys[name], whole)
     settings = tuple(_settings(name, keys[name], norms) for name in datasets)
     return Protocol(
         defenses=tuple(name for name in defenses if name in defense_presets()),
@@ -386,6 +448,17 @@ def _check_given(keys: Keys, whole: Whole) -> None:
         )
 
 
+def _check_surrogates(keys: Keys, whole: Whole) -> None:
+    """Check that no member of an ensemble of surrogates is itself attacked: that would be a white box."""
+    model, members = keys.model, keys.surrogate.members(keys.model.width)
+    if keys.weights or len(members) == 1 or "black" not in whole.threats or "standard" not in whole.defenses:
+        return
+    for each in members:
+        if each[:2] == (model.name, model.width) and each.seed < whole.seeds:
+            other = each._replace(seed=max(whole.seeds, *(each.seed + 1 for each in members)))
+            raise BenchError(f"the surrogate {each} is the defense standard itself: name {other}")
+
+
 def _in_order(names: Iterable[str], known: Iterable[str], kind: str) -> tuple[str, ...]:
     known = list(known)
     for name in names:
@@ -427,50 +500,50 @@ def check_budgets(info: DatasetInfo, eps: Mapping[str, float], factors: Sequence
 
 
 def _attacks(norm: str, names: Sequence[str], attack_set: str) -> tuple[str, ...]:
-    """Return the attacks of one norm, always including natural accuracy."""
-    presets = attack_presets(attack_set)
+    """Return the attacks of one norm, always with natural accuracy and what stored images are made of."""
     for name in names:
-        _check_attack(name, attack_set)
-        if norm not in presets[name].norms:
-            raise BenchError(
-                f"attack {name} does not work in {norm}; it supports {', '.join(presets[name].norms)}"
-            )
-    return tuple(name for name in presets if name in names or name == "none")
+        norms = _preset(name, attack_set).norms
+        if norm not in norms:
+            raise BenchError(f"attack {name} does not work in {norm}; it supports {', '.join(norms)}")
+    return tuple(in_order(["none", *names, *(parsed(name)[0] for name in names)]))
 
 
 def _curve(norm: str, names: Sequence[str], attack_set: str) -> tuple[str, ...]:
     """Return which of the attacks named for curves have a budget to vary and support this norm."""
-    for name in names:
-        _check_attack(name, attack_set)
-    return tuple(
-        name
-        for name, preset in attack_presets(attack_set).items()
-        if name in names and norm in preset.norms and preset.takes_eps
-    )
+    presets = {name: _preset(name, attack_set) for name in names}
+    return tuple(name for name in in_order(names) if norm in presets[name].norms and presets[name].takes_eps)
 
 
-def _check_attack(name: str, attack_set: str) -> None:
-    if name not in attack_names():
-        raise unknown("attack", name, attack_names())
-    if name not in attack_presets(attack_set):
-        others = [other for other in SETS if name in attack_presets(other)]
+def _preset(name: str, attack_set: str) -> AttackPreset:
+    presets = _presets(name)
+    if attack_set not in presets:
         raise BenchError(
-            f"attack {name} has no parameters in the set {attack_set}, only in {', '.join(others)}: "
-            f"--set {others[0]}"
+            f"attack {name} has no parameters in the set {attack_set}, only in {', '.join(presets)}: "
+            f"--set {next(iter(presets))}"
         )
+    return presets[attack_set]
+
+
+def _presets(name: str) -> dict[str, AttackPreset]:
+    """Return set -> preset; an error if no set has this attack."""
+    presets = {each: preset for each in SETS if (preset := attack_preset(name, each))}
+    if not presets and name.partition("@")[0] in attack_names():
+        ways = ", ".join(f"@{way}{'75' * way.endswith('-')} ({told})" for way, told in STORAGES.items())
+        raise BenchError(
+            f"attack {name} names no storage of images: end it with {ways}; natural images have 8 bits"
+        )
+    if not presets:
+        raise unknown("attack", name, attack_names())
+    return presets
 
 
 def attacks_by_norm(names: list[str], norms: list[str]) -> dict[str, dict[str, list[str]]]:
     """Return each named attack under each norm it supports, for every set; an error if it fits no norm."""
     known = {norm: set[str]() for norm in NORMS}
     for name in names:
-        presets = [attack_presets(each)[name] for each in SETS if name in attack_presets(each)]
-        if not presets:
-            raise unknown("attack", name, attack_names())
-        if not set(presets[0].norms) & set(norms):
-            raise BenchError(
-                f"attack {name} works in {', '.join(presets[0].norms)}, not in {', '.join(norms)}"
-            )
-        for norm in presets[0].norms:
+        preset = next(iter(_presets(name).values()))
+        if not set(preset.norms) & set(norms):
+            raise BenchError(f"attack {name} works in {', '.join(preset.norms)}, not in {', '.join(norms)}")
+        for norm in preset.norms:
             known[norm].add(name)
     return {each: {norm: sorted(known[norm]) for norm in NORMS} for each in SETS}

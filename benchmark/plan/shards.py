@@ -30,7 +30,8 @@ def in_shards(tasks: Sequence[Task], images: int, batch_size: int) -> list[Task]
 def _shards(task: Task, size: int) -> list[Task]:
     n = task.spec.get("n_examples", 0)
     # Cells of natural images, or of images that were crafted before, cost less than starting on them.
-    attacks = "crafted" not in task.parents and task.spec.get("kind_of_attack") != "natural"
+    made = "crafted" in task.parents or task.images
+    attacks = not made and task.spec.get("kind_of_attack") != "natural"
     if not (task.how.sharded and attacks and n > size):
         return []
     bounds = [slice(start, min(start + size, n)) for start in range(0, n, size)]

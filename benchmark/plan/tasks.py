@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from robustness_bench.attacks.registry import AttackPreset, attack_presets
+from robustness_bench.attacks.registry import AttackPreset, attack_preset, parsed
 from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.files import short_hash
@@ -43,6 +43,8 @@ class Task:
         source: for a "load" task, the file, whose hash is in ``spec``, or robustbench:NAME.
         network: for a "load" task, the file with the network's code, if it has its own.
         shard: only these of its images; what they give is kept for the task of the same path that has all.
+        images: for a cell, the task that makes its images, where other cells are of the same; not part of the
+            id, since the cell makes the same ones itself.
     """
 
     kind: str
@@ -56,6 +58,7 @@ class Task:
     parents: dict[str, "Task"] = field(default_factory=dict, repr=False)
     source: str = ""
     network: str = ""
+    images: "Task | None" = field(default=None, repr=False)
     shard: slice | None = None
 
     @property
@@ -67,13 +70,18 @@ class Task:
         return 0.0 if any(parent.shard for parent in self.parents.values()) else 1.0
 
     @property
+    def needs(self) -> "list[Task]":
+        """What must exist before it can run."""
+        return [*self.parents.values(), *([self.images] if self.images else [])]
+
+    @property
     def how(self) -> TaskKind:
         """What is particular to its kind."""
         return TASK_KINDS[self.kind]
 
     def lineage(self) -> Iterator["Task"]:
         """Yield everything that must exist before this task can run, parents first, then the task itself."""
-        for parent in self.parents.values():
+        for parent in self.needs:
             yield from parent.lineage()
         yield self
 
@@ -120,7 +128,7 @@ def make_mi_plan(protocol: Protocol, data: dict[str, Located], objectives: Seque
         planner = Planner(settings, data[settings.dataset])
         for seed, norm, defense in product(range(protocol.seeds), protocol.norms, protocol.defenses):
             for attack, objective in product(settings.attacks[norm], objectives):
-                if attack != "none":
+                if attack != "none" and not parsed(attack)[1]:
                     task = planner.measure_mi(norm, defense, attack, objective, seed)
                     tasks.update({each.id: each for each in task.lineage()})
     return list(tasks.values())
@@ -165,15 +173,20 @@ class Planner:
 
     def evaluate(self, threat: str, norm: str, defense: str, attack: str, eps: float, seed: int) -> Task:
         """A cell: one defense against one attack at one ε."""
-        settings = self.settings
-        model = self.train(defense, norm, seed)
-        preset = attack_presets(settings.attack_set)[attack]
-        parents = {"model": model}
-        if threat == "black" and attack != "none":
-            surrogate, name = self.surrogate(norm), settings.surrogate.model
-            parents["crafted"] = self.craft(surrogate, name, norm, preset, eps, "transfer")
-        elif "rule" in preset.parameters:  # one run serves all rules
-            parents["crafted"] = self.craft(model, defense, norm, preset, eps, "untargeted")
+        settings, (base, storage) = self.settings, parsed(attack)
+        model, preset = self.train(defense, norm, seed), self._attack(attack)
+        parents, images, ensemble = {"model": model}, None, {}
+        if base == "none":
+            pass
+        elif threat == "black":
+            surrogates, members = self.surrogates(norm), settings.surrogate.members(settings.model.width)
+            name = "+".join(each.model for each in members)
+            parents["crafted"] = self.craft(surrogates, name, norm, preset, eps, "transfer")
+            ensemble = {"surrogates": [str(each) for each in members]} if len(members) > 1 else {}
+        elif storage or "rule" in preset.parameters:  # one run serves all rules
+            parents["crafted"] = self.craft([model], defense, norm, preset, eps, "untargeted")
+        elif self._is_stored(attack, norm, eps):
+            images = self.craft([model], defense, norm, preset, eps, "untargeted")
         spec = {
             "threat": threat,
             "norm": norm,
@@ -182,11 +195,24 @@ class Planner:
             "attack": attack,
             "kind_of_attack": preset.kind,
             "parameters": preset.identity(norm, eps),
+            **({"storage": storage} if storage else {}),
+            **ensemble,
             **self.sample(),
         }
         at = "" if eps == settings.eps[norm] else f" at ε = {eps:.4g}"
         stem = f"{norm}/{threat}/{defense}/{attack}-seed{seed}"
-        return self.task("evaluate", spec, seed, stem, parents, at=at)
+        return replace(self.task("evaluate", spec, seed, stem, parents, at=at), images=images)
+
+    def _attack(self, name: str) -> AttackPreset:
+        preset = attack_preset(name, self.settings.attack_set)
+        assert preset is not None, name  # the protocol is checked
+        return preset
+
+    def _is_stored(self, attack: str, norm: str, eps: float) -> bool:
+        """Return whether the same images are also judged after being stored."""
+        settings = self.settings
+        names = settings.attacks[norm] if eps == settings.eps[norm] else settings.curve[norm]
+        return any(parsed(name)[0] == attack != name for name in names)
 
     def diagnose(self, defense: str, norm: str, seed: int, cells: Sequence[Task]) -> Task:
         """Return a model's check for hidden gradients, for all its cells under one norm; none needs it."""
@@ -205,11 +231,10 @@ class Planner:
             return self._load(defense, norm, model.name, model.width)
         return self._train(defense, norm, seed, model.name, model.width)
 
-    def surrogate(self, norm: str) -> Task:
-        """Return the task of the Standard-AT model that black-box attacks are crafted on."""
-        surrogate = self.settings.surrogate
-        width = surrogate.width or self.settings.model.width
-        return self._train("standard", norm, surrogate.seed, surrogate.model, width)
+    def surrogates(self, norm: str) -> list[Task]:
+        """Return the tasks of the Standard-AT models that black-box attacks are crafted on."""
+        members = self.settings.surrogate.members(self.settings.model.width)
+        return [self._train("standard", norm, each.seed, each.model, each.width) for each in members]
 
     def _train(self, defense: str, norm: str, seed: int, model: str, width: int) -> Task:
         preset, settings = defense_presets()[defense], self.settings
@@ -279,11 +304,11 @@ class Planner:
         settings = self.settings
         eps, model = settings.eps[norm], self.train(defense, norm, seed)
         recipe = settings.estimators.identity() | {"objective": objective}
-        preset = attack_presets(settings.attack_set)[attack]
+        preset = self._attack(attack)
         parents = {
             "model": model,
             "estimators": self.estimators(defense, norm, seed, recipe),
-            "crafted": self.craft(model, defense, norm, preset, eps, "transfer"),
+            "crafted": self.craft([model], defense, norm, preset, eps, "transfer"),
         }
         spec = {
             "norm": norm,
@@ -298,17 +323,23 @@ class Planner:
         return self.task("measure-mi", spec, seed, stem, parents)
 
     def craft(
-        self, model: Task, model_name: str, norm: str, preset: AttackPreset, eps: float, goal: str
+        self, models: Sequence[Task], name_of: str, norm: str, preset: AttackPreset, eps: float, goal: str
     ) -> Task:
-        """Return the task for adversarial images made once on ``model``, for all cells that use them."""
+        """Return the task for adversarial images made once, for all cells that use them.
+
+        Args:
+            models: on which they are made, more than one on their mean logits.
+        """
         parameters = preset.identity(norm, eps)
-        name = preset.name
+        name, _ = parsed(preset.name)
         if parameters.pop("rule", None):
             name = parameters["attack"].partition(":")[2].lower()
         spec = {"norm": norm, "attack": name, "goal": goal, "parameters": parameters, **self.sample()}
-        stem = f"{norm}/{name}-on-{model_name}-seed{model.seed}"
-        words = {"where": f"{self.data.label} {norm}", "how": f"on {model_name}"}
-        return self.task("craft", spec, model.seed, stem, {"model": model}, **words)
+        first, *others = models
+        stem = f"{norm}/{name}-on-{name_of}-seed{first.seed}"
+        words = {"where": f"{self.data.label} {norm}", "how": f"on {name_of}"}
+        parents = {"model": first, **{f"model-{index}": each for index, each in enumerate(others, 2)}}
+        return self.task("craft", spec, first.seed, stem, parents, **words)
 
     def dataset(self) -> dict[str, Any]:
         """The data set, as it enters ids."""

@@ -48,7 +48,7 @@ class Agenda:
         free = [
             task
             for task in self._waiting.values()
-            if not any(parent.id in outstanding for parent in task.parents.values())
+            if not any(parent.id in outstanding for parent in task.needs)
         ]
         return sorted(free, key=lambda task: (task.how.afterwards, task.how.result))
 
@@ -80,7 +80,7 @@ class Agenda:
         for task in list(self._waiting.values()):
             # A grandchild may also be a child, and so be gone already.
             waits = task.id in self._waiting
-            if waits and any(parent.id == failed.id for parent in task.parents.values()):
+            if waits and any(parent.id == failed.id for parent in task.needs):
                 del self._waiting[task.id]
                 story = f"not run: it needs «{failed.title}», which failed:\n\n{error}"
                 record_failure(task, self._context, story)

@@ -101,7 +101,7 @@ def locate_for(settings: Settings, data_dir: Path, *, download: bool = False) ->
 def _verify_parents(out: Path, todo: list[Task]) -> None:
     """Find damaged checkpoints before any work, not hours into it."""
     running = {task.id for task in todo}
-    parents = {parent.path: parent for task in todo for parent in task.parents.values()}
+    parents = {parent.path: parent for task in todo for parent in task.needs}
     for path, parent in sorted(parents.items()):
         if parent.id not in running:
             tensors.verify(out / path)

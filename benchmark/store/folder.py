@@ -73,6 +73,6 @@ def _want(out: Path, task: Task, wanted: dict[str, Task]) -> None:
     if task.id in wanted:
         return
     wanted[task.id] = task
-    for parent in task.parents.values():
+    for parent in task.needs:
         if not is_done(out, parent):
             _want(out, parent, wanted)

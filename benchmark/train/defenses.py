@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robustness_bench.attacks.base import frozen
 from robustness_bench.attacks.numerics.losses import log_odds
 from robustness_bench.attacks.numerics.noise import key_of
 from robustness_bench.benchmark.batching import Batches, pieces
 from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.networks import build_model
 from robustness_bench.benchmark.networks.fold import folded
+from robustness_bench.benchmark.plan.protocol import Training
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.randomness import keyed
 from robustness_bench.benchmark.store.models import load_estimators, load_model, new_estimators
@@ -23,6 +25,7 @@ from robustness_bench.benchmark.store.tensors import keep
 from robustness_bench.benchmark.train.awp import WeightPerturbation
 from robustness_bench.benchmark.train.images import Batch, TrainingData
 from robustness_bench.benchmark.train.loop import Fit, Fitted, TrainingError, one_cycle, shuffled, stepped
+from robustness_bench.benchmark.train.prior import Prior, deviation
 from robustness_bench.benchmark.train.processes import Ranks, joined
 from robustness_bench.defenses import base as contract
 from robustness_bench.defenses.base import Defense, InnerAttack, InnerLoss, craft
@@ -58,23 +61,33 @@ def _train(task: Task, context: Context, advance: Advance, ranks: Ranks) -> None
     model = model.to(device).to(memory_format=torch.channels_last).train()
     shared = ranks.wrap(model)
     natural = defense.natural_epochs(recipe["epochs"])
+    prior = _prior(attack, recipe, data, device)
 
     def loss(epoch: int, indices: Tensor) -> dict[str, Tensor]:
         batch = data.regularised(indices, epoch)
         seen = contract.Batch(Float(shared), batch.x, batch.y, batch.x, estimators, batch.soft)
+        before: Tensor | None = None  # x + η of the prior
         with autocast(recipe["precision"], device):
             if epoch < natural:
                 logits = seen.logits
                 return {"warm_up": functional.cross_entropy(logits, seen.targets, reduction="none").mean()}
             if attack is not None:
                 share = ranks.share(len(indices))
-                x_adv = ranks.gather(attacked(attack, defense, model, batch.part(share)), len(indices))
-                seen = dataclasses.replace(seen, x_adv=x_adv)
+                start = None if prior is None else prior.starts(indices, epoch - natural, batch.noise)
+                own = None if start is None else start[share]
+                x_adv, gradient = climbed(attack, defense, model, batch.part(share), own)
+                seen = dataclasses.replace(seen, x_adv=ranks.gather(x_adv, len(indices)))
+                if prior is not None and start is not None:
+                    before = (batch.x + start).clamp(0, 1)
+                    prior.remember(indices, batch.x, start, ranks.gather(gradient, len(indices)))
 
         def terms() -> dict[str, Tensor]:
             fresh = dataclasses.replace(seen)  # without the outputs of other weights
             with autocast(recipe["precision"], device):
+                first_logits = None if before is None else fresh.model(before)
                 found = defense.terms(fresh)
+                if first_logits is not None:
+                    found["prior"] = recipe["prior"] * deviation(fresh.adversarial_logits, first_logits)
             _check_soft(fresh, recipe, defense)
             return found
 
@@ -88,6 +101,7 @@ def _train(task: Task, context: Context, advance: Advance, ranks: Ranks) -> None
         select=_selected(recipe, attack) if ranks.leads else "",
         ema=recipe["ema"],
         keeps=ranks.leads,
+        memory=prior,
     )
     optimizer = torch.optim.SGD(
         model.parameters(), momentum=recipe["momentum"], weight_decay=recipe["weight_decay"]
@@ -109,11 +123,33 @@ def _check_soft(batch: contract.Batch, recipe: dict[str, Any], defense: Defense)
         )
 
 
+def _prior(
+    attack: InnerAttack | None, recipe: dict[str, Any], data: TrainingData, device: torch.device
+) -> Prior | None:
+    if attack is None or not recipe.get("prior"):
+        return None
+    whole = Training.model_validate(recipe)  # with what is at its default
+    return Prior(data.shape, attack, momentum=whole.prior_momentum, reset=whole.prior_reset).to(device)
+
+
 def attacked(attack: InnerAttack, defense: Defense, model: nn.Module, batch: Batch) -> Tensor:
     """Return a defense's inner adversarial images of a batch on the current ``model``."""
+    return climbed(attack, defense, model, batch)[0]
+
+
+def climbed(
+    attack: InnerAttack, defense: Defense, model: nn.Module, batch: Batch, start: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the same, and the gradient of the first step.
+
+    Args:
+        start: where the attack starts, minus the images; None: where it starts by itself.
+    """
     victim = Float(folded(model)).eval().requires_grad_(False)
     loss = defense.inner_loss(victim, batch.x, batch.y)
-    return craft(attack, victim, batch.x, batch.noise, loss)
+    with frozen(victim):
+        x_adv = attack.start_of(batch.x, batch.noise) if start is None else batch.x + start
+        return attack.climb(victim, batch.x, x_adv, loss)
 
 
 def accuracies(

@@ -40,7 +40,8 @@ class Batch:
 class TrainingData:
     """The training images as uint8, and the held-out ones, which no step uses.
 
-    Which images are held out depends only on the number of images, not on seed or defense.
+    Which images are held out depends only on the number of images, not on seed or defense. ``shape`` is
+    (N, C, H, W), of both.
 
     Raises:
         BenchError: too few images for the recipe.
@@ -59,6 +60,7 @@ class TrainingData:
         self._augment, self._seed = _AUGMENT.get(recipe["augment"]), task.seed
         self._shares = {name: recipe.get(name, 0.0) for name in ("erase", "cutmix", "label_smoothing")}
         self._classes = task.data.info.classes
+        self.shape = tuple(self._x.shape)
         self.indices = torch.arange(len(kept))[~is_held]
         self._held = torch.arange(len(kept))[is_held]
 

@@ -60,6 +60,7 @@ class Fit:
         ema: decay per step of the exponential moving average of weights and buffers; the average is then
             evaluated and kept; 0 = none.
         keeps: whether this process writes ``partial``; only one process does.
+        memory: what the loss itself remembers from step to step, as buffers; None: nothing.
     """
 
     epochs: int
@@ -73,6 +74,7 @@ class Fit:
     select: str = ""
     ema: float = 0.0
     keeps: bool = True
+    memory: nn.Module | None = None
 
     def run(
         self,
@@ -92,7 +94,7 @@ class Fit:
         Raises:
             TrainingError: a loss term, a gradient or a buffer is not finite; no step was taken with it.
         """
-        state = _State(module, optimizer, self._average(module))
+        state = _State(module, optimizer, self._average(module), self.memory)
         if self.partial.is_file():
             state.load(self.partial)
         kept = time.monotonic()
@@ -178,6 +180,7 @@ class _State:
     module: nn.Module
     optimizer: Optimizer
     average: AveragedModel | None
+    memory: nn.Module | None
     history: History = field(default_factory=list)
     step: int = 0
     seconds: float = 0.0
@@ -218,6 +221,8 @@ class _State:
         tensors = _prefixed("module", self.module.state_dict()) | _prefixed("best", self.best)
         if self.average is not None:
             tensors |= _prefixed("average", self.average.state_dict())
+        if self.memory is not None:
+            tensors |= _prefixed("memory", self.memory.state_dict())
         for index, buffers in self.optimizer.state_dict()["state"].items():
             tensors |= _prefixed(f"optimizer.{index}", {k: t for k, t in buffers.items() if t is not None})
         story = {name: getattr(self, name) for name in _STORY}
@@ -241,6 +246,8 @@ class _State:
         self.module.load_state_dict(_under("module", tensors))
         if self.average is not None:
             self.average.load_state_dict(_under("average", tensors))
+        if self.memory is not None:
+            self.memory.load_state_dict(_under("memory", tensors))
         self.best = {name: tensor.to(self.device) for name, tensor in _under("best", tensors).items()}
         buffers: dict[int, Tensors] = {}
         for name, tensor in _under("optimizer", tensors).items():

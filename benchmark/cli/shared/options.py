@@ -110,6 +110,13 @@ class Request:
     train_limit: Annotated[int | None, _training("--train-limit", "Training images; 0 = all.")] = None
     model: Annotated[str | None, _training("--model", "Network (bench list models).")] = None
     width: Annotated[int | None, _training("--width", "Channels of the models' first stage.")] = None
+    surrogate: Annotated[
+        Names,
+        _training(
+            "--surrogate",
+            "What black-box images are crafted on: NETWORK[:WIDTH[:SEED]]; several: on their mean logits.",
+        ),
+    ] = None
     processes: Annotated[
         int, _training("--processes", "Processes, one per GPU, that train one model together.")
     ] = 1
@@ -196,6 +203,9 @@ class Request:
         if self.kappa and not protocol.detectors:
             raise BenchError("--kappa is for attacks on detectors: name one (bench list detectors)")
         given = {"threat": self.threat, "attacks": self.attacks, "set": self.attack_set, "curve": self.curve}
+        given |= {"surrogate": self.surrogate}
+        if self.surrogate and protocol.defenses and "black" not in protocol.threats:
+            raise BenchError("--surrogate is for the black box: add --threat black")
         if unused := [f"--{name}" for name, value in given.items() if value and not protocol.defenses]:
             raise BenchError(
                 f"{', '.join(unused)} is for defenses; {', '.join(protocol.detectors)} faces every attack "
@@ -207,9 +217,10 @@ class Request:
         from robustness_bench.attacks.plugins import file_points
 
         networks = {each.name for s in protocol.settings for each in (s.model, s.detection.model)}
+        surrogates = {each.model for s in protocol.settings for each in s.surrogate.members(s.model.width)}
         used = {
             "--dataset": ("bench.datasets", {settings.dataset for settings in protocol.settings}),
-            "--model": ("bench.models", networks | {each.surrogate.model for each in protocol.settings}),
+            "--model": ("bench.models", networks | surrogates),
             "--defense": ("bench.detectors", set(protocol.detectors)),
         }
         given = {str(path.resolve()): path for path in self.plugin or ()}
@@ -296,6 +307,7 @@ class Request:
             },
             "eps": {"linf": _budget(self.eps_linf), "l2": _budget(self.eps_l2)},
             "curve": {"attacks": split(self.curve) if self.curve else None},
+            "surrogate": {"models": split(self.surrogate) if self.surrogate else None},
         }
         tree |= {section: told for section, keys in sections.items() if (told := _given(keys))}
         if self.attacks:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robustness_bench.attacks.registry import BOUNDED, attack_names
+from robustness_bench.attacks.registry import in_order, is_bounded
 from robustness_bench.benchmark.report.lines.trained import Epochs, Trained, differ, sentence
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
 from robustness_bench.benchmark.statistics import (
@@ -135,14 +135,14 @@ class Pair:
 
     def common(self) -> list[str]:
         """Return the attacks that both have faced, and the worst case over those that ε bounds."""
-        order = [*attack_names(), WORST_CASE]
+        order = [*in_order(self.first.records), WORST_CASE]
         return [name for name in order if not self.lacking(name, ())]
 
     def made_of(self, attack: str) -> tuple[str, ...]:
         """Return the attack itself; for the worst case, the bounded attacks that both have faced."""
         if attack != WORST_CASE:
             return (attack,)
-        return tuple(name for name in attack_names() if self._bounded(name)) or (attack,)
+        return tuple(name for name in in_order(self.first.records) if self._bounded(name)) or (attack,)
 
     def lacking(self, attack: str, seeds: Iterable[int]) -> list[str]:
         """Return the defenses that lack it for one of these seeds or, if none is named, for every seed."""
@@ -152,10 +152,7 @@ class Pair:
 
     def _bounded(self, attack: str) -> bool:
         sides = (self.first.records.get(attack, {}), self.second.records.get(attack, {}))
-        return all(
-            cells and all(record.spec["kind_of_attack"] in BOUNDED for record in cells.values())
-            for cells in sides
-        )
+        return all(cells and all(is_bounded(record.spec) for record in cells.values()) for cells in sides)
 
 
 def pair_of(

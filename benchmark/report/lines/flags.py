@@ -18,7 +18,8 @@ def flags_by_family(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
     for record in records:
         flags = raised.setdefault(record.family, set())
         flags.update(record.diagnosis.flags if record.diagnosis else ())
-        direct = white.get(_attack_on_model(record))
+        # Images that are no longer adversarial once stored say nothing of gradients.
+        direct = None if "storage" in record.spec else white.get(_attack_on_model(record))
         if direct and record.status == "ok" and record.spec["threat"] == "black":
             shares = float(direct.robust.mean()), float(record.robust.mean())
             if black_beats_white(*shares, len(record.robust)):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from robustness_bench.attacks.registry import SETS, attack_names, attack_presets
+from robustness_bench.attacks.registry import SETS, attack_place, attack_preset
 from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.flags import flags_by_family, looked_at
 from robustness_bench.benchmark.report.rendering.csv import number
@@ -113,7 +113,7 @@ def sets_of(spec: dict[str, Any]) -> tuple[str, ...]:
     """Return the parameter sets whose attack of this name has exactly a cell's parameters."""
     fitting = []
     for name in SETS:
-        preset = attack_presets(name).get(spec["attack"])
+        preset = attack_preset(spec["attack"], name)
         if preset is None or spec["norm"] not in preset.norms:
             continue
         if preset.identity(spec["norm"], spec["eps"]) == spec["parameters"]:
@@ -141,14 +141,14 @@ def median_distance(records: Sequence[Record]) -> float | None:
 
 
 def _order(line: Line) -> tuple[object, ...]:
-    defenses, attacks = list(defense_presets()), attack_names()
+    defenses = list(defense_presets())
     return (
         line.dataset,
         line.norm != "linf",
         line.norm,
         line.threat != "white",
         position(line.defense, defenses),
-        position(line.attack, attacks),
+        attack_place(line.attack),
         line.sets,
         line.eps,
         line.setting,

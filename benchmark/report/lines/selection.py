@@ -1,6 +1,6 @@
 """Select the records of a store that belong to given settings, whichever run made them."""
 
-from robustness_bench.attacks.registry import NORMS, attack_presets
+from robustness_bench.attacks.registry import NORMS, attack_preset, in_order
 from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.plan.protocol import THREATS, Protocol, Settings
 from robustness_bench.benchmark.plan.tasks import make_plan
@@ -13,7 +13,11 @@ def fitting(settings: Settings, data: dict[str, Located], by_id: dict[str, Recor
     met = {(r.spec["norm"], r.spec["attack"], r.spec["eps"]) for r in by_id.values()}
     nominal = {norm: tuple(a for n, a, _ in met if n == norm) for norm in NORMS}
     other = {norm: tuple(a for n, a, eps in met if n == norm and eps != settings.eps[norm]) for norm in NORMS}
-    presets = attack_presets(settings.attack_set)
+    names = {norm: in_order((*nominal[norm], *other[norm])) for norm in NORMS}
+    presets = {
+        norm: {name: preset for name in names[norm] if (preset := attack_preset(name, settings.attack_set))}
+        for norm in NORMS
+    }
     widest = Protocol(
         defenses=tuple(defense_presets()),
         norms=NORMS,
@@ -23,9 +27,11 @@ def fitting(settings: Settings, data: dict[str, Located], by_id: dict[str, Recor
         settings=(
             settings.model_copy(
                 update={
-                    "attacks": {norm: tuple(n for n in presets if n in nominal[norm]) for norm in NORMS},
+                    "attacks": {
+                        norm: tuple(n for n in presets[norm] if n in nominal[norm]) for norm in NORMS
+                    },
                     "curve": {
-                        norm: tuple(n for n, p in presets.items() if n in other[norm] and p.takes_eps)
+                        norm: tuple(n for n, p in presets[norm].items() if n in other[norm] and p.takes_eps)
                         for norm in NORMS
                     },
                 }

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from robustness_bench.attacks.registry import BOUNDED
+from robustness_bench.attacks.registry import is_bounded
 from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.results import Line, percent, sets_of
@@ -30,7 +30,7 @@ def worst_case(records: Sequence[Record], attack_set: str) -> list[Line]:
     ]
     lines = []
     for members in grouped(counted, _threat_model).values():
-        required = sorted({r.spec["attack"] for r in members if r.spec["kind_of_attack"] in BOUNDED})
+        required = sorted({r.spec["attack"] for r in members if is_bounded(r.spec)})
         natural = [record for record in members if record.spec["kind_of_attack"] == "natural"]
         for family in sorted({record.model_family for record in natural} if required else ()):
             own = [record for record in members if record.model_family == family]

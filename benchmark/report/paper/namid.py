@@ -6,7 +6,7 @@ from typing import Any
 
 from robustness_bench.attacks.registry import attack_names, attack_presets
 from robustness_bench.benchmark.data import Located, dataset_named
-from robustness_bench.benchmark.plan.protocol import Protocol, Settings, load_protocol
+from robustness_bench.benchmark.plan.protocol import Protocol, Settings, load_protocol, surrogate_words
 from robustness_bench.benchmark.report.lines.results import Line, summarize
 from robustness_bench.benchmark.report.lines.selection import fitting
 from robustness_bench.benchmark.report.literature.published import (
@@ -165,7 +165,9 @@ class Namid(Paper[Line]):
         if block.images < block.available:
             yield f"{block.images} of {block.available} test images"
         if settings.surrogate != paper.surrogate:
-            yield f"surrogate {settings.surrogate.model} of width {settings.surrogate.width}"
+            one = f"surrogate {settings.surrogate.model} of width {settings.surrogate.width}"
+            named = ", ".join(settings.surrogate.models)
+            yield f"surrogates {named}" if named else one
         for norm, eps in paper.eps.items():
             if settings.eps[norm] != eps:
                 yield f"{NORM_SYMBOLS[norm]} ε = {budget(settings.eps[norm])} for {budget(eps)}"
@@ -220,7 +222,7 @@ def _made(shape: Layout, block: Block[Line], lines: Sequence[Line]) -> str:
     if not lines:
         return f"{block.label}: no results at {eps}."
     seeds = counts((len(line.per_seed) for line in lines), "training seed")
-    crafted = f"; images crafted once on a Standard-AT {settings.surrogate.model}"
+    crafted = f"; images crafted once on {surrogate_words(settings)}"
     return (
         f"{block.label}: {count(block.images, 'test image')}, {seeds}, {eps}, attacks of the set "
         f"{settings.attack_set}, {_recipe(settings)}{crafted if shape.threat == 'black' else ''}."

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Literal, NamedTuple
 
-from robustness_bench.attacks.registry import NORMS, SETS, attack_names, attack_presets
-from robustness_bench.benchmark.plan.protocol import Settings
+from robustness_bench.attacks.registry import EIGHT_BIT, NORMS, SETS, attack_preset, in_order, parsed
+from robustness_bench.benchmark.plan.protocol import Settings, surrogate_words
 from robustness_bench.benchmark.plan.tasks import ZOO, weights_hash
 from robustness_bench.benchmark.report.lines.results import Line
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
@@ -127,9 +127,9 @@ def _defenses(lines: list[Line]) -> list[str]:
 
 def _labels(lines: list[Line]) -> dict[str, str]:
     """Return attack -> its column's label, in the order of the registry."""
-    presets = {name: p for each in SETS for name, p in attack_presets(each).items()}
-    present = {line.attack for line in lines}
-    return {name: presets[name].label for name in attack_names() if name in present}
+    names = in_order(line.attack for line in lines)
+    presets = {name: p for name in names for each in SETS if (p := attack_preset(name, each))}
+    return {name: preset.label for name, preset in presets.items()}
 
 
 def _rows(
@@ -194,7 +194,7 @@ def _caption(threat: str, lines: list[Line], settings: Settings, label: str) -> 
         runs += ", mean ± sample standard deviation over seeds"
     text = f"Accuracy in % on {lines[0].images} test images of {label}, {runs}. {_models(settings, lines)}."
     if threat == "black":
-        text += f" Adversarial images are crafted once on a Standard-AT {settings.surrogate.model}."
+        text += f" Adversarial images are crafted once on {surrogate_words(settings)}."
     text += f" Attacks of the set {settings.attack_set}."
     text += _judging(lines, settings.attack_set) + " The best of each column is marked."
     return text + _audited(lines) + _flagged(lines)
@@ -244,13 +244,23 @@ def _judging(lines: list[Line], attack_set: str) -> str:
         text += " Minimum-norm attacks: only images within ε count (≤ε)."
     if WORST_CASE in kinds:
         text += " Worst: survived every attack within ε of the norm, sample by sample"
-        names = [line.attack for line in lines if line.kind in _OWN_BALL]
+        names = [x.attack for x in lines if x.kind in _OWN_BALL and not parsed(x.attack)[1]]
         apart = [label for name, label in _labels(lines).items() if name in names]
         text += f"; {', '.join(apart)} (a ball of its own) not counted." if apart else "."
         ours = [line for line in lines if line.kind == SUBMITTED and set(line.per_seed.values()) != {None}]
         if sent := sorted({(line.attack, line.defense) for line in ours}):
             told = ", ".join(f"{attack} against {defense}" for attack, defense in sent)
             text += f" Worst includes submitted images: {told}."
+    return text + _stored(lines)
+
+
+def _stored(lines: list[Line]) -> str:
+    """Return what the columns of stored images are, if there are any."""
+    storages, text = {parsed(line.attack)[1] for line in lines} - {""}, ""
+    if EIGHT_BIT in storages:
+        text += " 8-bit: the same images, judged after rounding to 256 levels; not in Worst."
+    if storages - {EIGHT_BIT}:
+        text += " JPEG q: the same images, judged as a JPEG of quality q; not in Worst."
     return text
 
 

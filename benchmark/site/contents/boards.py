@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from robustness_bench.attacks.registry import BOUNDED
+from robustness_bench.attacks.registry import is_bounded
 from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST
@@ -131,7 +131,7 @@ def make_boards(
             of[names.OWN_SET] += natural
         for name, members in of.items():
             kinds = {record.spec["kind_of_attack"] for record in members}
-            if "natural" in kinds and kinds & set(BOUNDED) and not _covered(name, of):
+            if "natural" in kinds and any(is_bounded(r.spec) for r in members) and not _covered(name, of):
                 boards.append(_board(members, name, against, unranked or {}))
     boards = _distinct(sorted(boards, key=_order))
     return [_preview(board, boards) for board in boards]

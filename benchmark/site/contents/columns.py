@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustness_bench.attacks.registry import BOUNDED
+from robustness_bench.attacks.registry import is_bounded
 from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.site.contents import names
 from robustness_bench.benchmark.store.cells import Record
@@ -16,6 +16,7 @@ class Column:
     Attributes:
         key: unique on its board; the attack's name if that is unique.
         bounded: whether it stays inside ε and so counts in the worst case.
+        surrogates: the models of an ensemble on which its images were crafted.
         any_distance: whether images beyond ε count, as for minimum-norm attacks in published tables.
     """
 
@@ -24,6 +25,7 @@ class Column:
     label: str
     kind: str
     bounded: bool
+    surrogates: tuple[str, ...] = ()
     any_distance: bool = False
 
 
@@ -65,6 +67,7 @@ def _column(record: Record, attack_set: str, suffix: str) -> Column:
         attack=attack,
         label=f"{label}{suffix}{judged}",
         kind=kind,
-        bounded=kind in BOUNDED,
+        bounded=is_bounded(record.spec),
+        surrogates=tuple(record.spec.get("surrogates", ())),
         any_distance=any_distance,
     )

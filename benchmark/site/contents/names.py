@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from robustness_bench.attacks.registry import SETS, attack_names, attack_presets
+from robustness_bench.attacks.registry import SETS, attack_place, attack_preset
 from robustness_bench.benchmark.files import canonical_json, short_hash
 from robustness_bench.benchmark.report.lines.results import sets_of
 from robustness_bench.defenses.registry import defense_presets
@@ -29,17 +29,8 @@ class Shown(NamedTuple):
     label: str
     group: str
     source: str
-    order: int
-
-
-@cache
-def _attacks() -> dict[str, Shown]:
-    shown = {}
-    for order, name in enumerate(attack_names()):
-        preset = next(attack_presets(each)[name] for each in SETS if name in attack_presets(each))
-        label = "Natural" if preset.kind == "natural" else preset.label
-        shown[name] = Shown(name, label, preset.kind, preset.source, order)
-    return shown
+    order: Any
+    """Its place among those of its kind; such values can be compared."""
 
 
 def defense(name: str) -> Shown:
@@ -51,9 +42,14 @@ def defense(name: str) -> Shown:
     return Shown(name, found.label, found.group, found.source, list(presets).index(name))
 
 
+@cache
 def attack(name: str) -> Shown:
     """Return the registry's entry, or the bare name."""
-    return _attacks().get(name) or Shown(name, name, "other", "", len(_attacks()))
+    preset = next((found for each in SETS if (found := attack_preset(name, each))), None)
+    if preset is None:
+        return Shown(name, name, "other", "", attack_place(name))
+    label = "Natural" if preset.kind == "natural" else preset.label
+    return Shown(name, label, preset.kind, preset.source, attack_place(name))
 
 
 def attack_key(spec: dict[str, Any]) -> str:

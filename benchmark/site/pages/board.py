@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
+from robustness_bench.attacks.registry import parsed
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST
 from robustness_bench.benchmark.site.contents import names, standings
 from robustness_bench.benchmark.site.contents.boards import Board, Row
@@ -40,7 +41,12 @@ def context(board: Board, boards: Sequence[Board], families: Families, found: Fo
     shared = settings.pop() if len(settings) == 1 else ""
     decimals = 2 if board.images >= 1000 else 1
     best = _best(board, decimals)
-    apart = [column.label for column in board.columns if not column.bounded and column.kind != "natural"]
+    stored = [column.label for column in board.columns if parsed(column.attack)[1]]
+    apart = [
+        column.label
+        for column in board.columns
+        if not column.bounded and column.kind != "natural" and column.label not in stored
+    ]
     raised = {flag for line in lines for flag in line.flags}
     natural = [(board.natural.key, board.natural.label, "n")] if board.natural else []
     attacks = [(column.key, column.label, "n") for column in board.columns if column != board.natural]
@@ -58,6 +64,8 @@ def context(board: Board, boards: Sequence[Board], families: Families, found: Fo
         "board": board,
         "required": _unbroken([column.label for column in board.required]),
         "apart": _unbroken(apart[:8]),
+        "stored": _unbroken(stored[:8]),
+        "ensembles": _ensembles(board),
         "shared": shared,
         "single": len(apart) == 1,
         "others": [other for other in boards if other.dataset == board.dataset and other != board],
@@ -76,6 +84,15 @@ def context(board: Board, boards: Sequence[Board], families: Families, found: Fo
         "external": standings.external(board, found),
         "data": Markup(names.embedded(_data(board, lines))),
     }
+
+
+def _ensembles(board: Board) -> list[tuple[Markup, str]]:
+    """Return labels of columns -> the surrogates on whose mean logits their images were crafted."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for column in board.columns:
+        if column.surrogates:
+            found.setdefault(column.surrogates, []).append(column.label)
+    return [(_unbroken(labels), names.listed(surrogates)) for surrogates, labels in found.items()]
 
 
 def _unbroken(labels: list[str]) -> Markup:

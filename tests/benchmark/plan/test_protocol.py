@@ -103,6 +103,12 @@ def test_natural_accuracy_is_always_there() -> None:
             "--weights a.pt is one model, got 3 seeds",
         ),
         ({"model": {"width": 0}}, "width must be at least 1"),
+        ({"surrogate": {"models": ["vgg-19:x"]}}, r"must be NETWORK, .* got 'vgg-19:x'"),
+        ({"surrogate": {"models": ["vgg"]}}, r"unknown model 'vgg'; did you mean vgg-19\?"),
+        (
+            {"surrogate": {"models": ["vgg-19", "resnet-18:8:1"]}, "seeds": 2},
+            "the surrogate resnet-18:8:1 is the defense standard itself: name resnet-18:8:2",
+        ),
         ({"model": {"name": "resnet18"}}, r"did you mean resnet-18\?"),
         ({"estimators": {"objective": "eq-6"}}, r"did you mean eq-\d"),
     ],

@@ -41,6 +41,54 @@ def test_counts_of_the_default_plan() -> None:
     assert len(trained) == 2 + 2 + 4 + 4
 
 
+def test_stored_images_are_crafted_once_for_all_their_columns() -> None:
+    """Their attack's own cell keeps its id, and waits for the same images."""
+    asked = {
+        "norms": ["l2"],
+        "defenses": ["standard"],
+        "threats": ["white"],
+        "curve": {"attacks": ["pgd-40"]},
+    }
+
+    def planned(*attacks: str) -> tuple[dict[str, Task], list[Task]]:
+        tasks = plan(asked | {"dataset": {"digits": {"attacks": {"strict": {"l2": list(attacks)}}}}})
+        cells = {task.title: task for task in tasks if task.how.result}
+        return cells, [task for task in tasks if task.kind == "craft"]
+
+    alone, none = planned("pgd-40")
+    both, crafted = planned("pgd-40@8-bit", "pgd-40@jpeg-75", "none@jpeg-75")
+    assert not none
+    assert len(crafted) == 1
+    assert {title: both[title].id for title in alone} == {title: task.id for title, task in alone.items()}
+    waiting = {task.spec["attack"] for task in both.values() if crafted[0] in task.needs}
+    assert waiting == {"pgd-40", "pgd-40@8-bit", "pgd-40@jpeg-75"}
+
+
+def test_an_ensemble_of_surrogates_shares_its_members() -> None:
+    asked = {"norms": ["linf"], "threats": ["black"], "defenses": ["trades"]}
+    one = {task.title: task for task in plan(asked)}
+    named = {task.title: task for task in plan(asked | {"surrogate": {"models": ["vgg-19"]}})}
+    assert {title: task.id for title, task in named.items()} == {
+        title: task.id for title, task in one.items()
+    }
+    tasks = plan(asked | {"surrogate": {"models": ["vgg-19", "resnet-18:4:7"]}})
+    again = plan(asked | {"surrogate": {"models": ["resnet-18:4:7", "vgg-19:16:0", "vgg-19"]}})
+    assert ids(tasks) == ids(again)
+    crafted = [task for task in tasks if task.kind == "craft"]
+    assert all(len(task.parents) == 2 for task in crafted)
+    assert {task.id for task in tasks if task.kind == "train"} > {
+        t.id for t in one.values() if t.kind == "train"
+    }
+    cells = {task.title: task for task in tasks if task.how.result}
+    assert [title for title, task in cells.items() if task.id == one[title].id] == [
+        title for title in cells if "none" in title
+    ]
+    assert {tuple(task.spec.get("surrogates", ())) for task in cells.values()} == {
+        (),
+        ("resnet-18:4:7", "vgg-19:16:0"),
+    }
+
+
 class _Later(Training):
     """A later version's recipe, with a setting that first results did not have."""
 

@@ -13,10 +13,14 @@ import time
 from pathlib import Path
 from typing import get_type_hints
 
+import numpy as np
 import pytest
 
 from robustness_bench.attacks import registry
 from robustness_bench.benchmark.cli.shared.options import PANELS, Request
+from robustness_bench.benchmark.store.cells import read_record
+from robustness_bench.benchmark.store.evidence import evidence_of, read_evidence
+from robustness_bench.benchmark.store.tensors import load_tensors
 from tests.conftest import Bench
 
 TINY = ["--epochs", 1, "--train-limit", 96, "--width", 2, "--n-examples", 12]
@@ -387,3 +391,32 @@ def _running(pids: list[int]) -> list[int]:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
             found += [pid] if state not in "ZX" else []
     return found
+
+
+def test_stored_images_are_judged_beside_their_attack(store: Path, bench: Bench) -> None:
+    (plain,) = store.glob("records/*/linf/white/standard/pgd-40-*.parquet")
+    before = read_record(plain)
+    plain.unlink()
+    asked = [*SMALL[:-1], "standard", "--threat", "white", "--keep-examples", "--out", store, "--attacks"]
+    said = bench(*asked, "pgd-40@8-bit,none@jpeg-30")
+    assert said.status == 0, said.err
+    assert "PGD-40 8-bit" in said.out
+    assert "8-bit: the same images, judged after rounding to 256 levels; not in Worst." in said.out
+    after = read_record(plain)
+    assert after.id == before.id
+    assert all(np.array_equal(after.rows[name], column) for name, column in before.rows.items())
+    lines = {line["attack"]: line["mean"] for line in read_lines(store) if line["threat"] == "white"}
+    assert lines["worst-case"] == lines["pgd-40"]
+    (judged,) = store.glob("records/*/linf/white/standard/pgd-40@8-bit-*.parquet")
+    (crafted,) = store.glob("crafted/*/linf/pgd-40-on-standard-*.safetensors")
+    images, rows, kept = (
+        load_tensors(crafted)["x_adv"],
+        read_record(judged).rows,
+        read_evidence(evidence_of(judged)),
+    )
+    fooled = (rows["clean_prediction"] == rows["label"]) & (rows["adversarial_prediction"] != rows["label"])
+    assert kept.form == "uint8"
+    assert np.array_equal(kept.stored, np.rint(images.numpy()[fooled] * 255))
+    assert np.array_equal(rows["linf"], before.rows["linf"])
+    assert bench("verify", judged).status == 0
+    assert "names no storage" in bench(*asked, "pgd-40@7-bit").err

@@ -198,7 +198,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "erase": {"erase": 1.0},
     "awp": {"awp": 0.05},
     "awp from the second epoch": {"awp": 0.05, "awp_from": 0.5},
+    "a prior": {"prior": 10.0, "attack_steps": 1, "rel_step_size": 1.0},
     "all": {
+        "prior": 1.0,
         "label_smoothing": 0.3,
         "cutmix": 0.5,
         "erase": 0.5,
@@ -234,6 +236,7 @@ def test_every_defense_takes_all_options(tmp_path: Path, defense: str) -> None:
 def test_a_young_option_at_its_default_is_not_in_ids() -> None:
     spec = task_of().spec["training"]
     young = {"selection_steps", "label_smoothing", "cutmix", "erase", "awp", "awp_from"}
+    young |= {"prior", "prior_momentum", "prior_reset"}
     assert not young & set(spec)
     assert task_of(label_smoothing=0.0, awp=0.0).id == task_of().id
     assert task_of(label_smoothing=0.1).spec["training"] == {**spec, "label_smoothing": 0.1}
