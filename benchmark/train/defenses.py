@@ -15,7 +15,7 @@ from robustness_bench.attacks.numerics.noise import key_of
 from robustness_bench.benchmark.batching import Batches, pieces
 from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.networks import build_model
-from robustness_bench.benchmark.networks.fold import folded
+from robustness_bench.benchmark.networks.fold import folded, refolded
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.randomness import keyed
 from robustness_bench.benchmark.store.models import load_estimators, load_model, new_estimators
@@ -111,7 +111,7 @@ def _check_soft(batch: contract.Batch, recipe: dict[str, Any], defense: Defense)
 
 def attacked(attack: InnerAttack, defense: Defense, model: nn.Module, batch: Batch) -> Tensor:
     """Return a defense's inner adversarial images of a batch on the current ``model``."""
-    victim = Float(folded(model)).eval().requires_grad_(False)
+    victim = Float(refolded(model)).eval()
     loss = defense.inner_loss(victim, batch.x, batch.y)
     return craft(attack, victim, batch.x, batch.noise, loss)
 
