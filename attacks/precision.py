@@ -6,7 +6,7 @@ an attack asks float32 about each success, and takes the last steps of what stil
 """
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from robustness_bench.attacks.base import predict
 
 Precision = Literal["float32", "bf16"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
 _LAST = 0.25  # of the steps, that what still stands takes in float32
 
 
@@ -33,9 +32,9 @@ class Lowered(nn.Module):
 
 
 def check_precision(precision: str) -> None:
-    """Raise ValueError unless it is one of ``PRECISIONS``."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    """Raise ValueError unless it is a ``Precision``."""
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
 
 
 def lowered_steps(precision: Precision, steps: int) -> int:

@@ -22,6 +22,8 @@ KINDS = ("natural", "budget", "minimum-norm", "wasserstein", "unbounded")
 BOUNDED = ("budget", "minimum-norm")
 """Kinds that stay inside, or are read at, the ε of a threat model: the worst case is made of them."""
 NORMS = ("linf", "l2")
+EXACT, BF16 = "float32", "bf16"
+"""What an attack's gradients are taken in."""
 _ENTRY_POINTS = "bench.attacks"
 
 
@@ -38,6 +40,8 @@ class AttackPreset:
     attack: str
     """The recorded name of the class (``class_names``)."""
     parameters: dict[str, Any]
+    bf16: bool = False
+    """Whether its gradients may be taken in bf16 (``attacks.precision``)."""
 
     @property
     def takes_eps(self) -> bool:
@@ -51,9 +55,10 @@ class AttackPreset:
         budget = {"eps": eps} if self.takes_eps else {}
         return {"norm": norm, **budget, **self.parameters}
 
-    def identity(self, norm: str, eps: float) -> dict[str, Any]:
-        """What enters the task id."""
-        return {"attack": self.attack, **self.arguments(norm, eps)}
+    def identity(self, norm: str, eps: float, precision: str = EXACT) -> dict[str, Any]:
+        """What enters the task id; it names a precision only where it is another than float32."""
+        lowered = {"precision": precision} if precision != EXACT and self.bf16 else {}
+        return {"attack": self.attack, **self.arguments(norm, eps), **lowered}
 
     def build(self, norm: str, eps: float) -> "Attack":
         """Return the attack itself; imports torch."""
@@ -91,6 +96,7 @@ def _preset(name: str, table: Mapping[str, Any], attack_set: str) -> AttackPrese
         attack=table["attack"],
         source=parameters.pop("source"),
         parameters=parameters,
+        bf16=table.get("bf16", False),
     )
 
 

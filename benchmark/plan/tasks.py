@@ -171,7 +171,7 @@ class Planner:
             "defense": defense,
             "attack": attack,
             "kind_of_attack": preset.kind,
-            "parameters": preset.identity(norm, eps),
+            "parameters": preset.identity(norm, eps, settings.attack_precision),
             **self.sample(),
         }
         at = "" if eps == settings.eps[norm] else f" at ε = {eps:.4g}"
@@ -291,7 +291,7 @@ class Planner:
         self, model: Task, model_name: str, norm: str, preset: AttackPreset, eps: float, goal: str
     ) -> Task:
         """Return the task for adversarial images made once on ``model``, for all cells that use them."""
-        parameters = preset.identity(norm, eps)
+        parameters = preset.identity(norm, eps, self.settings.attack_precision)
         name = preset.name
         if parameters.pop("rule", None):
             name = parameters["attack"].partition(":")[2].lower()

@@ -809,7 +809,7 @@ def fake_run(folder: Path, overrides: dict[str, Any]) -> list[Task]:
         ({"training": {"train_limit": 100}, "model": {"width": 4}}, False),
         ({"schedule": "fast"}, False),
         ({"eps": {"linf": 0.1}, "seeds": 2, "n_examples": 7}, False),
-        ({"attack_set": "paper"}, False),
+        ({"attack_set": "paper", "attack_precision": "bf16"}, False),
         ({"curve": {"attacks": ["pgd-40"]}}, False),
         ({"defenses": ["wmim"]}, False),  # whose estimators have an objective of their own
         ({"training": {"lr": 0.07}}, True),
