@@ -7,13 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustness_bench.attacks.base import BudgetAttack
+from robustness_bench.attacks.base import BudgetAttack, steps_unseen
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.geometry import Norm, per_sample
 from robustness_bench.attacks.numerics.losses import LOSSES, LossName, check_ascent
 from robustness_bench.attacks.numerics.noise import Noise
 from robustness_bench.attacks.precision import Lowered, Precision, check_precision, confirmed, lowered_steps
-from robustness_bench.attacks.searches.pool import Rows, steps_unseen
+from robustness_bench.attacks.searches.pool import Rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,6 @@
 """Gradients in bf16: float32 has the last word on every success, and takes the last steps."""
 
 import dataclasses
-import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,22 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from robustness_bench.attacks import precision
+from robustness_bench.attacks import base
 from robustness_bench.attacks.base import Attack, AttackError, predict
-from robustness_bench.attacks.numerics.noise import Noise
-from robustness_bench.attacks.precision import ByAge, Lowered, confirmed, lowered_steps
+from robustness_bench.attacks.precision import ByAge, Lowered, lowered_steps
 from robustness_bench.attacks.registry import attack_presets
-from robustness_bench.attacks.searches import pool
 from tests.attacks.parity.problem import problem
 
 LOWERED = [name for name, preset in attack_presets("strict").items() if preset.bf16]
-FEWER: dict[str, Any] = {"restarts": 2, "square_queries": 40, "full_steps": 12, "audit": 0.3}
+FEWER: dict[str, Any] = {"restarts": 2, "square_queries": 20, "full_steps": 8, "audit": 0.3}
 EPS = {"linf": 0.1, "l2": 0.53}
 
 
 def built(name: str, norm: str, lower: str = "bf16", **changes: Any) -> Attack:
     attack = attack_presets("strict")[name].build(norm, EPS[norm])
-    steps = {"steps": 12} if type(attack).__name__ in ("PGD", "AutoAttack") else {}
+    steps = {"steps": 8} if type(attack).__name__ in ("PGD", "AutoAttack") else {}
     fewer = {key: value for key, value in (FEWER | steps).items() if hasattr(attack, key)}
     return dataclasses.replace(attack, **{**fewer, "precision": lower, **changes})
 
@@ -54,8 +50,9 @@ class Flips(nn.Module):
         return torch.cat([total * 0 + (0.0 if low else 1.0), total * 0 + 0.5 + 1e-3 * total], 1)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("name", LOWERED)
+@pytest.mark.parametrize(
+    ("name", "norm"), [("pgd-40", "linf"), ("pgd-dlr", "l2"), ("aa", "linf"), ("aa-fast", "l2")]
+)
 def test_float32_confirms_each_success_of_odd_batches_at_any_scale(name: str, norm: str) -> None:
     """Nearly as many fall as under float32's own gradients, and bf16 was used, then float32."""
     model, x, y = problem()
@@ -69,7 +66,7 @@ def test_float32_confirms_each_success_of_odd_batches_at_any_scale(name: str, no
         assert {torch.bfloat16, torch.float32} == set(seen.types)
 
 
-@pytest.mark.parametrize("name", LOWERED)
+@pytest.mark.parametrize("name", ["pgd-40", "aa", "aa-fast"])
 def test_a_success_that_float32_denies_ends_nothing(name: str) -> None:
     """All of bf16 claims that each image falls; each still gets all its steps, as under float32."""
     x, y = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.int64)
@@ -78,7 +75,7 @@ def test_a_success_that_float32_denies_ends_nothing(name: str) -> None:
     assert torch.equal(outcome.x_adv, x)
     assert torch.equal(outcome.prediction, y)
     exact = built(name, "linf", "float32", **changes)(Flips(), x, y)
-    assert outcome.backwards == exact.backwards
+    assert outcome.backwards >= exact.backwards
     assert outcome.forwards > exact.forwards  # the claims were looked at
 
 
@@ -122,9 +119,7 @@ def test_an_unknown_precision_is_refused() -> None:
 
 
 class Waits(TorchDispatchMode):
-    """Counts what makes a CPU wait for its device."""
-
-    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
+    """Counts what makes the CPU wait for a GPU: a number read from a tensor, or rows chosen by a mask."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,6 +127,45 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        masks = [a for a in args[1] if a is not None and a.dtype == torch.bool] if name.startswith("index") else []
-        self.count += name in self.NAMES or bool(masks)
+        rows = args[1] if name.startswith("index") and isinstance(args[1], list) else []
+        masked = any(each is not None and each.dtype == torch.bool for each in rows)
+        self.count += masked or name in ("_local_scalar_dense", "nonzero", "masked_select")
         return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["pgd-40", "aa"])
+def test_a_device_that_is_seldom_waited_for_gets_the_same_outcomes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight steps between two looks: what fell stays as it fell, in rounding of other batches."""
+    model, x, y = problem()
+    steps = {"steps": 40, "restarts": 1} if name == "pgd-40" else {}
+    attack, waits, found = built(name, "linf", "float32", **steps), [], []
+    for unseen in (1, 8):
+        monkeypatch.setattr(base, "_UNSEEN", {"cpu": unseen})
+        with Waits() as waited:
+            found.append(attack(model, x[:20], y[:20]))
+        waits.append(waited.count)
+    assert torch.equal(found[0].prediction, found[1].prediction)
+    assert torch.allclose(found[0].x_adv, found[1].x_adv, atol=1e-5)
+    assert found[1].backwards >= found[0].backwards
+    if name == "pgd-40":  # searches keep their ages on the CPU, which is counted here and costs nothing there
+        assert waits[0] > 2 * 40 > 2 * waits[1]
+
+
+def test_logits_that_are_not_finite_are_noticed_without_a_look_at_each_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(base, "_UNSEEN", {"cpu": 8})
+    model, x, y = problem()
+    passes: list[int] = []
+
+    def broken(module: nn.Module, inputs: Any, logits: Tensor) -> Tensor:
+        passes.append(1)
+        return logits * (torch.nan if len(passes) == 5 else 1.0)
+
+    handle = model.register_forward_hook(broken)
+    with pytest.raises(AttackError, match="logits are not finite"):
+        built("pgd-40", "linf", "float32")(model, x[:4], y[:4])
+    handle.remove()
+    assert len(passes) > 5
