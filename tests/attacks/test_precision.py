@@ -10,8 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustness_bench.attacks import base
 from robustness_bench.attacks.base import Attack, AttackError, predict
+from robustness_bench.attacks.numerics.noise import Noise
 from robustness_bench.attacks.precision import ByAge, Lowered, lowered_steps
 from robustness_bench.attacks.registry import attack_presets
+from robustness_bench.attacks.searches.pool import Rows, Samples, Search, searched
 from tests.attacks.parity.problem import problem
 
 LOWERED = [name for name, preset in attack_presets("strict").items() if preset.bf16]
@@ -151,6 +153,41 @@ def test_a_device_that_is_seldom_waited_for_gets_the_same_outcomes(
     assert found[1].backwards >= found[0].backwards
     if name == "pgd-40":  # searches keep their ages on the CPU, which is counted here and costs nothing there
         assert waits[0] > 2 * 40 > 2 * waits[1]
+
+
+@dataclasses.dataclass
+class At(Rows):
+    sample: Tensor
+
+
+class Scripted(Search[At]):
+    """Sample i is fooled after the steps in ``when[i]`` alone; its image is the number of the step."""
+
+    def __init__(self, when: list[list[int]], steps: int) -> None:
+        n = len(when)
+        noise = Noise.for_samples(torch.arange(n), 0)
+        super().__init__(Samples(torch.zeros(n, 1, 1, 1), torch.zeros(n).long(), noise), [1], steps)
+        self.when = when
+
+    def begin(self, sample: Tensor, start: Tensor) -> At:
+        return At(sample)
+
+    def step(self, state: At, age: Tensor) -> tuple[At, Tensor, Tensor]:
+        pairs = zip(state.sample.tolist(), age.tolist(), strict=True)
+        fooled = torch.tensor([step in self.when[sample] for sample, step in pairs])
+        return state, age.float().reshape(-1, 1, 1, 1), fooled
+
+
+@pytest.mark.parametrize("unseen", [1, 3, 8])
+def test_a_success_between_two_looks_is_kept(unseen: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one, or the last one of those that do not leave, though the sample stands at the look."""
+    monkeypatch.setattr(base, "_UNSEEN", {"cpu": unseen})
+    when = [[0, 4], [1, 2, 5], [6], [], [3, 4], [5]]
+    for leave in (True, False):
+        found = searched(Scripted([*when, [7]], 7), room=4, leave=leave)  # ages differ; 7 is a step too late
+        chosen = [(each[0] if leave else each[-1]) if each else 0 for each in [*when, []]]
+        assert found.images.flatten().tolist() == chosen
+        assert found.fooled.tolist() == [bool(each) for each in [*when, []]]
 
 
 def test_logits_that_are_not_finite_are_noticed_without_a_look_at_each_pass(
