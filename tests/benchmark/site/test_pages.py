@@ -547,10 +547,11 @@ def test_attacks_of_one_name_and_other_parameters_are_two_columns(tmp_path: Path
     store = Store(tmp_path)
     model = store.model("good", 0)
     store.cell(model, "good", "none", 20, kind="natural")
-    for steps, stood in ((10, 9), (40, 7)):
-        store.cell(model, "good", "zap", stood, parameters={"steps": steps})
+    for stood, parameters in ((9, {"steps": 10}), (7, {"steps": 10, "precision": "bf16"})):
+        store.cell(model, "good", "zap", stood, parameters=parameters)
     board = only_board(store)
     assert len({column.label for column in board.columns}) == 3
+    assert sum(" (bf16)" in column.label for column in board.columns) == 1
     assert board.rows[0].worst is not None
     assert board.rows[0].worst.per_seed == {0: 35.0}
 
