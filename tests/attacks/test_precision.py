@@ -72,7 +72,7 @@ def test_float32_confirms_each_success_of_odd_batches_at_any_scale(name: str, no
 def test_a_success_that_float32_denies_ends_nothing(name: str) -> None:
     """All of bf16 claims that each image falls; each still gets all its steps, as under float32."""
     x, y = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.int64)
-    changes = {"targets": 1, "close_targets": 1} if name == "aa-fast" else {}
+    changes: dict[str, Any] = {"targets": 1, "close_targets": 1} if name == "aa-fast" else {}
     outcome = built(name, "linf", **changes)(Flips(), x, y)
     assert torch.equal(outcome.x_adv, x)
     assert torch.equal(outcome.prediction, y)
@@ -124,7 +124,7 @@ class Waits(TorchDispatchMode):
     """Counts what makes the CPU wait for a GPU: a number read from a tensor, or rows chosen by a mask."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -141,7 +141,7 @@ def test_a_device_that_is_seldom_waited_for_gets_the_same_outcomes(
 ) -> None:
     """Eight steps between two looks: what fell stays as it fell, in rounding of other batches."""
     model, x, y = problem()
-    steps = {"steps": 40, "restarts": 1} if name == "pgd-40" else {}
+    steps: dict[str, Any] = {"steps": 40, "restarts": 1} if name == "pgd-40" else {}
     attack, waits, found = built(name, "linf", "float32", **steps), [], []
     for unseen in (1, 8):
         monkeypatch.setattr(base, "_UNSEEN", {"cpu": unseen})
