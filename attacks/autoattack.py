@@ -12,10 +12,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from robustness_bench.attacks.base import AttackError, BudgetAttack, predict
+from robustness_bench.attacks.base import AttackError, BudgetAttack
 from robustness_bench.attacks.numerics.geometry import Norm
 from robustness_bench.attacks.numerics.losses import LOSSES, dlr, targeted_dlr
 from robustness_bench.attacks.numerics.noise import Noise, key_of
+from robustness_bench.attacks.precision import Precision, check_precision, confirmed
 from robustness_bench.attacks.searches.apgd import APGD, TargetedLoss
 from robustness_bench.attacks.searches.fab import FAB
 from robustness_bench.attacks.searches.pool import Found, Samples, searched
@@ -43,6 +44,7 @@ class AutoAttack(BudgetAttack):
             vanishes in float32 for wide logits.
         steps: of each run of APGD and FAB; 100 in the paper.
         square_queries: Square's queries per sample; 5000 in the paper.
+        precision: of APGD's gradients (``attacks.precision``); FAB's say where the boundary lies exactly.
 
     Differs from the paper: with fewer than ten classes there are fewer targets; where the DLR losses
     are not defined (targeted: below four classes, untargeted: below three) the margin replaces them.
@@ -56,9 +58,11 @@ class AutoAttack(BudgetAttack):
     loss: Literal["log-odds", "ce"] = "log-odds"
     steps: int = 100
     square_queries: int = 5000
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_precision(self.precision)
         if self.version not in _MEMBERS:
             raise ValueError(f"version must be one of {', '.join(_MEMBERS)}, got {self.version!r}")
         if self.loss not in ("log-odds", "ce"):
@@ -111,7 +115,8 @@ class AutoAttack(BudgetAttack):
             if not len(rows):
                 break
             found = self._run(name, model, samples.pick(rows), targets[rows], len(x), leave=leave)
-            fooled = judged(model, found, y[rows])
+            # In a batch of others rounding is another.
+            fooled = confirmed(model, found.images, y[rows], found.fooled)
             x_adv[rows[fooled]] = found.images[fooled]
             rows = rows[~fooled]
         return x_adv
@@ -165,6 +170,7 @@ class AutoAttack(BudgetAttack):
             targets=aims,
             steps=self.steps,
             averaged=20 if self.version == "rand" else 1,
+            precision=self.precision,
         )
         return searched(apgd, room=room, leave=leave and self._leaves)
 
@@ -188,11 +194,3 @@ class _ToTheEnd(AutoAttack):
 def ranked(logits: Tensor) -> Tensor:
     """The classes after the model's own, likeliest first, nine at most: (N, K) -> (N, targets)."""
     return logits.sort(dim=1)[1].flip(1)[:, 1 : _MOST_TARGETS + 1]
-
-
-def judged(model: nn.Module, found: Found, y: Tensor) -> Tensor:
-    """Which of the images that fooled do so in this batch too, where rounding is another: (N,)."""
-    fooled = found.fooled.clone()
-    if fooled.any():
-        fooled[found.fooled] = predict(model, found.images[found.fooled]) != y[found.fooled]
-    return fooled

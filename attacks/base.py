@@ -22,6 +22,8 @@ from robustness_bench.attacks.numerics.noise import Noise
 # Allows for float32 rounding only: one 8-bit level is 4e-3.
 _RELATIVE_SLACK, _ABSOLUTE_SLACK = 1e-5, 1e-6
 
+_UNSEEN = {"cuda": 8}  # steps between two looks at a batch, where a look waits for the device
+
 Goal = Literal["untargeted", "transfer"]
 
 
@@ -55,12 +57,14 @@ class Counted(nn.Module):
 
     Args:
         mends: False passes such a gradient on as the model computed it.
+        late: logits are only checked by ``check``, so that a pass does not wait for the device.
     """
 
-    def __init__(self, model: nn.Module, *, mends: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, mends: bool = True, late: bool = False) -> None:
         super().__init__()
         self.model = model
-        self.mends = mends
+        self.mends, self.late = mends, late
+        self._finite: Tensor | None = None
         self.forwards = 0
         self.backwards = 0
 
@@ -70,8 +74,10 @@ class Counted(nn.Module):
             x.register_hook(geometry.mended)
         # A clone: libraries write into the logits, and a model may hand out a cached tensor.
         logits = _logits(self.model(x), len(x)).clone()
-        if not torch.isfinite(logits).all():
-            raise AttackError("the model's logits are not finite (NaN or infinity)")
+        finite = torch.isfinite(logits).all()
+        self._finite = finite if self._finite is None else self._finite & finite
+        if not self.late:
+            self.check()
         self.forwards += len(x)
         if x.requires_grad and not logits.requires_grad:
             # The model cuts the graph: its gradient is zero, which is no reason to crash.
@@ -79,6 +85,11 @@ class Counted(nn.Module):
         if logits.requires_grad:
             logits.register_hook(self._count_backward)
         return logits
+
+    def check(self) -> None:
+        """Raise AttackError if the logits of any pass so far were not finite."""
+        if self._finite is not None and not self._finite:
+            raise AttackError("the model's logits are not finite (NaN or infinity)")
 
     def _count_backward(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)
@@ -209,13 +220,14 @@ class Attack(ABC):
         check_images(x, y)
         ids = torch.arange(len(x)) if ids is None else ids
         noise = Noise.for_samples(ids.to(x.device), seed, self.stream)
-        counted = Counted(model)
+        counted = Counted(model, late=steps_unseen(x.device) > 1)
         with frozen(counted):
             clean = predict(counted, x)
             aims = torch.ones_like(y, dtype=torch.bool) if goal == "transfer" else clean == y
             found, told = dict.fromkeys(self.rules or ("",), x[aims]), None
             if aims.any():
                 found, told = self.perturb_told(counted, x[aims], y[aims], noise[aims])
+            counted.check()
             kept = {
                 rule: self._judged(counted, x, y, clean, aims, image, goal) for rule, image in found.items()
             }
@@ -291,6 +303,11 @@ class NoAttack(BudgetAttack):
 
     def passes(self, classes: int) -> tuple[int, int]:
         return 1, 0
+
+
+def steps_unseen(device: torch.device) -> int:
+    """Steps that a batch takes between two looks at who has fallen. What fell stays as it fell."""
+    return _UNSEEN.get(device.type, 1)
 
 
 def predict(model: nn.Module, x: Tensor) -> Tensor:

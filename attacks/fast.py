@@ -12,13 +12,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustness_bench.attacks.autoattack import AutoAttack, judged
+from robustness_bench.attacks.autoattack import AutoAttack
 from robustness_bench.attacks.base import BudgetAttack
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.geometry import Norm, per_sample
 from robustness_bench.attacks.numerics.losses import targeted_margin
 from robustness_bench.attacks.numerics.margins import margin
 from robustness_bench.attacks.numerics.noise import Noise, key_of
+from robustness_bench.attacks.precision import ByAge, Precision, confirmed, lowered_steps
 from robustness_bench.attacks.searches.pool import Rows, Samples, Search, searched
 
 _CLOSE = 0.2  # of the margin at the natural image: an ascent that leaves less of it is worth another try
@@ -62,6 +63,7 @@ class FastAutoAttack(BudgetAttack):
         audit: share of the samples, 0 to 1: see ``audited``.
         full_steps: AutoAttack's ``steps``.
         square_queries: AutoAttack's.
+        precision: of the ascents' and APGD's gradients, but for the last steps (``attacks.precision``).
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
@@ -74,6 +76,7 @@ class FastAutoAttack(BudgetAttack):
     audit: float = 0.01
     full_steps: int = 100
     square_queries: int = 5000
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,7 +92,11 @@ class FastAutoAttack(BudgetAttack):
 
     def _full(self) -> AutoAttack:
         return AutoAttack(
-            norm=self.norm, eps=self.eps, steps=self.full_steps, square_queries=self.square_queries
+            norm=self.norm,
+            eps=self.eps,
+            steps=self.full_steps,
+            square_queries=self.square_queries,
+            precision=self.precision,
         )
 
     def passes(self, classes: int) -> tuple[int, int]:
@@ -144,9 +151,10 @@ class FastAutoAttack(BudgetAttack):
                 norm=self.norm,
                 eps=self.eps,
                 steps=steps,
+                precision=self.precision,
             )
             found = searched(ascent, room=len(on))
-            fooled = judged(model, found, samples.y[on])
+            fooled = confirmed(model, found.images, samples.y[on], found.fooled)
             ahead[on] = torch.maximum(ahead[on], ascent.ahead)
             x_adv[on[fooled]] = found.images[fooled]
             return on[~fooled]
@@ -226,9 +234,11 @@ class Ascent(Search[Ascending]):
         norm: Norm,
         eps: float,
         steps: int,
+        precision: Precision,
     ) -> None:
         super().__init__(samples, [stream], steps + 1)
-        self.model, self.target, self.norm, self.eps = model, target, norm, eps
+        self.target, self.norm, self.eps = target, norm, eps
+        self.seen = ByAge(model, lowered_steps(precision, steps))
         self.ahead = samples.x.new_full((len(samples.y), classes), -torch.inf)
         self.sizes: Tensor = eps * (1.0 + (torch.arange(steps + 1) * math.pi / steps).cos())
 
@@ -242,12 +252,12 @@ class Ascent(Search[Ascending]):
         last = bool((age == self.steps - 1).all())
         x_adv.requires_grad_(not last)
         with torch.set_grad_enabled(not last):
-            logits = self.model(x_adv)
+            logits = self.seen(x_adv, age)
             value = (
                 margin(logits, y) if self.target is None else targeted_margin(logits, y, self.target[sample])
             )
         self.ahead[sample] = torch.maximum(self.ahead[sample], _ahead(logits.detach(), y))
-        fooled = logits.detach().argmax(1) != y
+        fooled = self.seen.confirmed(logits, x_adv, y, age)
         if last:
             return state, x_adv, fooled
         (gradient,) = torch.autograd.grad(value.sum(), x_adv)

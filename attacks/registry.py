@@ -28,6 +28,8 @@ STORAGES = {
     JPEG: "as a JPEG of this quality, 1 to 100",
 }
 """Ways to store an image before it is judged: ``NAME@8-bit``, ``NAME@jpeg-75``."""
+EXACT, BF16 = "float32", "bf16"
+"""What an attack's gradients are taken in."""
 _ENTRY_POINTS = "bench.attacks"
 
 
@@ -46,6 +48,8 @@ class AttackPreset:
     parameters: dict[str, Any]
     storage: str = ""
     """How its images are stored before they are judged (``STORAGES``); empty: they are judged as made."""
+    bf16: bool = False
+    """Whether its gradients may be taken in bf16 (``attacks.precision``)."""
 
     @property
     def takes_eps(self) -> bool:
@@ -59,9 +63,10 @@ class AttackPreset:
         budget = {"eps": eps} if self.takes_eps else {}
         return {"norm": norm, **budget, **self.parameters}
 
-    def identity(self, norm: str, eps: float) -> dict[str, Any]:
-        """What enters the task id."""
-        return {"attack": self.attack, **self.arguments(norm, eps)}
+    def identity(self, norm: str, eps: float, precision: str = EXACT) -> dict[str, Any]:
+        """What enters the task id; it names a precision only where it is another than float32."""
+        lowered = {"precision": precision} if precision != EXACT and self.bf16 else {}
+        return {"attack": self.attack, **self.arguments(norm, eps), **lowered}
 
     def build(self, norm: str, eps: float) -> "Attack":
         """Return the attack itself; imports torch."""
@@ -148,6 +153,7 @@ def _preset(name: str, table: Mapping[str, Any], attack_set: str) -> AttackPrese
         attack=table["attack"],
         source=parameters.pop("source"),
         parameters=parameters,
+        bf16=table.get("bf16", False),
     )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.geometry import Norm, per_sample
+from robustness_bench.attacks.precision import ByAge, Precision, lowered_steps
 from robustness_bench.attacks.searches.pool import Rows, Samples, Search
 
 _MOMENTUM = 0.75  # the share of the new step, α
@@ -49,6 +50,7 @@ class APGD(Search[Climb]):
         targets: (N, starts), the class each start goes for, which only the loss knows of.
         steps: gradient steps of each start.
         averaged: gradients taken of each point, for models that draw.
+        precision: of the gradients of the first three quarters of the steps (``attacks.precision``).
 
     The numbers are those of the authors' code. Like it, the very first step counts as a gain where the
     loss it reaches is above 0, not above the start's.
@@ -66,11 +68,13 @@ class APGD(Search[Climb]):
         targets: Tensor | None = None,
         steps: int = 100,
         averaged: int = 1,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__(samples, streams, steps + 1)  # the start is looked at too
         self.model, self.norm, self.eps, self.loss, self.averaged = model, norm, eps, loss, averaged
         self.targets = samples.y[:, None].expand(-1, self.starts) if targets is None else targets
         self.periods = periods(steps)
+        self.seen = ByAge(model, lowered_steps(precision, steps))
 
     def begin(self, sample: Tensor, start: Tensor) -> Climb:
         x, y, noise = self.picked(sample, start)
@@ -109,7 +113,7 @@ class APGD(Search[Climb]):
             x_adv = self._moved(s, per_sample(share, s.x))
             if some_new:
                 x_adv = torch.where(per_sample(new, s.x), s.x_adv, x_adv)
-        value, gradient, fooled = self._looked(x_adv, s)
+        value, gradient, fooled = self._looked(x_adv, s, age)
 
         gains, checked = s.gains + (value > s.previous), s.checked
         previous = value
@@ -151,17 +155,17 @@ class APGD(Search[Climb]):
             return x_adv.clamp(x - self.eps, x + self.eps).clamp_(0.0, 1.0)
         return (x + geometry.project(x_adv - x, "l2", self.eps)).clamp_(0.0, 1.0)
 
-    def _looked(self, x_adv: Tensor, s: Climb) -> tuple[Tensor, Tensor, Tensor]:
+    def _looked(self, x_adv: Tensor, s: Climb, age: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, gradient, and whether the class is lost."""
         point = x_adv.detach().requires_grad_()
         gradients: list[Tensor] = []
         for _ in range(self.averaged):
             with torch.enable_grad():
-                logits = self.model(point)
+                logits = self.seen(point, age)
                 loss = self.loss(logits, s.y, s.target)
                 gradients += torch.autograd.grad(loss.sum(), point)
         mean = torch.stack(gradients).mean(0) if self.averaged > 1 else gradients[0]
-        return loss.detach(), mean, logits.detach().argmax(1) != s.y
+        return loss.detach(), mean, self.seen.confirmed(logits, x_adv, s.y, age)
 
 
 def periods(steps: int) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Generic, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor
 
+from robustness_bench.attacks.base import steps_unseen
+from robustness_bench.attacks.numerics.geometry import per_sample
 from robustness_bench.attacks.numerics.noise import Noise
 
 _REFILL = 8  # a batch is filled up once an eighth of it is free: joining copies everything
@@ -111,15 +113,21 @@ def searched(search: Search[State], *, room: int, leave: bool = True) -> Found:
                 jobs, age = torch.cat([jobs, new]), torch.cat([age, torch.zeros_like(new)])
         if state is None or not len(jobs):
             return Found(images, (first < last).to(device))
+        ages = range(1, min(steps_unseen(device), int(search.steps - age.max())))
         state, reached, fooled = search.step(state, age)
-        age = age + 1
+        for more in ages:
+            state, later, falls = search.step(state, age + more)
+            new = falls & ~fooled if leave else falls
+            reached = torch.where(per_sample(new, later), later, reached)
+            fooled = fooled | falls
+        age = age + len(ages) + 1
         sample, start = jobs % n, jobs // n
         going = age < search.steps
         hits = fooled.cpu()
         if hits.any():
             first.scatter_reduce_(0, sample[hits], start[hits], "amin")
             good = hits & (start == first[sample])
-            images[sample[good].to(device)] = reached[good.to(device)]
+            images[sample[good].to(device)] = reached[good.nonzero()[:, 0].to(device)]
             going &= start < first[sample] if leave else start <= first[sample]
         if not going.all():
             jobs, age, state = jobs[going], age[going], state.pick(going.nonzero()[:, 0].to(device))

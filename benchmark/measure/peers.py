@@ -307,6 +307,9 @@ def turn(entry: Entry, family: str, on: Problem, seed: int) -> Turn:
     if entry.package == OURS:
         on = on._replace(x=on.x.contiguous(memory_format=torch.channels_last))
     passes = Passes(model)
+    if family == "training":  # a first step makes what all later ones have
+        entry.run(model, on, seed)
+        passes.forwards = passes.backwards = 0
     before = _memory_reset(on.x.device)
     started = _now(on.x.device)
     x_adv = entry.run(model, on, seed)

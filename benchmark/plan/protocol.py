@@ -4,13 +4,14 @@ The built-in ``protocols/default.toml`` and ``schedules/namid-paper.toml`` give 
 models below say what a key may be; an unknown key is an error.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
 from robustness_bench.attacks.registry import (
+    BF16,
     NORMS,
     SETS,
     STORAGES,
@@ -284,6 +285,8 @@ class _Shared(Strict):
     n_examples: Limit
     attack_set: Literal["strict", "paper"]
     """The attacks' parameter set."""
+    attack_precision: Literal["float32", "bf16"]
+    """Of the gradients of attacks that can lower it; successes are judged in float32"""
     model: Model
     surrogate: Surrogate
     schedule: str
@@ -481,7 +484,22 @@ def _settings(name: str, keys: Keys, norms: tuple[str, ...]) -> Settings:
         "weights_input": "plain" if keys.weights_plain else keys.weights_input,
         "fit": keys.fit if name == FOLDER.info.name else "",
     }
+    if keys.attack_precision == BF16:
+        _check_lowered(
+            keys, {name for norm in norms for name in _attacks(norm, getattr(attacks, norm), attack_set)}
+        )
     return Settings(**{key: getattr(keys, key) for key in _Shared.model_fields} | changed)
+
+
+def _check_lowered(keys: Keys, names: Collection[str]) -> None:
+    """Raise BenchError if gradients in bf16 were asked for where nothing can have them."""
+    if keys.network:
+        raise BenchError(
+            f"attack_precision bf16 does not reach {keys.network}, which runs in a process of its own"
+        )
+    able = [name for name, preset in attack_presets(keys.attack_set).items() if preset.bf16]
+    if not set(able) & set(names):
+        raise BenchError(f"attack_precision bf16 changes none of these attacks: add one of {', '.join(able)}")
 
 
 def check_budgets(info: DatasetInfo, eps: Mapping[str, float], factors: Sequence[float]) -> None:

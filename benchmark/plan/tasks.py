@@ -194,7 +194,7 @@ class Planner:
             "defense": defense,
             "attack": attack,
             "kind_of_attack": preset.kind,
-            "parameters": preset.identity(norm, eps),
+            "parameters": preset.identity(norm, eps, settings.attack_precision),
             **({"storage": storage} if storage else {}),
             **ensemble,
             **self.sample(),
@@ -330,7 +330,7 @@ class Planner:
         Args:
             models: on which they are made, more than one on their mean logits.
         """
-        parameters = preset.identity(norm, eps)
+        parameters = preset.identity(norm, eps, self.settings.attack_precision)
         name, _ = parsed(preset.name)
         if parameters.pop("rule", None):
             name = parameters["attack"].partition(":")[2].lower()

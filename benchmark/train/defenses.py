@@ -16,7 +16,7 @@ from robustness_bench.attacks.numerics.noise import key_of
 from robustness_bench.benchmark.batching import Batches, pieces
 from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.networks import build_model
-from robustness_bench.benchmark.networks.fold import folded
+from robustness_bench.benchmark.networks.fold import folded, refolded
 from robustness_bench.benchmark.plan.protocol import Training
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.randomness import keyed
@@ -145,7 +145,7 @@ def climbed(
     Args:
         start: where the attack starts, minus the images; None: where it starts by itself.
     """
-    victim = Float(folded(model)).eval().requires_grad_(False)
+    victim = Float(refolded(model)).eval()
     loss = defense.inner_loss(victim, batch.x, batch.y)
     with frozen(victim):
         x_adv = attack.start_of(batch.x, batch.noise) if start is None else batch.x + start

@@ -32,7 +32,7 @@ WHAT, ATTACKS, TRAINING, WEIGHTS, WHERE, HOW = PANELS = (
     "How it runs",
 )
 _AS_KEYS = (
-    *("seeds", "n_examples", "attack_set", "schedule", "fit"),
+    *("seeds", "n_examples", "attack_set", "attack_precision", "schedule", "fit"),
     *("weights", "weights_input", "weights_entry", "network"),
 )
 """Options that a protocol has keys of the same name for."""
@@ -96,6 +96,10 @@ class Request:
     ] = None
     attack_set: Annotated[
         str | None, _attack("--set", "The attacks' parameters: strict or paper (bench list attacks -v).")
+    ] = None
+    attack_precision: Annotated[
+        str | None,
+        _attack("--attack-precision", "Of their gradients: float32, or bf16 for those that can (faster)."),
     ] = None
     curve: Annotated[Names, _attack("--curve", "Attacks to run also at other ε, for robustness curves.")] = (
         None
@@ -203,7 +207,7 @@ class Request:
         if self.kappa and not protocol.detectors:
             raise BenchError("--kappa is for attacks on detectors: name one (bench list detectors)")
         given = {"threat": self.threat, "attacks": self.attacks, "set": self.attack_set, "curve": self.curve}
-        given |= {"surrogate": self.surrogate}
+        given |= {"surrogate": self.surrogate, "attack-precision": self.attack_precision}
         if self.surrogate and protocol.defenses and "black" not in protocol.threats:
             raise BenchError("--surrogate is for the black box: add --threat black")
         if unused := [f"--{name}" for name, value in given.items() if value and not protocol.defenses]:

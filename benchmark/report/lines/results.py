@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from robustness_bench.attacks.registry import SETS, attack_place, attack_preset
+from robustness_bench.attacks.registry import EXACT, SETS, attack_place, attack_preset
 from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.flags import flags_by_family, looked_at
 from robustness_bench.benchmark.report.rendering.csv import number
@@ -61,6 +61,8 @@ class Line:
     unlooked: str = ""
     reading: str = ""
     """How given weights were run, and why (``readings.Chosen.note``)."""
+    precision: str = ""
+    """Of the attack's gradients (``precision_of``)."""
     audit: str = ""
     """What the attack's own audit says of the accuracy (``statistics.audit_words``)."""
     missing: bool = False
@@ -105,18 +107,19 @@ def _line(records: list[Record], flags: tuple[str, ...]) -> Line:
         setting=records[0].family,
         unlooked=looked_at(records),
         reading=str(records[0].environment.get("input", "")),
+        precision=precision_of(records),
         audit=audit_words(audits, spec["n_examples"]) if whole and audits else "",
     )
 
 
 def sets_of(spec: dict[str, Any]) -> tuple[str, ...]:
-    """Return the parameter sets whose attack of this name has exactly a cell's parameters."""
-    fitting = []
+    """Return the parameter sets whose attack of this name has a cell's parameters, at any precision."""
+    fitting, precision = [], spec["parameters"].get("precision", EXACT)
     for name in SETS:
         preset = attack_preset(spec["attack"], name)
         if preset is None or spec["norm"] not in preset.norms:
             continue
-        if preset.identity(spec["norm"], spec["eps"]) == spec["parameters"]:
+        if preset.identity(spec["norm"], spec["eps"], precision) == spec["parameters"]:
             fitting.append(name)
     return tuple(fitting)
 
@@ -177,9 +180,19 @@ def _row(line: Line) -> list[object]:
         number(unbounded.mean if unbounded else None),
         number(unbounded.std if unbounded else None),
         *(number(value) for value in (line.median_distance, line.forwards, line.backwards)),
-        "; ".join(filter(None, [" ".join(line.flags), line.unlooked, line.audit])),
+        "; ".join(filter(None, [" ".join(line.flags), line.unlooked, lowered(line.precision), line.audit])),
         *(line.error or "ok", line.setting),
     ]
+
+
+def precision_of(records: Iterable[Record]) -> str:
+    """Return what gradients were taken in, where it is another precision than float32 for any."""
+    return max((record.spec["parameters"].get("precision", "") for record in records), default="")
+
+
+def lowered(precision: str) -> str:
+    """Return a ``precision_of`` in words."""
+    return f"gradients in {precision}" if precision else ""
 
 
 def _absent(line: Line) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from robustness_bench.attacks.registry import is_bounded
 from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.grouping import grouped
-from robustness_bench.benchmark.report.lines.results import Line, percent, sets_of
+from robustness_bench.benchmark.report.lines.results import Line, percent, precision_of, sets_of
 from robustness_bench.benchmark.statistics import mean_std
 from robustness_bench.benchmark.store.cells import Record, robust_to_all
 
@@ -45,7 +45,8 @@ def _threat_model(record: Record) -> Group:
 
 def _line(records: list[Record], required: list[str], attack_set: str) -> Line:
     sent = [r for r in records if r.spec["kind_of_attack"] == SUBMITTED and r.status == "ok"]
-    cells = {(record.seed, record.spec["attack"]): record for record in records}
+    exact_last = sorted(records, key=lambda record: "precision" not in record.spec["parameters"])
+    cells = {(record.seed, record.spec["attack"]): record for record in exact_last}
     seeds = sorted({record.seed for record in records if record.spec["kind_of_attack"] != SUBMITTED})
     wanted = [(seed, attack) for seed in seeds for attack in required]
     lacking = [f"{attack} (seed {seed})" for seed, attack in wanted if (seed, attack) not in cells]
@@ -69,5 +70,6 @@ def _line(records: list[Record], required: list[str], attack_set: str) -> Line:
         images=spec["n_examples"],
         error="" if whole else f"no worst case without {', '.join(failed or lacking)}",
         missing=bool(lacking) and not failed,
+        precision=precision_of(cells.values()),
         setting=short_hash(sorted({record.family for record in records})),
     )

@@ -197,7 +197,20 @@ def _caption(threat: str, lines: list[Line], settings: Settings, label: str) -> 
         text += f" Adversarial images are crafted once on {surrogate_words(settings)}."
     text += f" Attacks of the set {settings.attack_set}."
     text += _judging(lines, settings.attack_set) + " The best of each column is marked."
-    return text + _audited(lines) + _flagged(lines)
+    return text + _lowered(lines) + _audited(lines) + _flagged(lines)
+
+
+def _lowered(lines: list[Line]) -> str:
+    """Return which attacks took their gradients in lower precision."""
+    labels = _labels(lines)
+    told: dict[str, dict[str, None]] = {}
+    for line in lines:
+        if line.precision and line.attack != WORST_CASE:
+            told.setdefault(line.precision, {})[labels[line.attack]] = None
+    return "".join(
+        f" Gradients in {precision}, successes judged in float32: {', '.join(names)}."
+        for precision, names in told.items()
+    )
 
 
 def _audited(lines: list[Line]) -> str:

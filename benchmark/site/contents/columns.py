@@ -61,11 +61,12 @@ def _column(record: Record, attack_set: str, suffix: str) -> Column:
     attack, kind = record.spec["attack"], record.spec["kind_of_attack"]
     any_distance = kind == "minimum-norm" and attack_set == "paper"
     judged = {False: " ≤ε", True: " any"}[any_distance] if kind == "minimum-norm" else ""
+    precision = record.spec["parameters"].get("precision", "")
     label = "Natural" if kind == "natural" else names.attack(attack).label
     return Column(
         key=f"{attack}{suffix}",
         attack=attack,
-        label=f"{label}{suffix}{judged}",
+        label=f"{label}{precision and f' ({precision})'}{suffix}{judged}",
         kind=kind,
         bounded=is_bounded(record.spec),
         surrogates=tuple(record.spec.get("surrogates", ())),

@@ -6,6 +6,7 @@ from typing import Any
 
 from robustness_bench.benchmark.data import DATASETS
 from robustness_bench.benchmark.files import canonical_json
+from robustness_bench.benchmark.report.lines.results import precision_of
 from robustness_bench.benchmark.site.contents.families import Card, Family
 from robustness_bench.benchmark.store.cells import Record
 
@@ -30,6 +31,11 @@ class Part:
         return self.records[0].spec
 
     @property
+    def precision(self) -> str:
+        """Of the attacks' gradients; empty: float32."""
+        return precision_of(self.records)
+
+    @property
     def card(self) -> Card:
         """The card of the model; empty if no store has it."""
         return next(iter(self.family.cards.values()), {"spec": {}})
@@ -48,6 +54,8 @@ class Part:
             "attacks": {self.attack_set: {spec["norm"]: list(self.attacks)}},
             "eps": {spec["norm"]: self.eps},
         }
+        if self.precision:
+            tree["attack_precision"] = self.precision
         if self.curve:
             tree["curve"] = {"attacks": list(self.curve)}
         return tree

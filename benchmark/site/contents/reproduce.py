@@ -262,6 +262,7 @@ def _words(part: Part, making: list[str]) -> list[str]:
     words += ["--attacks", ",".join(part.attacks), "--seeds", str(tree["seeds"])]
     words += ["--n-examples", str(spec["n_examples"])]
     words += [] if part.attack_set == "strict" else ["--set", part.attack_set]
+    words += ["--attack-precision", part.precision] if part.precision else []
     words += ["--curve", ",".join(part.curve)] if part.curve else []
     if part.eps != _info(spec).eps(spec["norm"]):
         words += [f"--eps-{spec['norm']}", repr(part.eps)]

@@ -96,4 +96,5 @@ def _counts(record: Record, entry: Entry) -> bool:
         and (spec["dataset"], spec["norm"], spec["threat"]) == (sent.dataset, sent.norm, "white")
         and spec["eps"] == sent.eps
         and "strict" in sets_of(spec)
+        and "precision" not in spec["parameters"]
     )

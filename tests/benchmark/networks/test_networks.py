@@ -6,7 +6,7 @@ from robustness_bench.attacks.numerics.noise import Noise
 from robustness_bench.benchmark.data import DATASETS
 from robustness_bench.benchmark.data.augmentation import crop_flip
 from robustness_bench.benchmark.networks import OWN_MODELS, build_model
-from robustness_bench.benchmark.networks.fold import folded
+from robustness_bench.benchmark.networks.fold import folded, refolded
 from robustness_bench.benchmark.networks.magnet import MagNetCNN
 from robustness_bench.benchmark.networks.resnet import ResNet18
 from tests.support import images
@@ -30,6 +30,41 @@ def test_every_shape_and_folding(name: str, dataset: str) -> None:
         assert torch.allclose(light(x), logits, atol=1e-4)
     untouched = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     assert untouched == (name != "magnet-cnn")
+
+
+class Odd(nn.Module):
+    """A network of others, with state that is no tensor."""
+
+    times = 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.times * x.flatten(1)
+
+
+@pytest.mark.parametrize("name", OWN_MODELS)
+def test_a_folded_copy_follows_its_model_to_the_bit(name: str) -> None:
+    """Weights move and so do batch norm's statistics; the copy is made once."""
+    x = images(4, 1, 8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model(name, DATASETS["digits"].info, 4).to(memory_format=torch.channels_last)
+    first = refolded(model)
+    for _ in range(2):
+        model.train()(x).sum().backward()
+        torch.optim.SGD(model.parameters(), lr=0.01).step()
+    again, anew = refolded(model), folded(model)
+    assert again is first
+    assert not again.training
+    assert not any(weight.requires_grad for weight in again.parameters())
+    assert torch.equal(again(x), anew(x))
+    assert again.state_dict().keys() == anew.state_dict().keys()
+
+
+def test_a_network_of_others_is_copied_whole_each_time() -> None:
+    odd, x = Odd(), images(2, 1, 8)
+    refolded(odd)
+    odd.times = 3.0
+    assert torch.equal(refolded(odd)(x), odd(x))
 
 
 def test_resnet_18_has_the_published_number_of_weights() -> None:

@@ -66,6 +66,15 @@ def test_natural_accuracy_is_always_there() -> None:
             "attack pgd-dlr has no parameters in the set paper, only in strict: --set strict",
         ),
         ({"attack_set": "Paper"}, r"unknown attack_set 'Paper'; did you mean paper\?"),
+        ({"attack_precision": "fp16"}, "unknown attack_precision 'fp16'"),
+        (
+            {"attack_precision": "bf16", "norms": ["l2"], "attacks": {"strict": {"l2": ["ddn", "cw"]}}},
+            "attack_precision bf16 changes none of these attacks: add one of pgd-40, pgd-margin",
+        ),
+        (
+            {"attack_precision": "bf16", "weights": "a.pt", "network": "net.py", "defenses": ["standard"]},
+            "attack_precision bf16 does not reach net.py, which runs in a process of its own",
+        ),
         ({"curve": {"attacks": ["pgd-41"]}}, r"unknown attack 'pgd-41'; did you mean pgd-40"),
         ({"curve": {"budgets": [0.5, -1.0]}}, r"curve\.budgets: item 2 must be above 0, got -1\.0"),
         ({"defenses": []}, "defenses is empty"),

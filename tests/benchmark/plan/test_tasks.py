@@ -209,6 +209,17 @@ def test_what_trainings_attack_with_is_in_the_ids_of_those_that_attack() -> None
     assert all("inner_loss" not in t.spec for t in tasks if t.title not in attacking)
 
 
+def test_a_precision_is_in_the_ids_of_the_attacks_that_have_one() -> None:
+    exact, lower = (plan({"attack_precision": each}) for each in ("float32", "bf16"))
+    assert ids(exact) == ids(plan())
+    kept, new = ids(exact) & ids(lower), [task for task in lower if task.id not in ids(exact)]
+    named = {task.spec["attack"] for task in new if task.kind in ("evaluate", "craft")}
+    assert named == {"pgd-40", "aa"}
+    assert all(t.spec["parameters"]["precision"] == "bf16" for t in new if t.kind in ("evaluate", "craft"))
+    others = [task for task in exact if task.kind == "evaluate" and task.spec["attack"] not in named]
+    assert ids(others) <= kept
+
+
 def test_rules_of_one_attack_share_its_run() -> None:
     both = {"strict": {"linf": [], "l2": ["ead-en", "ead-l1"]}}
     tasks = plan({"attacks": both, "norms": ["l2"], "defenses": ["standard"]})

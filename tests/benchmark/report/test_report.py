@@ -39,6 +39,7 @@ def record(
     first: int = 0,
     flags: tuple[str, ...] = (),
     error: str = "",
+    precision: str = "float32",
 ) -> Record:
     """A cell of 10 images of which ``survivors``, from the ``first`` on, keep their class.
 
@@ -56,7 +57,7 @@ def record(
         "defense": defense,
         "attack": attack,
         "kind_of_attack": preset.kind,
-        "parameters": preset.identity(norm, eps),
+        "parameters": preset.identity(norm, eps, precision),
         "n_examples": 10,
         "parents": {"model": f"{defense}-{norm}-{seed}"},
     }
@@ -166,6 +167,26 @@ def test_golden_html(table: Table) -> None:
 
 def test_golden_latex(table: Table) -> None:
     check_golden("table.tex", to_latex(table))
+
+
+def test_gradients_in_bf16_are_said_beside_the_figure() -> None:
+    """A worst case has them where no float32 run stands in; either way the set is the same."""
+    lowered = record("standard", "pgd-40", 0, 6, precision="bf16")
+    natural, exact = record("standard", "none", 0, 9), record("standard", "pgd-40", 0, 5)
+    lines = [*summarize([natural, lowered]), *worst_case([natural, lowered], "strict")]
+    assert {line.attack: line.precision for line in lines} == {
+        "none": "",
+        "pgd-40": "bf16",
+        "worst-case": "bf16",
+    }
+    assert all(line.sets and line.bounded for line in lines)
+    rows = {line.split(",")[5]: line for line in to_csv(lines).splitlines()[1:]}
+    assert {name for name, row in rows.items() if "gradients in bf16" in row} == {"pgd-40", "worst-case"}
+    caption = threat_tables("white", lines, load_protocol().settings[0], "digits")[0].caption
+    assert "Gradients in bf16, successes judged in float32: PGD-40." in caption
+    for records in ([natural, lowered, exact], [natural, exact, lowered]):
+        (worst,) = worst_case(records, "strict")
+        assert (worst.precision, worst.per_seed) == ("", {0: 50.0})
 
 
 def test_order_of_records_changes_nothing(lines: list[Line]) -> None:

@@ -547,10 +547,11 @@ def test_attacks_of_one_name_and_other_parameters_are_two_columns(tmp_path: Path
     store = Store(tmp_path)
     model = store.model("good", 0)
     store.cell(model, "good", "none", 20, kind="natural")
-    for steps, stood in ((10, 9), (40, 7)):
-        store.cell(model, "good", "zap", stood, parameters={"steps": steps})
+    for stood, parameters in ((9, {"steps": 10}), (7, {"steps": 10, "precision": "bf16"})):
+        store.cell(model, "good", "zap", stood, parameters=parameters)
     board = only_board(store)
     assert len({column.label for column in board.columns}) == 3
+    assert sum(" (bf16)" in column.label for column in board.columns) == 1
     assert board.rows[0].worst is not None
     assert board.rows[0].worst.per_seed == {0: 35.0}
 
@@ -809,7 +810,7 @@ def fake_run(folder: Path, overrides: dict[str, Any]) -> list[Task]:
         ({"training": {"train_limit": 100}, "model": {"width": 4}}, False),
         ({"schedule": "fast"}, False),
         ({"eps": {"linf": 0.1}, "seeds": 2, "n_examples": 7}, False),
-        ({"attack_set": "paper"}, False),
+        ({"attack_set": "paper", "attack_precision": "bf16"}, False),
         ({"curve": {"attacks": ["pgd-40"]}}, False),
         ({"defenses": ["wmim"]}, False),  # whose estimators have an objective of their own
         ({"training": {"lr": 0.07}}, True),
