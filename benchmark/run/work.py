@@ -114,10 +114,11 @@ def _run_open(work: Work, context: Context, workers: int, live: bool) -> dict[st
     from robustness_bench.benchmark.plan.cost import passes
     from robustness_bench.benchmark.run.local import local_contexts, run_tasks
     from robustness_bench.benchmark.run.progress import Progress
+    from robustness_bench.benchmark.run.watching.watch import Watch
 
     contexts = local_contexts(context, workers, work.chains)
     estimates = {task.id: passes(task) for task in work.todo}
-    with Progress(work.todo, estimates, live=live) as progress:
+    with Progress(work.todo, estimates, live=live) as progress, Watch(context, progress):
         return run_tasks(work.todo, contexts, progress)
 
 

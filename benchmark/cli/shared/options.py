@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -342,8 +343,12 @@ def typed() -> str:
     return command if command.isprintable() else ""
 
 
-def show_plan(work: "Work", request: Request) -> None:
-    """Print every open task and the total, with the least and the most time they may take."""
+def show_plan(work: "Work", request: Request, *, as_json: bool = False) -> None:
+    """Print every open task and the total, with the least and the most time they may take.
+
+    Args:
+        as_json: print cells, done, to_do, and the open tasks with that time in seconds.
+    """
     from robustness_bench.benchmark.plan.cost import measure, predicted_seconds, predicted_total
     from robustness_bench.benchmark.report.rendering.wording import count
     from robustness_bench.benchmark.run.local import local_contexts
@@ -351,12 +356,20 @@ def show_plan(work: "Work", request: Request) -> None:
     from robustness_bench.benchmark.run.work import choose_device
 
     device = choose_device(request.device)
-    print(f"{work.cells} cells, {work.cells - work.open_cells} done, {work.open_cells} to do")
+    told = {"cells": work.cells, "done": work.cells - work.open_cells, "to_do": work.open_cells}
+    if not as_json:
+        print("{cells} cells, {done} done, {to_do} to do".format_map(told))
     if not work.todo:
+        if as_json:
+            print(json.dumps({**told, "tasks": []}, indent=1))
         return
     contexts = local_contexts(request.context(device), request.workers, work.chains)
     speeds = measure(work.todo, contexts[0])
     seconds = {task.id: predicted_seconds(task, speeds) for task in work.todo}
+    if as_json:
+        tasks = [{"title": task.title, "seconds": seconds[task.id]._asdict()} for task in work.todo]
+        print(json.dumps({**told, "tasks": tasks}, indent=1, ensure_ascii=False))
+        return
     for task in work.todo:
         print(f"  {between(seconds[task.id]):>22}  {task.title}")
     total = between(predicted_total(seconds, work.todo, len(contexts)))
