@@ -25,6 +25,8 @@ class Part(NamedTuple):
 
 
 PARTS = {
+    "hub": Part({"huggingface_hub": "huggingface_hub"}, "--weights hf:ORG/NAME and bench export --hf"),
+    "timm": Part({"timm": "timm"}, "--weights timm:NAME"),
     "peers": Part({"adv-lib": "adv_lib", "torchattacks": "torchattacks"}, "more libraries in bench perf"),
     "robustbench": Part({"robustbench": "robustbench"}, "--weights robustbench:NAME"),
 }

@@ -26,6 +26,7 @@ ROOMS = [
     "benchmark/site/pages",
     "benchmark/site/drawing",
     "benchmark/site/contents",
+    "benchmark/exchange/hub",
     "benchmark/exchange",
     "benchmark/submit",
     "benchmark/submit/attacks",

@@ -114,7 +114,11 @@ class Request:
     ] = 1
     weights: Annotated[
         str | None,
-        _weights("--weights", "Use these weights instead of training: a file, or robustbench:NAME."),
+        _weights(
+            "--weights",
+            "Use these weights instead of training: a file, a folder of bench export --hf, "
+            "hf:ORG/NAME[@REVISION][:FILE], timm:NAME[@FILE], torchvision:NAME[@WEIGHTS], robustbench:NAME.",
+        ),
     ] = None
     weights_input: Annotated[
         str | None,
@@ -248,6 +252,12 @@ class Request:
         if self.processes < 1:
             raise BenchError(f"--processes must be at least 1, got {self.processes}")
 
+    def _exported(self) -> dict[str, Any]:
+        """Return name and width of the network of weights that bench export --hf has written."""
+        from robustness_bench.benchmark.networks.hub import described
+
+        return described(self.weights) if self.weights else {}
+
     def _overrides(self, plugins: list[str]) -> dict[str, Any]:
         """Return the given options as a protocol's keys."""
         from robustness_bench.attacks.registry import NORMS
@@ -261,7 +271,7 @@ class Request:
         tree |= {"diagnosis": False} if self.no_diagnosis else {}
         of_models: dict[str, dict[str, Any]] = {
             "training": {"epochs": self.epochs, "train_limit": self.train_limit},
-            "model": {"name": self.model, "width": self.width},
+            "model": {**self._exported(), **_given({"name": self.model, "width": self.width})},
         }
         sections: dict[str, dict[str, Any]] = {
             **of_models,

@@ -15,7 +15,7 @@ from robustness_bench.benchmark.run.watching.course import Course, last_line
 FORMAT = 1
 EVERY = 5.0
 """Seconds between two entries."""
-_FILE = ".progress.json"
+_FILE = ".progress"
 Journal = dict[str, Any]
 
 

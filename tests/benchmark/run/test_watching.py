@@ -31,9 +31,9 @@ def store(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _journal(store: Path, out: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Write a run's journal as it would be in another state."""
-    journal = json.loads((store / ".progress.json").read_text())
+    journal = json.loads((store / ".progress").read_text())
     change(journal)
-    (out / ".progress.json").write_text(json.dumps(journal))
+    (out / ".progress").write_text(json.dumps(journal))
 
 
 def test_status_after_a_run(bench: Bench, store: Path) -> None:
