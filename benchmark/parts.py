@@ -26,6 +26,10 @@ class Part(NamedTuple):
 
 PARTS = {
     "hub": Part({"huggingface_hub": "huggingface_hub"}, "--weights hf:ORG/NAME and bench export --hf"),
+    "tensorboard": Part({"tensorboard": "tensorboard"}, "--tracker tensorboard"),
+    "wandb": Part({"wandb": "wandb"}, "--tracker wandb"),
+    "mlflow": Part({"mlflow": "mlflow"}, "--tracker mlflow"),
+    "trackio": Part({"trackio": "trackio"}, "--tracker trackio"),
     "timm": Part({"timm": "timm"}, "--weights timm:NAME"),
     "peers": Part({"adv-lib": "adv_lib", "torchattacks": "torchattacks"}, "more libraries in bench perf"),
     "robustbench": Part({"robustbench": "robustbench"}, "--weights robustbench:NAME"),

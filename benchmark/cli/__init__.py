@@ -32,7 +32,6 @@ app = typer.Typer(
     name="bench",
     help="Train defenses, attack them, and see what survives.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

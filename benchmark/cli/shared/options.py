@@ -164,6 +164,14 @@ class Request:
     batch_size: Annotated[str, _how("--batch-size", "Batch size in evaluation, or auto.")] = "auto"
     device: Annotated[str, _how("--device", "auto, cpu or cuda.")] = "auto"
     workers: Annotated[int, _how("--workers", "Tasks at once; 0 = one per GPU, or per CPU core up to 4.")] = 0
+    tracker: Annotated[
+        list[str] | None,
+        _how(
+            "--tracker",
+            "Also show losses, held-out accuracies and cells in tensorboard, wandb, mlflow or trackio: "
+            "NAME[:KEY=VALUE,…], repeated.",
+        ),
+    ] = None
     no_diagnosis: Annotated[
         bool,
         _how(
@@ -240,10 +248,15 @@ class Request:
             keep_examples=self.keep_examples,
             trust_code=self.trust_code,
             accept_low=self.weights_accept_low,
+            trackers=tuple(self.tracker or ()),
             command=typed(),
         )
 
     def _check(self) -> None:
+        from robustness_bench.benchmark.run.watching.trackers import parsed
+
+        for text in self.tracker or ():
+            parsed(text)
         _batch_size(self.batch_size)
         if self.workers < 0:
             raise BenchError(f"--workers must be 0 (automatic) or more, got {self.workers}")

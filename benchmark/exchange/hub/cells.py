@@ -27,7 +27,7 @@ def values(records: Sequence[Record], seed: int) -> list[Value]:
     Args:
         records: of the family, all seeds.
     """
-    found = {}
+    found: dict[str, Value] = {}
     for line in _lines(records):
         accuracy = line.per_seed.get(seed)
         if accuracy is not None:

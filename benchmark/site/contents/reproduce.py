@@ -157,7 +157,7 @@ def _making(part: Part, cards: dict[str, Card]) -> tuple[Tree, list[str] | None,
     return {**tree, **wanted}, None, ""
 
 
-def _loading(tree: Tree, spec: dict[str, Any], source: str) -> tuple[Tree, list[str], str]:
+def _loading(tree: Tree, spec: dict[str, Any], source: str = "") -> tuple[Tree, list[str], str]:
     """Return the same for weights that were not trained here."""
     if str(spec["model"]).startswith(ZOOS):
         file = "@FILE" if "weights" in spec else ""

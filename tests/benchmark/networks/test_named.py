@@ -91,7 +91,7 @@ def test_timm_from_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (home / "refs" / "main").write_text(snapshot.name)
     named, info = parse("timm:test_resnet"), _info(1000, 160)
     assert named.name == "timm:test_resnet.r160_in1k"
-    with pytest.raises(BenchError, match="cannot be loaded .*: where its weights are not cached"):
+    with pytest.raises(BenchError, match=r"cannot be loaded .*: where its weights are not cached"):
         load_named(named, info)
     save_file(network.state_dict(), snapshot / "model.safetensors")
     x = images(2, 3, 160)

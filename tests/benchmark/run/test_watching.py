@@ -1,8 +1,9 @@
 """What a run says of itself to others, from files alone; what this machine has."""
 
 import json
+import sqlite3
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,34 @@ from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.parts import PARTS
 from robustness_bench.benchmark.run.progress import Progress
 from robustness_bench.benchmark.run.watching import status
+from robustness_bench.benchmark.run.watching.adapters import OWN
+from robustness_bench.benchmark.run.watching.contract import About, Options, Tracker
+from robustness_bench.benchmark.run.watching.trackers import TRACKERS, Trackers
 from robustness_bench.benchmark.run.watching.watch import Watch
+from robustness_bench.benchmark.store.cells import read_records
 from tests.conftest import ROOT, Bench
 
+
+class Recorder(Tracker):
+    """Remembers what it is told."""
+
+    def __init__(self, about: About, options: Options) -> None:
+        self.logged: list[tuple[str, dict[str, float], int]] = []
+        told.append(self)
+
+    def log(self, group: str, values: Mapping[str, float], step: int) -> None:
+        self.logged.append((group, dict(values), step))
+
+    def close(self) -> None:
+        self.logged.append(("closed", {}, 0))
+
+
+class Broken(Recorder):
+    def log(self, group: str, values: Mapping[str, float], step: int) -> None:
+        raise ConnectionError("no route\nto host")
+
+
+told: list[Recorder] = []
 RUN = [
     *("run", "--defense", "undefended", "--norm", "linf", "--threat", "white", "--attacks", "none"),
     *("--epochs", 1, "--train-limit", 64, "--width", 2, "--n-examples", 8, "--no-diagnosis", "--workers", 1),
@@ -24,9 +50,25 @@ RUN = [
 @pytest.fixture(scope="module")
 def store(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("watched")
-    said = bench(*RUN, "--out", out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(OWN, "recorder", Recorder)
+        patch.setitem(OWN, "broken", Broken)
+        patch.setattr(TRACKERS, "_known", None)
+        said = bench(*RUN, "--out", out, "--tracker", "recorder", "--tracker", "broken")
     assert said.status == 0, said.err
+    assert said.err == "bench: warning: the tracker broken stops here, the run goes on: no route\n"
     return out
+
+
+def test_a_tracker_is_told_epochs_and_cells(store: Path) -> None:
+    logged = {(group, step): values for group, values, step in told[0].logged}
+    epoch = logged["checkpoints/digits/undefended-resnet-18-seed0", 1]
+    assert {"natural", "held_out_natural", "lr"} <= epoch.keys()
+    (record,) = read_records(store)
+    accuracy = logged["records/digits/linf/white/undefended/none-seed0", 1]
+    assert accuracy == {"accuracy": 100 * record.robust.mean()}
+    assert logged["run", 1] == {"cells_done": 1, "cells_failed": 0}
+    assert told[0].logged[-1][0] == "closed"
 
 
 def _journal(store: Path, out: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -132,3 +174,72 @@ def test_parts_are_the_extras_of_the_package() -> None:
     del about["dev"]
     named = {name: {each.split(">")[0] for each in packages} for name, packages in about.items()}
     assert {name: set(part.packages) for name, part in PARTS.items()} == named
+
+
+LOSSES = [1.5, 0.5]
+GROUP = "checkpoints/digits/a"
+
+
+def _track(tmp_path: Path, wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Log two epochs and say nothing."""
+    trackers = Trackers(About(out=tmp_path, command="bench run"), [wanted])
+    for number, loss in enumerate(LOSSES, 1):
+        trackers.log(GROUP, {"loss": loss}, number)
+    trackers.close()
+    assert "bench: warning" not in capsys.readouterr().err
+
+
+def test_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs the extra tensorboard"
+    )
+    _track(tmp_path, "tensorboard", capsys)
+    read = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(each.step, each.value) for each in read.Scalars(f"{GROUP}/loss")] == list(enumerate(LOSSES, 1))
+
+
+@pytest.mark.filterwarnings("ignore")  # other software's
+def test_wandb_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("wandb", reason="needs the extra wandb")
+    _track(tmp_path, f"wandb:mode=offline,dir={tmp_path}", capsys)
+    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    assert f"{GROUP}/loss".encode() in file.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_on_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="needs the extra mlflow")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    _track(tmp_path, f"mlflow:uri={uri},experiment=mine", capsys)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
+    assert run.info.status == "FINISHED"
+    history = client.get_metric_history(run.info.run_id, f"{GROUP}/loss")
+    assert [(each.step, each.value) for each in history] == list(enumerate(LOSSES, 1))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trackio_in_its_database(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    pytest.importorskip("trackio", reason="needs the extra trackio")
+    _track(tmp_path, "trackio:project=mine", capsys)
+    (file,) = (tmp_path / "trackio").glob("mine*.db")
+    with sqlite3.connect(file) as database:
+        rows = [json.loads(text) for (text,) in database.execute("SELECT metrics FROM metrics")]
+    assert [row[f"{GROUP}/loss"] for row in rows] == LOSSES
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ("tensorbord", "unknown tracker 'tensorbord'; did you mean tensorboard"),
+        ("wandb:projct=a", "unknown option of --tracker wandb 'projct'; did you mean project"),
+        ("mlflow:uri=", "uri has no value"),
+    ],
+)
+def test_a_tracker_that_is_none(bench: Bench, tmp_path: Path, wanted: str, said: str) -> None:
+    found = bench(*RUN, "--tracker", wanted, "--out", tmp_path / "r")
+    assert found.status == 2
+    assert said in found.err
