@@ -8,7 +8,7 @@ from typing import Any
 from robustness_bench.attacks.plugins import Offer, PresetError, Registry
 from robustness_bench.benchmark.errors import BenchError, unknown
 from robustness_bench.benchmark.run.watching.adapters import OWN
-from robustness_bench.benchmark.run.watching.contract import About, Tracker
+from robustness_bench.benchmark.run.watching.contract import About, Options, Tracker
 
 
 def _accept(offer: Offer) -> type[Tracker]:
@@ -50,16 +50,15 @@ class Trackers:
     def __init__(self, about: About, wanted: Iterable[str]) -> None:
         self._open: dict[str, Tracker] = {}
         for name, kind, options in [parsed(text) for text in wanted]:
-            self._guarded(
-                name, lambda kind=kind, options=options: kind(about, options), self._open.__setitem__
-            )
+            self._guarded(name, self._begin, name, kind, about, options)
 
-    def _guarded(
-        self, name: str, do: Callable[[], Any], keep: Callable[[str, Any], None] | None = None
-    ) -> None:
+    def _begin(self, name: str, kind: type[Tracker], about: About, options: Options) -> None:
+        self._open[name] = kind(about, options)
+
+    def _guarded(self, name: str, call: Callable[..., None], *arguments: Any) -> None:
         try:
-            found = do()
-        except BenchError:
+            call(*arguments)
+        except BenchError:  # a package is missing
             raise
         # Whatever other software raises: hours of training must not end because a chart cannot be drawn.
         except Exception as error:
@@ -68,13 +67,10 @@ class Trackers:
             print(
                 f"bench: warning: the tracker {name} stops here, the run goes on: {reason}", file=sys.stderr
             )
-            return
-        if keep is not None:
-            keep(name, found)
 
     def log(self, group: str, values: Mapping[str, float], step: int) -> None:
         for name, tracker in list(self._open.items()):
-            self._guarded(name, lambda tracker=tracker: tracker.log(group, values, step))
+            self._guarded(name, tracker.log, group, values, step)
 
     def close(self) -> None:
         for name, tracker in list(self._open.items()):
