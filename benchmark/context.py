@@ -34,6 +34,7 @@ class Context:
         keep_examples: whether every image that fools a model is kept as evidence.
         trust_code: whether networks that came as code may be run, confined.
         accept_low: whether given weights are accepted whatever their accuracy on training images.
+        trackers: what ``--tracker`` names, told by the command's own process.
         command: the command line that this is part of, kept with every result.
         protocol: the name of its protocol (``store.protocols``), likewise; empty: there is none.
     """
@@ -49,6 +50,7 @@ class Context:
     keep_examples: bool = False
     trust_code: bool = False
     accept_low: bool = False
+    trackers: tuple[str, ...] = ()
     command: str = ""
     protocol: str = ""
 

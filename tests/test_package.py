@@ -1,8 +1,12 @@
 """The package beside a user's own code, and as a wheel."""
 
+import json
 import os
+import re
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -131,6 +135,40 @@ def test_a_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     expected = {file.relative_to(ROOT).as_posix() for file in files if "__pycache__" not in file.parts}
     assert len(expected) > 250
     assert expected - held == set()
+
+
+def test_an_sdist_holds_what_a_wheel_is_made_of(wheel: Path, tmp_path: Path) -> None:
+    program = "import setuptools; setuptools.setup()"
+    made = ("-q", "egg_info", "--egg-base", str(tmp_path), "sdist", "--dist-dir", str(tmp_path))
+    done = _python("-c", program, *made, cwd=ROOT, path=ROOT)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        files = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    with zipfile.ZipFile(wheel) as archived:
+        packed = {name for name in archived.namelist() if name.startswith("robustness_bench/")}
+    assert packed - files == set()
+    assert {"pyproject.toml", "LICENSE", "README.md"} <= files
+
+
+def test_the_dockerfile_installs_this_package() -> None:
+    """What a build would stop at, without a daemon: what is copied, installed, and started is there."""
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    steps = [
+        line.split(maxsplit=1) for line in (ROOT / "Dockerfile").read_text().splitlines() if line[0] != "#"
+    ]
+    assert [name for name, _ in steps] == ["FROM", "COPY", "RUN", "WORKDIR", "ENTRYPOINT", "CMD"]
+    told = dict(steps)
+    version = re.fullmatch(r"python:3\.(\d+)-slim", told["FROM"])
+    assert version
+    assert f"Programming Language :: Python :: 3.{version[1]}" in about["classifiers"]
+    source, place = told["COPY"].split()
+    assert (ROOT / source / "pyproject.toml").is_file()
+    installed = re.fullmatch(rf'pip install --no-cache-dir "{place}\[([\w,]+)\]"', told["RUN"])
+    assert installed
+    assert set(installed[1].split(",")) <= about["optional-dependencies"].keys()
+    assert json.loads(told["ENTRYPOINT"]) == list(about["scripts"])
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert {"results/*", "!results/published"} <= set(ignored)
 
 
 def test_a_wheel_works_without_the_checkout(wheel: Path, own: Path, tmp_path: Path) -> None:

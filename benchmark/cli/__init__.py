@@ -21,6 +21,8 @@ from robustness_bench.benchmark.cli import run as run_verb
 from robustness_bench.benchmark.cli import tables as tables_verb
 from robustness_bench.benchmark.cli import verify as verify_verb
 from robustness_bench.benchmark.cli.folders import mend as mend_verb
+from robustness_bench.benchmark.cli.machine import doctor as doctor_verb
+from robustness_bench.benchmark.cli.machine import status as status_verb
 from robustness_bench.benchmark.cli.shared.options import PanelCommand
 from robustness_bench.benchmark.cli.submit import check as submit_verb
 from robustness_bench.benchmark.cli.submit import images as submit_attack_verb
@@ -31,7 +33,6 @@ app = typer.Typer(
     name="bench",
     help="Train defenses, attack them, and see what survives.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -47,6 +48,8 @@ app.command("import")(import_verb.import_)
 app.command("merge")(merge_verb.merge)
 app.command("mend")(mend_verb.mend)
 app.command("verify")(verify_verb.verify)
+app.command("status")(status_verb.status)
+app.command("doctor")(doctor_verb.doctor)
 submit_verb.app.command("run")(submit_run_verb.run)
 submit_verb.app.command("attack")(submit_attack_verb.attack)
 app.add_typer(leaderboard_verb.app, name="leaderboard")

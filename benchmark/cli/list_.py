@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,8 +14,21 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every hyperparam
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 
 
+def _load(files: list[Path] | None) -> None:
+    from robustness_bench.defenses.plugins import load_plugin
+
+    for path in files or ():
+        load_plugin(path)
+
+
+Plugin = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", callback=_load, help="A .py file of your own: list what it offers too."),
+]
+
+
 @app.command()
-def defenses(as_json: Json = False) -> None:
+def defenses(as_json: Json = False, plugin: Plugin = None) -> None:
     """Defenses, with their hyperparameters."""
     from robustness_bench.defenses.registry import defense_presets
 
@@ -22,7 +36,7 @@ def defenses(as_json: Json = False) -> None:
 
 
 @app.command()
-def detectors(as_json: Json = False) -> None:
+def detectors(as_json: Json = False, plugin: Plugin = None) -> None:
     """Systems of detectors, for --defense: what they consist of, and on which data sets."""
     from robustness_bench.defenses.detectors.registry import system_presets
 
@@ -94,7 +108,7 @@ def flags(as_json: Json = False) -> None:
 
 
 @app.command()
-def datasets(as_json: Json = False) -> None:
+def datasets(as_json: Json = False, plugin: Plugin = None) -> None:
     """Data sets, with shape and default budgets."""
     from robustness_bench.benchmark.data.registry import dataset_named, dataset_names
 
@@ -112,7 +126,7 @@ def schedules(as_json: Json = False) -> None:
 
 
 @app.command()
-def models(as_json: Json = False) -> None:
+def models(as_json: Json = False, plugin: Plugin = None) -> None:
     """Architectures."""
     from robustness_bench.benchmark.networks import MODELS
 

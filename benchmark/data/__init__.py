@@ -87,6 +87,20 @@ def locate(name: str, folder: Path, *, download: bool = False, fit: str = "") ->
     return Located(_info(dataset, facts), label, facts["hash"], facts["train"], facts["test"], home)
 
 
+def present(name: str, folder: Path) -> str:
+    """Say which files hold a data set, without reading its images.
+
+    Raises:
+        DataError: it is not in ``folder``; the message says what to fetch and where to put it.
+    """
+    dataset = dataset_named(name)
+    source, _ = _find(dataset, folder, "")
+    if source is None:
+        raise _missing(dataset, folder)
+    more = f" and {len(source.files) - 1} more" if source.files[1:] else ""
+    return f"{source.files[0]}{more}" if source.files else "embedded"
+
+
 def _info(dataset: Dataset, facts: Facts) -> DatasetInfo:
     """Return what is known of the data set; for a folder of images, what its files said."""
     told = facts.get("info")

@@ -22,6 +22,23 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
+class Resize(nn.Module):
+    """Images (N, C, H, W) to (N, C, size, size), with antialiasing; differentiable, not clamped to [0, 1].
+
+    Args:
+        interpolation: "bicubic"; any other is bilinear.
+    """
+
+    def __init__(self, size: int, interpolation: str) -> None:
+        super().__init__()
+        self.size = size
+        self.mode = "bicubic" if interpolation == "bicubic" else "bilinear"
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = (self.size, self.size)
+        return nn.functional.interpolate(x, size, mode=self.mode, align_corners=False, antialias=True)
+
+
 def initialize(model: nn.Module) -> None:
     """Initialise by He et al. 2015 (fan out) for convolutions, with ones and zeros for batch norm."""
     for module in model.modules():

@@ -13,7 +13,7 @@ from robustness_bench.attacks.class_names import load
 from robustness_bench.attacks.registry import build_attack
 from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.plan.probe import BACKWARD, probe_passes
-from robustness_bench.benchmark.plan.tasks import OWN, ZOO, Task
+from robustness_bench.benchmark.plan.tasks import OWN, ZOOS, Task
 
 _HALF = 0.5  # the middle of the range of withstanding samples, where one number is needed (a progress bar)
 _PART = 0.3  # cost of a pass through an auto-encoder or generator, as a share of the classifier's
@@ -144,7 +144,7 @@ def _looks(task: Task) -> float:
 def _model_key(task: Task) -> tuple[str, int, str]:
     """Return architecture, width and data set of a model; one from elsewhere counts as a ResNet-18."""
     model = task.spec["model"]
-    if model.startswith(ZOO) or model == OWN:
+    if model.startswith(ZOOS) or model == OWN:
         return ("resnet-18", 64, task.data.info.name)
     return (model, task.spec["width"], task.data.info.name)
 

@@ -1,5 +1,6 @@
 """From a protocol to tasks: their dependencies, and ids made of everything that decides a result."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -13,7 +14,10 @@ from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.models import checked
 from robustness_bench.benchmark.networks import MODELS
+from robustness_bench.benchmark.networks.hub import local_file, stem
 from robustness_bench.benchmark.networks.inputs import RULE, parse
+from robustness_bench.benchmark.networks.named import NAMED
+from robustness_bench.benchmark.networks.named import parse as parse_named
 from robustness_bench.benchmark.networks.weights import fingerprint
 from robustness_bench.benchmark.networks.zoo import robustbench_file
 from robustness_bench.benchmark.plan.kinds import TASK_KINDS, TaskKind
@@ -22,6 +26,8 @@ from robustness_bench.benchmark.plan.protocol import Estimators, Protocol, Setti
 from robustness_bench.defenses.registry import DefensePreset, defense_presets
 
 ZOO = "robustbench:"
+ZOOS = (ZOO, *NAMED)
+"""What the names of networks begin with that bring their weights."""
 OWN = "own"
 """The architecture's name for weights whose network came as code."""
 INNER_LOSS = "log-odds"
@@ -40,7 +46,8 @@ class Task:
         family: the same hash without any seed, so that a family is one line of the results.
         parents: role -> task.
         data: where the decoded images are; not part of the id.
-        source: for a "load" task, the file, whose hash is in ``spec``, or robustbench:NAME.
+        source: for a "load" task, what --weights names: a file, whose hash is in ``spec``, a folder or
+            repository with such a file, or a name in a model zoo.
         network: for a "load" task, the file with the network's code, if it has its own.
         shard: only these of its images; what they give is kept for the task of the same path that has all.
         images: for a cell, the task that makes its images, where other cells are of the same; not part of the
@@ -143,12 +150,12 @@ def _columns(settings: Settings, norm: str) -> Iterator[tuple[str, float]]:
 
 @cache
 def weights_hash(source: str) -> str:
-    """Return the SHA-256 of a file of weights, or of their network's code.
+    """Return the SHA-256 of a file of weights (``hub.local_file``), or of their network's code.
 
     Raises:
         BenchError: it cannot be read.
     """
-    return fingerprint(Path(source))
+    return fingerprint(local_file(source))
 
 
 def _reading(settings: Settings) -> dict[str, Any]:
@@ -271,15 +278,21 @@ class Planner:
             )  # raises an error if it is invalid
             architecture: dict[str, Any] = {"model": source, "zoo_norm": norm}
             name = f"{source.removeprefix(ZOO)}-{norm}"
+        elif source.startswith(NAMED):
+            named = parse_named(source)
+            architecture = {"model": named.name}
+            if named.file is not None:
+                architecture["weights"] = weights_hash(str(named.file))
+            name = re.sub(r"[^\w.@-]", "-", named.name.partition(":")[2])
         elif network := self.settings.network:
             hashes = {"network": weights_hash(network), "weights": weights_hash(source)}
             architecture = {"model": OWN, **hashes}
-            name = f"{Path(source).stem}-{OWN}"
+            name = f"{stem(source)}-{OWN}"
         else:
             architecture = {"model": model, "width": width, "weights": weights_hash(source)}
             architecture |= MODELS[model].identity()
             architecture |= _reading(self.settings)
-            name = f"{Path(source).stem}-{model}"
+            name = f"{stem(source)}-{model}"
         spec = {**architecture, "defense": defense, **self.dataset()}
         task = self.task("load", spec, 0, f"{defense}-{name}", {}, source=source)
         return replace(task, source=source, network=self.settings.network)

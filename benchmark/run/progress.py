@@ -6,6 +6,7 @@ from typing import Any
 
 from robustness_bench.benchmark.plan.cost import Passes, Seconds
 from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.run.watching.course import State, last_line
 
 
 class Progress:
@@ -25,6 +26,7 @@ class Progress:
         self._begun = time.monotonic()
         self._fraction = dict.fromkeys(self._tasks, 0.0)
         self._started: dict[str, float] = {}
+        self._errors: dict[str, str] = {}
         self._finished = 0
         self._bars: dict[str, Any] = {}
         self._display = _display() if live else None
@@ -64,13 +66,14 @@ class Progress:
     def finished(self, task: Task, error: str) -> None:
         self._finished += 1
         self._fraction[task.id] = 1.0
+        self._errors[task.id] = error
         if self._display is not None:
             self._take_bar(task.id)
             if error:
-                self._display.console.print(f"FAILED {task.title}: {_last_line(error)}", markup=False)
+                self._display.console.print(f"FAILED {task.title}: {last_line(error)}", markup=False)
         else:
             seconds = time.monotonic() - self._started.get(task.id, time.monotonic())
-            end = f"  FAILED: {_last_line(error)}" if error else ""
+            end = f"  FAILED: {last_line(error)}" if error else ""
             left = f"{self._left()} left"
             print(
                 f"[{self._finished}/{len(self._tasks)}] {seconds:6.1f} s  {task.title}{end}  ({left})",
@@ -89,6 +92,16 @@ class Progress:
         if self._display is not None and (bar := self._bars.pop(task_id, None)) is not None:
             self._display.remove_task(bar)
 
+    def states(self) -> list[State]:
+        """Return how far each task is; other threads may ask."""
+        return [self._state(task) for task in self._tasks.values()]
+
+    def _state(self, task: Task) -> State:
+        error, fraction = self._errors.get(task.id), self._fraction[task.id]
+        if error is None:
+            return State(task, "running" if task.id in self._started else "waiting", fraction, "")
+        return State(task, "failed" if error else "done", fraction, error)
+
     def _refresh(self) -> None:
         if self._display is not None:
             text = f"{self._finished} of {len(self._tasks)} tasks done"
@@ -96,13 +109,16 @@ class Progress:
                 self._overall, completed=self._finished, description=text, detail=f"{self._left()} left"
             )
 
-    def _left(self) -> str:
+    def seconds_left(self) -> float | None:
+        """Return the seconds that the open tasks take at the speed so far; None if nothing is done yet."""
         total = sum(self._work.values())
         done = sum(self._work[identity] * part for identity, part in self._fraction.items())
-        if not done:
-            return "…"
         elapsed = time.monotonic() - self._begun
-        return duration(elapsed * (total - done) / done)
+        return elapsed * (total - done) / done if done else None
+
+    def _left(self) -> str:
+        left = self.seconds_left()
+        return "…" if left is None else duration(left)
 
 
 def _display() -> Any:
@@ -115,10 +131,6 @@ def _display() -> Any:
         TextColumn("{task.fields[detail]}", markup=False),
         TimeElapsedColumn(),
     )
-
-
-def _last_line(error: str) -> str:
-    return error.strip().splitlines()[-1]
 
 
 def duration(seconds: float) -> str:

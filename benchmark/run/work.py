@@ -141,9 +141,10 @@ def _run_open(
     from robustness_bench.benchmark.run.agenda import run_tasks
     from robustness_bench.benchmark.run.engines.local import Local
     from robustness_bench.benchmark.run.progress import Progress
+    from robustness_bench.benchmark.run.watching.watch import Watch
 
     engine = engine or Local()
     contexts = engine.seats(context, workers, work.chains)
     estimates = {task.id: passes(task) for task in work.todo}
-    with Progress(work.todo, estimates, live=live) as progress:
+    with Progress(work.todo, estimates, live=live) as progress, Watch(context, progress):
         return run_tasks(work.todo, contexts, progress, engine)

@@ -1,6 +1,7 @@
 """Cards: the JSON file beside tensors. It says what they are, and how they were made."""
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ def circumstances(task: Task, context: Context, started: float) -> dict[str, Any
 def environment_of(task: Task, context: Context) -> dict[str, Any]:
     """Return where and by which command a result is made, and how the given weights that it is of are run."""
     facts, model = dict(environment(context.device)), task.parents.get("model")
+    facts["date"] = datetime.now(UTC).isoformat(timespec="seconds")
     facts |= {key: each for key in ("command", "protocol") if (each := getattr(context, key))}
     if model is None or not model.how.given or not card_of(context.out / model.path).is_file():
         return facts

@@ -14,8 +14,11 @@ from robustness_bench.benchmark.errors import BenchError, StoreError
 from robustness_bench.benchmark.files import write_atomic
 from robustness_bench.benchmark.networks import MODELS, STEMS, build_model
 from robustness_bench.benchmark.networks.fold import folded
+from robustness_bench.benchmark.networks.hub import local_file, origin
 from robustness_bench.benchmark.networks.inputs import RULE, parse
 from robustness_bench.benchmark.networks.matching import Matched, match
+from robustness_bench.benchmark.networks.named import NAMED, build_named, load_named
+from robustness_bench.benchmark.networks.named import parse as parse_named
 from robustness_bench.benchmark.networks.readings import IMAGES, Trial
 from robustness_bench.benchmark.networks.weights import fingerprint, read_tensors, read_weights
 from robustness_bench.benchmark.networks.zoo import load_robustbench
@@ -82,7 +85,7 @@ def import_weights(task: Task, context: Context, advance: Advance) -> None:
     started = time.monotonic()
     state, reading = _imported(task, context)
     how = {} if reading is None else {"reading": reading}
-    keep(task, context, started, state, source=task.source, **how)
+    keep(task, context, started, state, source=origin(task.source), **how)
 
 
 def stem_of(task: Task, context: Context) -> str:
@@ -97,9 +100,14 @@ def stem_of(task: Task, context: Context) -> str:
 
 def _imported(task: Task, context: Context) -> tuple[dict[str, torch.Tensor], dict[str, str] | None]:
     """Return the given weights, and how they are run; code is written into the store."""
-    source = Path(task.source)
+    if task.spec["model"].startswith(NAMED):
+        named = parse_named(task.source)
+        if named.file is not None:
+            _unchanged(named.file, task.spec["weights"])
+        return load_named(named, task.data.info).state_dict(), None
     if task.spec["model"].startswith(ZOO):
         return _architecture(task, context).state_dict(), None
+    source = local_file(task.source)
     _unchanged(source, task.spec["weights"])
     if task.spec["model"] == OWN:
         _unchanged(Path(task.network), task.spec["network"])
@@ -123,7 +131,7 @@ def _with_code(task: Task, context: Context, source: Path) -> dict[str, torch.Te
 
 
 def _read(task: Task) -> dict[str, torch.Tensor]:
-    return read_weights(Path(task.source), task.spec.get("entry", ""))
+    return read_weights(local_file(task.source), task.spec.get("entry", ""))
 
 
 def _trial(task: Task, context: Context, matched: Matched) -> Trial:
@@ -186,6 +194,8 @@ def _architecture(task: Task, context: Context, stem: str = "") -> nn.Module:
         return load_robustbench(
             name.removeprefix(ZOO), task.data.info.name, task.spec["zoo_norm"], context.model_dir
         )
+    if name.startswith(NAMED):
+        return build_named(name, task.data.info, own="weights" in task.spec)
     if (preset := MODELS.get(name)) and preset.identity() != _planned(task):
         raise BenchError(
             f"{task.title}: the plugin of the network {name} has changed since; install the one it was made "

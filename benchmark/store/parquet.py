@@ -127,6 +127,17 @@ def read_table(
         return Kept(story, table)
 
 
+def read_story(path: Path) -> Story:
+    """Read only what a table says of itself.
+
+    Raises:
+        StoreError: absent or truncated; the message names the file.
+    """
+    with reading(path, AGAIN, pa.ArrowException):
+        story: Story = json.loads(pq.read_metadata(path).metadata[_KEY])
+        return story
+
+
 def read_as(
     make: Callable[..., Record],
     path: Path,

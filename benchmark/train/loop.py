@@ -165,6 +165,16 @@ class Fit:
         )
 
 
+def kept_history(partial: Path) -> History:
+    """Return the finished epochs of a training that is going on, from its saved state; none without one."""
+    try:
+        with safe_open(partial, framework="numpy") as file:
+            history: History = json.loads(file.metadata()["story"])["history"]
+            return history
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return []  # not saved yet, or finished a moment ago
+
+
 def _diverged(state: "_State", values: dict[str, Tensor]) -> str:
     shown = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
     return (

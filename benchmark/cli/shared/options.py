@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -126,7 +127,11 @@ class Request:
     ] = 1
     weights: Annotated[
         str | None,
-        _weights("--weights", "Use these weights instead of training: a file, or robustbench:NAME."),
+        _weights(
+            "--weights",
+            "Use these weights instead of training: a file, a folder of bench export --hf, "
+            "hf:ORG/NAME[@REVISION][:FILE], timm:NAME[@FILE], torchvision:NAME[@WEIGHTS], robustbench:NAME.",
+        ),
     ] = None
     weights_input: Annotated[
         str | None,
@@ -183,6 +188,14 @@ class Request:
     engine_option: Annotated[
         list[str] | None,
         _how("--engine-option", "KEY=VALUE, what each worker asks a cluster for: num_gpus=1, mem_gb=16, …"),
+    ] = None
+    tracker: Annotated[
+        list[str] | None,
+        _how(
+            "--tracker",
+            "Also show losses, held-out accuracies and cells in tensorboard, wandb, mlflow or trackio: "
+            "NAME[:KEY=VALUE,…], repeated.",
+        ),
     ] = None
     no_diagnosis: Annotated[
         bool,
@@ -264,6 +277,7 @@ class Request:
             keep_examples=self.keep_examples,
             trust_code=self.trust_code,
             accept_low=self.weights_accept_low,
+            trackers=tuple(self.tracker or ()),
             command=typed(),
         )
 
@@ -274,6 +288,10 @@ class Request:
         return choose_engine(self.engine, self.address, self.engine_option or [], self.out)
 
     def _check(self) -> None:
+        from robustness_bench.benchmark.run.watching.trackers import parsed
+
+        for text in self.tracker or ():
+            parsed(text)
         _batch_size(self.batch_size)
         if self.workers < 0:
             raise BenchError(f"--workers must be 0 (automatic) or more, got {self.workers}")
@@ -283,6 +301,12 @@ class Request:
             raise BenchError(f"--gallery must be 0 (none) or more, got {self.gallery}")
         if self.processes < 1:
             raise BenchError(f"--processes must be at least 1, got {self.processes}")
+
+    def _exported(self) -> dict[str, Any]:
+        """Return name and width of the network of weights that bench export --hf has written."""
+        from robustness_bench.benchmark.networks.hub import described
+
+        return described(self.weights) if self.weights else {}
 
     def _overrides(self, plugins: list[str]) -> dict[str, Any]:
         """Return the given options as a protocol's keys."""
@@ -297,7 +321,7 @@ class Request:
         tree |= {"diagnosis": False} if self.no_diagnosis else {}
         of_models: dict[str, dict[str, Any]] = {
             "training": {"epochs": self.epochs, "train_limit": self.train_limit},
-            "model": {"name": self.model, "width": self.width},
+            "model": {**self._exported(), **_given({"name": self.model, "width": self.width})},
         }
         sections: dict[str, dict[str, Any]] = {
             **of_models,
@@ -381,8 +405,12 @@ def typed() -> str:
     return command if command.isprintable() else ""
 
 
-def show_plan(work: "Work", request: Request) -> None:
-    """Print every open task and the total, with the least and the most time they may take."""
+def show_plan(work: "Work", request: Request, *, as_json: bool = False) -> None:
+    """Print every open task and the total, with the least and the most time they may take.
+
+    Args:
+        as_json: print cells, done, to_do, and the open tasks with that time in seconds.
+    """
     from robustness_bench.benchmark.context import choose_device
     from robustness_bench.benchmark.plan.cost import measure, predicted_seconds, predicted_total
     from robustness_bench.benchmark.report.rendering.wording import count
@@ -390,8 +418,12 @@ def show_plan(work: "Work", request: Request) -> None:
     from robustness_bench.benchmark.run.progress import between
 
     engine = request.chosen_engine()
-    print(f"{work.cells} cells, {work.cells - work.open_cells} done, {work.open_cells} to do")
+    told = {"cells": work.cells, "done": work.cells - work.open_cells, "to_do": work.open_cells}
+    if not as_json:
+        print("{cells} cells, {done} done, {to_do} to do".format_map(told))
     if not work.todo:
+        if as_json:
+            print(json.dumps({**told, "tasks": []}, indent=1))
         return
     context = request.context(engine.device(request.device))
     work = work.in_shards(request.shard_size, context)
@@ -400,6 +432,10 @@ def show_plan(work: "Work", request: Request) -> None:
     here = choose_device(request.device)
     speeds = measure(work.todo, Local().seats(request.context(here), request.workers, work.chains)[0])
     seconds = {task.id: predicted_seconds(task, speeds) for task in work.todo}
+    if as_json:
+        tasks = [{"title": task.title, "seconds": seconds[task.id]._asdict()} for task in work.todo]
+        print(json.dumps({**told, "tasks": tasks}, indent=1, ensure_ascii=False))
+        return
     for task in work.todo:
         print(f"  {between(seconds[task.id]):>22}  {task.title}")
     total = between(predicted_total(seconds, work.todo, len(contexts)))

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from robustness_bench.attacks.registry import EIGHT_BIT, NORMS, SETS, attack_preset, in_order, parsed
 from robustness_bench.benchmark.plan.protocol import Settings, surrogate_words
-from robustness_bench.benchmark.plan.tasks import ZOO, weights_hash
+from robustness_bench.benchmark.plan.tasks import ZOOS, weights_hash
 from robustness_bench.benchmark.report.lines.results import Line
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
@@ -236,7 +236,7 @@ def _models(settings: Settings, lines: list[Line]) -> str:
 
 def given(settings: Settings) -> str:
     """Return the weights and their network in a few words; empty if none were given."""
-    if not settings.weights or settings.weights.startswith(ZOO):
+    if not settings.weights or settings.weights.startswith(ZOOS):
         return settings.weights and f"weights: {settings.weights}"
     network = f"{settings.model.name} of width {settings.model.width}"
     if settings.network:

@@ -14,10 +14,11 @@ from robustness_bench.benchmark.data.base import DatasetInfo
 from robustness_bench.benchmark.data.registry import dataset_named
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.files import canonical_json
+from robustness_bench.benchmark.networks.hub import HUB
 from robustness_bench.benchmark.networks.inputs import RULE
 from robustness_bench.benchmark.plan.layers import schedules, to_toml
 from robustness_bench.benchmark.plan.protocol import Protocol, load_protocol
-from robustness_bench.benchmark.plan.tasks import ZOO, make_plan
+from robustness_bench.benchmark.plan.tasks import ZOOS, make_plan
 from robustness_bench.benchmark.site.contents.families import Card, Family
 from robustness_bench.benchmark.site.contents.parts import Part, Tree, dataset_of, parts
 from robustness_bench.benchmark.site.contents.reading import Found
@@ -141,7 +142,7 @@ def _making(part: Part, cards: dict[str, Card]) -> tuple[Tree, list[str] | None,
     """Return the protocol, the options for making the model (None: needs a file), and a note."""
     spec, tree = part.card["spec"], part.overrides()
     if spec.get("kind") == "load":
-        return _loading(tree, spec)
+        return _loading(tree, spec, part.card.get("source", ""))
     if "training" not in spec:
         return tree, [], "The store has no card of the training: the command uses the default recipe."
     wanted = {"model": {"name": spec["model"], "width": spec["width"]}, "training": spec["training"]}
@@ -156,17 +157,20 @@ def _making(part: Part, cards: dict[str, Card]) -> tuple[Tree, list[str] | None,
     return {**tree, **wanted}, None, ""
 
 
-def _loading(tree: Tree, spec: dict[str, Any]) -> tuple[Tree, list[str], str]:
+def _loading(tree: Tree, spec: dict[str, Any], source: str = "") -> tuple[Tree, list[str], str]:
     """Return the same for weights that were not trained here."""
-    if str(spec["model"]).startswith(ZOO):
-        return {**tree, "weights": spec["model"]}, ["--weights", spec["model"]], ""
-    options, note = ["--weights", "FILE"], f"FILE has SHA-256 {spec['weights']}"
+    if str(spec["model"]).startswith(ZOOS):
+        file = "@FILE" if "weights" in spec else ""
+        note = f"FILE has SHA-256 {spec['weights']}." if file else ""
+        return {**tree, "weights": spec["model"] + file}, ["--weights", spec["model"] + file], note
+    name = source if source.startswith(HUB) else "FILE"
+    options, note = ["--weights", name], f"{name} has SHA-256 {spec['weights']}"
     if "network" in spec:
         options += ["--network", "CODE.py", "--trust-code"]
         note += f", CODE.py, which is run, has {spec['network']}"
     else:
         options += ["--width", str(spec["width"]), *_reading(spec)]
-    return {**tree, "weights": "FILE"}, options, f"{note}."
+    return {**tree, "weights": name}, options, f"{note}."
 
 
 def _reading(spec: dict[str, Any]) -> list[str]:
@@ -212,7 +216,7 @@ def _says(protocol: Protocol, wanted: Tree) -> bool:
 def _checked(part: Part, cards: dict[str, Card], tree: Tree) -> tuple[Tree, int | None]:
     """Return the protocol with the surrogate that gives the most of the records' ids, and their number."""
     weights = tree.get("weights", "")
-    if weights and not weights.startswith(ZOO):
+    if weights and (not weights.startswith(ZOOS) or weights.endswith("@FILE")):
         return tree, None
     own = {record.id for record in part.records}
     best = tree, len(own & _ids(part.spec, tree))

@@ -5,6 +5,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from robustness_bench.benchmark.report.literature.citations import bibtex
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS
 from robustness_bench.benchmark.site.contents import names
 from robustness_bench.benchmark.site.contents.boards import Board, Row
@@ -48,6 +49,7 @@ def context(
         "norm_of": norm_of,
         "source": shown.source,
         "paper": names.paper(shown.source),
+        "bibtex": bibtex(shown.source),
         "siblings": siblings,
         "sent": told,
         "against": [

@@ -8,6 +8,7 @@ import pytest
 from robustness_bench.attacks.registry import NORMS, attack_names
 from robustness_bench.benchmark.data import DATASETS
 from robustness_bench.benchmark.plan.protocol import THREATS
+from robustness_bench.benchmark.report.literature.citations import bibtex
 from robustness_bench.benchmark.report.literature.published import (
     Axis,
     Published,
@@ -115,3 +116,12 @@ def test_the_page_names_the_contradictions() -> None:
     page = (Path(__file__).parents[3] / "results" / "published" / "README.md").read_text(encoding="utf-8")
     for figure in contradictions(published("namid")):
         assert f"{figure.mean:.2f} in Table {figure.table}" in page
+
+
+def test_every_defense_can_be_cited() -> None:
+    for preset in defense_presets().values():
+        if preset.group in ("standard", "trades", "mart", "ablations"):
+            assert bibtex(preset.source).startswith("@inproceedings{"), preset.name
+    assert bibtex(defense_presets()["namid"].source).count("@") == 1
+    assert "Mutual Information Estimation" in bibtex(defense_presets()["namid"].source)
+    assert bibtex("natural training") == ""

@@ -1,0 +1,1 @@
+"""What a run says of itself while it runs: a journal in its folder, and trackers."""
