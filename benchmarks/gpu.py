@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +75,7 @@ class Size:
     dataset: str = "cifar10"
     width: int = 64
     shape: tuple[int, int, int] = (3, 32, 32)
+    attack_steps: tuple[int, ...] = (10, 1)
     batch_sizes: tuple[int, ...] = (128, 1024)
     rounds: int = 3
     turn: float = 1.0
@@ -90,6 +92,7 @@ TOY = Size(
     dataset="digits",
     width=2,
     shape=(1, 8, 8),
+    attack_steps=(2, 1),
     batch_sizes=(8,),
     rounds=1,
     turn=0.0,
@@ -151,7 +154,7 @@ def speed(size: Size, out: Path, left: float) -> Found:
     peaks = PEAKS.get(torch.cuda.get_device_name()) if size.device == "cuda" else None
     tf32 = size.device == "cuda" and torch.backends.cudnn.allow_tf32
     for batch_size in size.batch_sizes:
-        for steps, precision in ((10, "bf16"), (10, "float32"), (1, "bf16"), (1, "float32")):
+        for steps, precision in product(size.attack_steps, ("bf16", "float32")):
             options = training.parse(
                 [
                     *("--width", str(size.width), "--batch-size", str(batch_size), "--precision", precision),
@@ -191,6 +194,7 @@ def protocol(size: Size, out: Path, left: float) -> Path:
             "norms": ["linf"],
             "threats": ["white"],
             "n_examples": size.n_examples,
+            "diagnosis": False,
             "schedule": "one-step-strong",
             "model": {"width": size.width},
             "training": {"epochs": epochs, "train_limit": size.train_limit, "precision": "bf16"},
