@@ -50,6 +50,7 @@ ROOMS = [
     "benchmark/train",
     "benchmark/store",
     "benchmark/sandbox",
+    "benchmark/sandbox/walls",
     "benchmark/plan",
     "benchmark/networks",
     "benchmark/data",

@@ -13,8 +13,10 @@ from robustness_bench.benchmark.data.registry import dataset_names
 from robustness_bench.benchmark.errors import DataError
 from robustness_bench.benchmark.parts import PARTS
 from robustness_bench.benchmark.sandbox.confinement import Platform, protections
+from robustness_bench.benchmark.sandbox.walls import bubblewrap
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "pyarrow", "foolbox", "pyautoattack", "safetensors")
+_DEEPER = "apt install bubblewrap, and allow unprivileged user namespaces (a container often forbids them)"
 _KERNEL = "a submission's code runs confined on Linux 6.2 or later"
 
 
@@ -91,6 +93,14 @@ def _sandbox() -> Iterator[Finding]:
             text=text if stands else "this kernel does not offer it",
             remedy="" if stands else f"{_KERNEL} with {name}",
         )
+    problem = bubblewrap.problem()
+    yield Finding(
+        group="sandbox",
+        name="bubblewrap",
+        state="missing" if problem else "ok",
+        text=problem or "other files are not even seen, no network interface",
+        remedy=f"{_DEEPER}; seccomp and Landlock stand without it" if problem else "",
+    )
     for each in protections(at):
         yield Finding(
             group="sandbox",

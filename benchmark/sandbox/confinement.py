@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robustness_bench.benchmark.errors import BenchError
-from robustness_bench.benchmark.sandbox import kernel, landlock, seccomp
+from robustness_bench.benchmark.sandbox.walls import kernel, landlock, seccomp
 
 MIB, GIB = 2**20, 2**30
 _TRUNCATE_ABI, _TCP_ABI = 3, 4  # Landlock's ABI versions that add these rights
@@ -153,7 +153,7 @@ def confine(scratch: Path, limits: Limits, *, parent: int, packages: Path, devic
     """Confine this process for good; it must still have only one thread.
 
     Args:
-        parent: this process ends when that process does.
+        parent: this process ends when that process does; 0 = bubblewrap sees to that.
         packages: the folder that torch is imported from.
         weak: skip protections that this machine lacks; otherwise a missing one is an error.
 
@@ -166,7 +166,7 @@ def confine(scratch: Path, limits: Limits, *, parent: int, packages: Path, devic
         kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         kernel.drop_capabilities()
-    if os.getppid() != parent:
+    if parent and os.getppid() != parent:
         os._exit(1)
     if at.landlock or not weak:
         landlock.restrict(_allowed(scratch, packages, device))
@@ -197,13 +197,21 @@ def _limit(limits: Limits) -> None:
         resource.setrlimit(which, (most, most))
 
 
-def _allowed(scratch: Path, packages: Path, device: str) -> dict[Path, int]:
-    """Return where submitted code may read and write: path -> rights."""
+def readable(packages: Path, device: str) -> list[Path]:
+    """Return what submitted code may read: Python, its packages, system libraries."""
     prefixes = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
     libraries = [Path(prefix, name) for prefix in sorted(prefixes) for name in ("lib", "lib64")]
-    allowed = landlock.reading([*libraries, packages, *map(Path, _SYSTEM_FILES)])
+    more = _CUDA_FILES if device.startswith("cuda") else ()
+    return [*libraries, packages, *map(Path, (*_SYSTEM_FILES, *more))]
+
+
+def devices(device: str) -> list[Path]:
+    """Return the devices that it may use, beside /dev/null."""
+    return sorted(Path("/dev").glob("nvidia*")) if device.startswith("cuda") else []
+
+
+def _allowed(scratch: Path, packages: Path, device: str) -> dict[Path, int]:
+    """Return where submitted code may read and write: path -> rights."""
+    allowed = landlock.reading(readable(packages, device))
     allowed |= {Path("/dev/null"): landlock.USE_DEVICE, scratch: landlock.KEEP_FILES}
-    if device.startswith("cuda"):
-        allowed |= landlock.reading(map(Path, _CUDA_FILES))
-        allowed |= dict.fromkeys(Path("/dev").glob("nvidia*"), landlock.USE_DEVICE)
-    return allowed
+    return allowed | dict.fromkeys(devices(device), landlock.USE_DEVICE)

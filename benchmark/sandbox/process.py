@@ -17,9 +17,16 @@ from typing import IO, Any, ClassVar, NamedTuple
 
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.sandbox.child import WEIGHTS
-from robustness_bench.benchmark.sandbox.confinement import ConfinementError, Limits, environment
+from robustness_bench.benchmark.sandbox.confinement import (
+    ConfinementError,
+    Limits,
+    devices,
+    environment,
+    readable,
+)
 from robustness_bench.benchmark.sandbox.failures import ModelError, printable
 from robustness_bench.benchmark.sandbox.untrusted import MODEL
+from robustness_bench.benchmark.sandbox.walls import bubblewrap
 from robustness_bench.benchmark.sandbox.watcher import Watcher
 from robustness_bench.benchmark.sandbox.wire import Channel, Closed, Frame, Late, WireError, widen
 
@@ -29,6 +36,7 @@ _START = (
     "sys.path.pop(0); main()"
 )
 _SECONDS_FOR_TORCH, _LAST_BREATH = 300.0, 2.0
+_SIGNALLED = 128
 _LAST_WORDS = 4096  # bytes kept of its standard error
 
 
@@ -57,6 +65,7 @@ class ConfinedProcess:
         self._limits = limits
         self._ended: ModelError | None = None
         self._watcher: Watcher | None = None
+        self._inner: int | None = None  # the process inside bubblewrap, if it is used
         self._lock = threading.Lock()
         self._scratch = Path(tempfile.mkdtemp(prefix=f"bench-{Path(settings.file).stem}-")).resolve()
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
@@ -99,9 +108,32 @@ class ConfinedProcess:
         return process, Channel(from_read, to_send)
 
     def _spawn(self, told: dict[str, Any], ends: tuple[int, int], threads: int) -> subprocess.Popen[bytes]:
-        """Start a fresh Python in the scratch folder, with ``told`` and the two ``ends`` of pipes."""
+        """Start a fresh Python in the scratch folder, with ``told`` and the two ``ends`` of pipes.
+
+        Where bubblewrap works, it starts the Python, and ends with this process.
+        """
+        python = [sys.executable, "-I", "-B", "-W", "ignore", "-c", _START]
+        if bubblewrap.problem():
+            return self._popen([*python, json.dumps(told), str(_ROOT)], ends, threads)
+        visible = readable(Path(told["packages"]), told["device"])
+        outside = bubblewrap.command(visible, devices(told["device"]), self._scratch)
+        info, told_there = os.pipe()
+        try:
+            words = [*outside, "--info-fd", str(told_there), *python]
+            words += [json.dumps({**told, "parent": 0}), str(_ROOT)]
+            process = self._popen(words, (*ends, told_there), threads)
+            os.close(told_there)
+            told_there = -1
+            self._inner = bubblewrap.inner_pid(info)
+            return process
+        finally:
+            os.close(info)
+            if told_there >= 0:
+                os.close(told_there)
+
+    def _popen(self, words: list[str], ends: tuple[int, ...], threads: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-I", "-B", "-W", "ignore", "-c", _START, json.dumps(told), str(_ROOT)],
+            words,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
@@ -115,7 +147,7 @@ class ConfinedProcess:
         with self._lock:
             with self._answering(_SECONDS_FOR_TORCH, "start of Python and torch") as deadline:
                 self._expect("confined", deadline)
-            self._watcher = Watcher(self._process.pid, self._scratch, self._limits)
+            self._watcher = Watcher(self._inner or self._process.pid, self._scratch, self._limits)
             self._watcher.start()
             with self._answering(self._limits.seconds_to_start, self.starting) as deadline:
                 self._channel.send({"kind": "go"}, deadline=deadline)
@@ -167,6 +199,8 @@ class ConfinedProcess:
         if self._watcher is not None and self._watcher.verdict is not None:
             return self.error(*self._watcher.verdict)
         status = self._process.returncode
+        if self._inner is not None and status > _SIGNALLED:
+            status = _SIGNALLED - status  # as bubblewrap tells of a signal
         how = f"ended with status {status}"
         if alive:
             how = "closed its end of the pipe"

@@ -4,11 +4,13 @@ import errno
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from robustness_bench.benchmark.sandbox import landlock, seccomp
 from robustness_bench.benchmark.sandbox.confinement import (
     ConfinementError,
     Limits,
@@ -16,9 +18,12 @@ from robustness_bench.benchmark.sandbox.confinement import (
     confinement_report,
     environment,
     protections,
+    readable,
     require,
 )
+from robustness_bench.benchmark.sandbox.walls import bubblewrap, landlock, seccomp
 from tests.benchmark.sandbox.hostile import escaping, needs_walls, run_python, targets, tree_hash
+from tests.conftest import ROOT
 
 _CONFINED = """
 import os, sys
@@ -162,7 +167,7 @@ def _alone(folder: Path, before: str, act: str) -> int:
     program = f"""
 import fcntl, os, resource, signal, socket, threading
 from pathlib import Path
-from robustness_bench.benchmark.sandbox import kernel, landlock, seccomp
+from robustness_bench.benchmark.sandbox.walls import kernel, landlock, seccomp
 parent = os.pidfd_open(os.getppid())
 kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
 {before}
@@ -262,3 +267,34 @@ def test_environment_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_limits_must_be_positive() -> None:
     with pytest.raises(ConfinementError, match="memory must be above 0, got 0"):
         Limits(memory=0)
+
+
+@pytest.mark.skipif(bool(bubblewrap.problem()), reason=f"bubblewrap: {bubblewrap.problem()}")
+def test_bubblewrap_shows_its_process_nothing_else(tmp_path: Path) -> None:
+    """A file beside the scratch folder has no name; Python has what it needs; only the scratch is written."""
+    scratch, secret = tmp_path / "scratch", tmp_path / "secret"
+    scratch.mkdir()
+    secret.write_text("mine")
+    program = f"""
+import json, os, socket, sys
+try:
+    open({str(Path(sys.prefix) / "written")!r}, "w")
+    wrote = True
+except OSError:
+    wrote = False
+import robustness_bench.benchmark.sandbox.child, torch.version
+found = [os.path.exists({str(secret)!r}), os.path.exists("/etc/passwd"), wrote]
+found += [name for _, name in socket.if_nameindex() if name != "lo"]
+open("found", "w").write(json.dumps(found))
+"""
+    packages = Path(torch.__file__).parents[1]
+    words = bubblewrap.command(readable(packages, "cpu"), [], scratch)
+    start = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(packages)!r}]\n"
+    done = subprocess.run(
+        [*words, sys.executable, "-I", "-B", "-c", start + program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((scratch / "found").read_text()) == [False, False, False]

@@ -10,7 +10,12 @@ import os
 import platform
 from typing import NamedTuple
 
-from robustness_bench.benchmark.sandbox.kernel import PR_SET_PDEATHSIG, PR_SET_SECCOMP, prctl, system_call
+from robustness_bench.benchmark.sandbox.walls.kernel import (
+    PR_SET_PDEATHSIG,
+    PR_SET_SECCOMP,
+    prctl,
+    system_call,
+)
 
 
 class Machine(NamedTuple):
