@@ -81,7 +81,7 @@ def digits() -> Problem:
 
 
 def fast(norm: Norm, audit: float = 0.0) -> FastAutoAttack:
-    return FastAutoAttack(norm=norm, eps=EPS[norm], audit=audit, full_steps=10, square_queries=300)
+    return FastAutoAttack(norm=norm, eps=EPS[norm], audit=audit, full_steps=6, square_queries=80)
 
 
 def weaker(norm: Norm, audit: float) -> FastAutoAttack:
@@ -91,7 +91,7 @@ def weaker(norm: Norm, audit: float) -> FastAutoAttack:
 
 
 def full(norm: Norm) -> AutoAttack:
-    return AutoAttack(norm=norm, eps=EPS[norm], steps=10, square_queries=300)
+    return AutoAttack(norm=norm, eps=EPS[norm], steps=6, square_queries=80)
 
 
 @both_norms

@@ -18,13 +18,13 @@ OURS = {name: preset for name, preset in STRICT.items() if preset.attack.startsw
 CASES = [(name, norm) for name, preset in OURS.items() if preset.kind in EPS for norm in preset.norms]
 FEWER: dict[str, dict[str, Any]] = {
     "PGD": {"restarts": 2},
-    "AutoAttack": {"steps": 6, "square_queries": 20},
-    "FastAutoAttack": {"full_steps": 6, "square_queries": 20},
+    "AutoAttack": {"steps": 5, "square_queries": 10},
+    "FastAutoAttack": {"full_steps": 5, "square_queries": 10},
     "BSR": {"copies": 3},
     "MEF": {"steps": 10, "neighbours": 3},
-    "Wasserstein": {"steps": 4, "bisections": 8},
+    "Wasserstein": {"steps": 3, "bisections": 6},
 }
-SCALES = {"PGD": (3.0, 30.0, 100.0, 1000.0), "TIDIM": (3.0, 30.0, 100.0, 1000.0)}
+SCALES = {"PGD": (30.0, 1000.0), "TIDIM": (30.0, 1000.0)}
 by_cross_entropy = pytest.mark.parametrize(
     ("name", "norm"),
     # Where gradients of several images are averaged, the cross-entropy weighs them otherwise.
@@ -76,7 +76,7 @@ def test_the_scale_of_the_logits_changes_at_most_four_percent(name: str, norm: s
     attack = build(name, norm)
     unscaled = int(left(attack, digits, 1.0).sum())
     assert unscaled < len(digits.y)
-    for scale in SCALES.get(type(attack).__name__, (30.0, 1000.0)):
+    for scale in SCALES.get(type(attack).__name__, (1000.0,)):
         assert abs(int(left(attack, digits, scale).sum()) - unscaled) <= 0.04 * len(digits.y), scale
 
 

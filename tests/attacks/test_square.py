@@ -15,7 +15,7 @@ from robustness_bench.attacks.searches.square import square
 from tests.support import images
 
 QUERIES = 120
-SAMPLES = 6
+SAMPLES = 4
 
 
 class SameNumbers(TorchFunctionMode):

@@ -52,7 +52,7 @@ def test_budget_attacks_succeed_just_above_and_fail_just_below(
 ) -> None:
     model, x, y = problem
     distances = model.boundary(x, norm)
-    chosen = distances.argsort()[[0, 8, 16, 23]]  # near and far margins
+    chosen = distances.argsort()[[0, 23]]  # near and far margins
     for row in chosen.tolist():
         eps = distances[row].item()
         one, label = x[row : row + 1], y[row : row + 1]
@@ -172,12 +172,12 @@ def test_autoattack_equals_the_library_called_directly(version: str, norm: Norm,
     model = small_model().eval()
     x = images(16, seed=3)
     y = model(x).argmax(1)
-    attack = AutoAttack(norm=norm, eps=eps, version=version, square_queries=300)
+    attack = AutoAttack(norm=norm, eps=eps, version=version, square_queries=100)
     library = Library(model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, seed=0, version=version)
     library.apgd_targeted.n_target_classes = library.fab.n_target_classes = 4
     library.square.n_queries = attack.square_queries
     assert tuple(library.attacks_to_run) == _MEMBERS[version]
-    if version != "standard":  # its hundred steps with five restarts, or twenty gradients each, take long
+    if (version, norm) != ("standard", "linf"):  # a hundred steps once; they take long
         attack = dataclasses.replace(attack, steps=25)
         library.apgd.n_iter = library.apgd_targeted.n_iter = library.fab.n_iter = 25
         for apgd in (library.apgd, library.apgd_targeted):

@@ -1,8 +1,8 @@
-"""The confined process's own code without its walls, forked from the tests instead of started anew.
+"""The confined process's own code, forked from the tests instead of started anew.
 
-A fresh Python needs two seconds for torch before it says anything. That is what the tests of the walls, of
-limits and of death take. What a submission returns, asks or writes into its pipe is read by the same code in
-a process that is forked in milliseconds. It cannot run autograd, which torch refuses after a fork.
+A fresh Python needs two seconds for torch before it says anything. A fork runs the same code behind the same
+walls and limits after milliseconds. It has imported all that the tests have, and it cannot run autograd,
+which torch refuses after a fork.
 """
 
 import contextlib
@@ -38,8 +38,15 @@ class Forked:
             self._waited = True
 
 
+def fork() -> int:
+    """``os.fork`` for a child that uses no thread of this process, of which Python 3.12 warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
 @contextlib.contextmanager
-def without_walls() -> Iterator[None]:
+def forking() -> Iterator[None]:
     """Every confined process that is started inside is a fork of this one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfinedProcess, "_spawn", _spawn)
@@ -47,9 +54,7 @@ def without_walls() -> Iterator[None]:
 
 
 def _spawn(process: ConfinedProcess, told: dict[str, Any], ends: tuple[int, int], threads: int) -> Forked:
-    with warnings.catch_warnings():  # Python 3.12 warns of threads, of which the child uses none
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
+    pid = fork()
     return Forked(pid) if pid else _serve(process, told, ends)
 
 
@@ -66,7 +71,6 @@ def _serve(process: ConfinedProcess, told: dict[str, Any], ends: tuple[int, int]
                     os.close(number)
         sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115 - the process's own
         sys.argv = ["", json.dumps(told)]
-        child.confine = lambda *_, **__: None
         child.main()
     finally:
         os._exit(1)

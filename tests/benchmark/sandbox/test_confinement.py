@@ -1,11 +1,16 @@
 """The walls around a submitted model: what gets through nowhere, and what is said of them."""
 
 import errno
+import fcntl
 import json
 import os
 import re
+import resource
+import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,7 +26,8 @@ from robustness_bench.benchmark.sandbox.confinement import (
     readable,
     require,
 )
-from robustness_bench.benchmark.sandbox.walls import bubblewrap, landlock, seccomp
+from robustness_bench.benchmark.sandbox.walls import bubblewrap, kernel, landlock, seccomp
+from tests.benchmark.sandbox.forked import fork
 from tests.benchmark.sandbox.hostile import escaping, needs_walls, run_python, targets, tree_hash
 from tests.conftest import ROOT
 
@@ -158,26 +164,27 @@ def test_seccomp_alone(tmp_path: Path, act: str, wanted: int) -> None:
 
 
 def _alone(folder: Path, before: str, act: str) -> int:
-    """The error number of ``act`` after ``before``, 0 if it succeeds."""
+    """The error number of ``act`` after ``before``, 0 if it succeeds, in a fork of this process."""
     for name in ("shown", "kept"):
         (folder / name).mkdir()
     for path in (folder / "victim", folder / "shown" / "file", folder / "kept" / "file"):
         path.write_text("#!/bin/true")
         path.chmod(0o755)
-    program = f"""
-import fcntl, os, resource, signal, socket, threading
-from pathlib import Path
-from robustness_bench.benchmark.sandbox.walls import kernel, landlock, seccomp
-parent = os.pidfd_open(os.getppid())
-kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-{before}
-try:
-    {act}
-    print(0)
-except OSError as error:
-    print(error.errno)
-"""
-    return int(run_python(program, folder))
+    if pid := fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = -1
+    try:
+        os.chdir(folder)
+        modules = {each.__name__: each for each in (fcntl, os, resource, signal, socket, threading)}
+        walls = {"landlock": landlock, "seccomp": seccomp, "Path": Path}
+        known = {**modules, **walls, "parent": os.pidfd_open(os.getppid())}
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        exec(f"{before}\n{act}", known)
+        status = 0
+    except OSError as error:
+        status = error.errno or status
+    finally:
+        os._exit(status)
 
 
 @needs_walls

@@ -25,7 +25,7 @@ from robustness_bench.benchmark.sandbox.serving import Desk
 from robustness_bench.benchmark.sandbox.untrusted import raw
 from robustness_bench.benchmark.sandbox.wire import Frame, WireError
 from robustness_bench.benchmark.submit.intake.template import write_template
-from tests.benchmark.sandbox.forked import without_walls
+from tests.benchmark.sandbox.forked import forking
 from tests.benchmark.sandbox.hostile import escaping, needs_walls, targets, tree_hash
 from tests.benchmark.sandbox.hostile_attacks.failing import ALLOWED, BODY, CALLED, HEAD, STARTING
 from tests.conftest import ROOT
@@ -204,17 +204,17 @@ def earlier() -> set[int]:
 def endings(
     earlier: set[int], model: nn.Module, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Exception]:
-    """All of them; those in a process of their own two at a time, as most of it is waiting for torch."""
+    """All of them; those that need a fresh Python two at a time, as most of it is waiting for torch."""
     cases = {**STARTING, **CALLED}
     folders = {name: tmp_path_factory.mktemp("failing") for name in cases}
     found = {}
-    with without_walls():
-        for name in [name for name in cases if not cases[name].walls]:
+    with forking():
+        for name in [name for name in cases if not cases[name].fresh]:
             found[name] = _ended(name, folders[name], model)
-    walled = [name for name in cases if cases[name].walls]
+    fresh = [name for name in cases if cases[name].fresh]
     with ThreadPoolExecutor(2) as pool:
-        ended = pool.map(lambda name: _ended(name, folders[name], model), walled)
-        return found | dict(zip(walled, ended, strict=True))
+        ended = pool.map(lambda name: _ended(name, folders[name], model), fresh)
+        return found | dict(zip(fresh, ended, strict=True))
 
 
 @pytest.mark.parametrize("name", [*STARTING, *CALLED])

@@ -27,7 +27,7 @@ from robustness_bench.benchmark.sandbox.confinement import ConfinementError, Lim
 from robustness_bench.benchmark.sandbox.failures import ModelError
 from robustness_bench.benchmark.sandbox.process import ModelProcess
 from robustness_bench.benchmark.sandbox.remote import RemoteModel
-from tests.benchmark.sandbox.forked import without_walls
+from tests.benchmark.sandbox.forked import forking
 from tests.benchmark.sandbox.hostile import escaping, needs_walls, targets, tree_hash
 from tests.benchmark.sandbox.hostile_models.failing import CALLED, STARTING, Failing
 from tests.benchmark.sandbox.hostile_models.moods import MOODS
@@ -310,7 +310,7 @@ _HONEST = (_FOLDER / "honest.py").read_text()
 
 
 def _spoiled(says: str) -> Failing:
-    return Failing(_HONEST, "weights", says, walls=False)
+    return Failing(_HONEST, "weights", says)
 
 
 _SPOILED: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], Failing]] = {
@@ -362,16 +362,16 @@ def _ended(name: str, folder: Path) -> Ended:
 
 @pytest.fixture(scope="module")
 def endings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
-    """All of them; those in a process of their own two at a time, as most of it is waiting for torch."""
+    """All of them; those that need a fresh Python two at a time, as most of it is waiting for torch."""
     folders = {name: tmp_path_factory.mktemp("failing") for name in _CASES}
     found = {}
-    with without_walls():
-        for name in [name for name in _CASES if not _CASES[name].walls]:
+    with forking():
+        for name in [name for name in _CASES if not _CASES[name].fresh]:
             found[name] = _ended(name, folders[name])
-    walled = [name for name in _CASES if _CASES[name].walls]
+    fresh = [name for name in _CASES if _CASES[name].fresh]
     with ThreadPoolExecutor(2) as pool:
-        ended = pool.map(lambda name: _ended(name, folders[name]), walled)
-        return found | dict(zip(walled, ended, strict=True))
+        ended = pool.map(lambda name: _ended(name, folders[name]), fresh)
+        return found | dict(zip(fresh, ended, strict=True))
 
 
 @pytest.mark.parametrize("name", _CASES)

@@ -35,16 +35,16 @@ class Failing(NamedTuple):
     says: str
     """A regular expression."""
     limits: Mapping[str, Any] = MappingProxyType({})
-    walls: bool = True
-    """Whether the walls, the limits or the process's own end have a part in it."""
+    fresh: bool = False
+    """Whether it needs a Python that nothing has been imported into, or autograd, which no fork can run."""
 
 
-def _does(body: str, stage: str, says: str, *, walls: bool = True, **limits: Any) -> Failing:
-    return Failing(HEAD + BODY.format(body=body), stage, says, limits, walls)
+def _does(body: str, stage: str, says: str, *, fresh: bool = False, **limits: Any) -> Failing:
+    return Failing(HEAD + BODY.format(body=body), stage, says, limits, fresh)
 
 
 def _asks(body: str, stage: str, says: str) -> Failing:
-    return _does(body, stage, says, walls=False)
+    return _does(body, stage, says)
 
 
 def _gives(what: str, stage: str, says: str) -> Failing:
@@ -82,15 +82,16 @@ _TWICE = """
     gradient.sum().backward()"""
 
 STARTING = {
-    "syntax": Failing("def perturb(:\n", "import", r"SyntaxError.*\(attack\.py, line 1\)", walls=False),
-    "import": Failing(
-        "import torch\nimport no_such_thing\n", "import", r"No module named.*line 2", walls=False
-    ),
+    "syntax": Failing("def perturb(:\n", "import", r"SyntaxError.*\(attack\.py, line 1\)"),
+    "import": Failing("import torch\nimport no_such_thing\n", "import", r"No module named.*line 2"),
     "of-the-benchmark": Failing(
-        "import robustness_bench.benchmark.plan.tasks\n", "import", "No module named|PermissionError"
+        "import robustness_bench.benchmark.plan.tasks\n",
+        "import",
+        "No module named|PermissionError",
+        fresh=True,
     ),
-    "exits": Failing("import sys\nsys.exit(0)\n", "import", "SystemExit: 0", walls=False),
-    "nothing": Failing("x = 1\n", "perturb", r"no function perturb\(", walls=False),
+    "exits": Failing("import sys\nsys.exit(0)\n", "import", "SystemExit: 0"),
+    "nothing": Failing("x = 1\n", "perturb", r"no function perturb\("),
     "import-sleeps": Failing(
         f"import time\n{_SLEEP}\n", "time", r"no answer within 1 s \(import\)", {"seconds_to_start": 1.0}
     ),
@@ -120,7 +121,7 @@ CALLED = {
     "raises": _asks("raise ValueError('\\x1b[31mred\\nwords')", "perturb", r"ValueError: \?\[31mred words"),
     "system-exit": _asks("sys.exit(0)", "perturb", "SystemExit: 0"),
     "keywords": Failing(
-        "def perturb(model, x, y):\n    return x\n", "perturb", "unexpected keyword argument", walls=False
+        "def perturb(model, x, y):\n    return x\n", "perturb", "unexpected keyword argument"
     ),
     "closes": _does(_PIPE + "os.close(pipe)" + _WAIT, "died", "closed its end of the pipe"),
     # what it returns
@@ -141,7 +142,7 @@ CALLED = {
         "while True: model(x)", "passes", r"more than 21 forward passes for an image; use fewer"
     ),
     "endless-swallowing": _asks(_SWALLOWS_CLOSED, "passes", "more than 21 forward"),
-    "endless-gradients": _does(_GRADIENTS, "passes", "more than 20 backward passes"),
+    "endless-gradients": _does(_GRADIENTS, "passes", "more than 20 backward passes", fresh=True),
     "cropped-question": _asks(
         "model(x[:, :, :4])",
         "perturb",
@@ -152,7 +153,7 @@ CALLED = {
     "many-at-once": _asks("model(x[:1].expand(1025, -1, -1, -1))", "perturb", "at once, got 1025"),
     "nan-question": _asks("model(x * float('nan'))", "query", "images with values that are not finite"),
     "swallows": _asks(_SWALLOWS, "query", "images with values that are not finite"),
-    "twice": _does(_TWICE, "perturb", "once_differentiable"),
+    "twice": _does(_TWICE, "perturb", "once_differentiable", fresh=True),
     # what it sends without being asked
     "noise": _asks(_PIPE + "os.write(pipe, b'noise' * 1000)" + _WAIT, "garbled", "bytes that are no message"),
     "half-an-image": _sends(

@@ -42,8 +42,8 @@ class Failing(NamedTuple):
     limits: Mapping[str, Any] = MappingProxyType({})
     backward: bool = False
     """Whether a gradient is asked for."""
-    walls: bool = True
-    """Whether the walls, the limits or the process's own end have a part in it."""
+    fresh: bool = False
+    """Whether it needs a Python that nothing has been imported into, or autograd, which no fork can run."""
 
 
 def _in_forward(code: str, stage: str, says: str, **more: Any) -> Failing:
@@ -55,7 +55,7 @@ def _in_build(code: str, stage: str, says: str, **more: Any) -> Failing:
 
 
 def _sends(head: str, size: str, says: str) -> Failing:
-    return _in_forward(_PIPE + _FRAME.format(head=head, size=size), "garbled", says, walls=False)
+    return _in_forward(_PIPE + _FRAME.format(head=head, size=size), "garbled", says)
 
 
 _SHORT = {"seconds_per_call": 1.0}
@@ -68,18 +68,14 @@ _LARGE = "[open(f'file-{i}', 'wb').write(bytes(2**20)) for i in range(40)]" + _W
 _KEYWORDS = "def build(classes):\n    return None"
 
 STARTING = {
-    "syntax": Failing("def build(:\n", "import", r"SyntaxError.*\(model\.py, line 1\)", walls=False),
-    "import": Failing(
-        "import torch\nimport no_such_thing\n", "import", r"No module named.*line 2", walls=False
-    ),
-    "exits": Failing("import sys\nsys.exit(0)\n", "import", "SystemExit: 0", walls=False),
-    "no-build": Failing("x = 1\n", "build", r"no function build\(", walls=False),
-    "keywords": Failing(_KEYWORDS, "build", "unexpected keyword argument", walls=False),
-    "no-module": Failing(
-        "def build(**shape):\n    return dict\n", "build", "returned a type, not", walls=False
-    ),
+    "syntax": Failing("def build(:\n", "import", r"SyntaxError.*\(model\.py, line 1\)"),
+    "import": Failing("import torch\nimport no_such_thing\n", "import", r"No module named.*line 2"),
+    "exits": Failing("import sys\nsys.exit(0)\n", "import", "SystemExit: 0"),
+    "no-build": Failing("x = 1\n", "build", r"no function build\("),
+    "keywords": Failing(_KEYWORDS, "build", "unexpected keyword argument"),
+    "no-module": Failing("def build(**shape):\n    return dict\n", "build", "returned a type, not"),
     "build-raises": _in_build(
-        "raise ValueError('because')", "build", r"ValueError: because \(model\.py, line 1", walls=False
+        "raise ValueError('because')", "build", r"ValueError: because \(model\.py, line 1"
     ),
     "import-sleeps": Failing(
         f"import time\n{_SLEEP}\n", "time", r"no answer within 1 s \(import", {"seconds_to_start": 1.0}
@@ -95,7 +91,7 @@ STARTING = {
 CALLED = {
     "sleeps": _in_forward(_SLEEP, "time", r"no answer within 1 s \(forward\)", limits=_SHORT),
     "backward-sleeps": _in_forward(
-        _BACKWARD, "time", r"no answer within 1 s \(backward\)", limits=_SHORT, backward=True
+        _BACKWARD, "time", r"no answer within 1 s \(backward\)", limits=_SHORT, backward=True, fresh=True
     ),
     "shared-memory": _in_forward(_SHARED, "memory", "more than 512 MiB", limits=_SMALL),
     "threads": _in_forward(_THREADS, "limit", "more than 50 threads", limits={"threads": 50}),
@@ -105,9 +101,7 @@ CALLED = {
     "crashes": _in_forward("ctypes.string_at(0)", "died", "ended by SIGSEGV"),
     "kills-itself": _in_forward("os.kill(os.getpid(), signal.SIGKILL)", "died", "ended by SIGKILL"),
     "closes": _in_forward(_PIPE + "os.close(pipe)" + _WAIT, "died", "closed its end of the pipe"),
-    "noise": _in_forward(
-        _PIPE + "os.write(pipe, b'noise' * 1000)", "garbled", "bytes that are no message", walls=False
-    ),
+    "noise": _in_forward(_PIPE + "os.write(pipe, b'noise' * 1000)", "garbled", "bytes that are no message"),
     "long": _sends('{"kind": "logits", "token": 0}', "2**60", "which is too long"),
     "another": _sends('{"kind": "logits", "token": 7}', "0", "an answer to something else"),
     "empty": _sends('{"kind": "logits", "token": 0, "missing": True}', "0", "an answer of another size"),
