@@ -49,7 +49,7 @@ class AttackPreset:
     storage: str = ""
     """How its images are stored before they are judged (``STORAGES``); empty: they are judged as made."""
     bf16: bool = False
-    """Whether its gradients may be taken in bf16 (``attacks.precision``)."""
+    """Whether its gradients may be taken in bf16 (``numerics.precision``)."""
 
     @property
     def takes_eps(self) -> bool:

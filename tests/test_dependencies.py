@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = {"benchmarks", "robustness_bench", "tests"}
+OURS = {
+    "benchmarks",
+    "robustness_bench",
+    "tests",
+    *(path.stem for path in (ROOT / "benchmarks").glob("*.py")),
+}
 PLUGINS = {path.stem for path in (ROOT / "examples").glob("*/*.py")}
 """Installed by the tests themselves."""
 

@@ -20,7 +20,7 @@ ROOMS = [
     "robustness_bench",
     "benchmark/cli",
     "benchmark/cli/submit",
-    "benchmark/cli/machine",
+    "benchmark/cli/folders",
     "benchmark/cli/shared",
     "benchmark/site",
     "benchmark/site/pages",

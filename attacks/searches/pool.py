@@ -8,7 +8,7 @@ from typing import Generic, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor
 
-from robustness_bench.attacks.base import steps_unseen
+from robustness_bench.attacks.numerics.device import steps_unseen
 from robustness_bench.attacks.numerics.geometry import per_sample
 from robustness_bench.attacks.numerics.noise import Noise
 

@@ -8,21 +8,21 @@ import typer
 
 from robustness_bench.attacks.registry import PresetError
 from robustness_bench.benchmark.cli import compare as compare_verb
+from robustness_bench.benchmark.cli import doctor as doctor_verb
 from robustness_bench.benchmark.cli import estimate_mi as estimate_mi_verb
-from robustness_bench.benchmark.cli import export as export_verb
 from robustness_bench.benchmark.cli import figure as figure_verb
-from robustness_bench.benchmark.cli import import_ as import_verb
 from robustness_bench.benchmark.cli import leaderboard as leaderboard_verb
 from robustness_bench.benchmark.cli import list_ as list_verb
-from robustness_bench.benchmark.cli import merge as merge_verb
 from robustness_bench.benchmark.cli import perf as perf_verb
 from robustness_bench.benchmark.cli import plan as plan_verb
 from robustness_bench.benchmark.cli import run as run_verb
 from robustness_bench.benchmark.cli import tables as tables_verb
-from robustness_bench.benchmark.cli import verify as verify_verb
+from robustness_bench.benchmark.cli.folders import export as export_verb
+from robustness_bench.benchmark.cli.folders import import_ as import_verb
 from robustness_bench.benchmark.cli.folders import mend as mend_verb
-from robustness_bench.benchmark.cli.machine import doctor as doctor_verb
-from robustness_bench.benchmark.cli.machine import status as status_verb
+from robustness_bench.benchmark.cli.folders import merge as merge_verb
+from robustness_bench.benchmark.cli.folders import status as status_verb
+from robustness_bench.benchmark.cli.folders import verify as verify_verb
 from robustness_bench.benchmark.cli.shared.options import PanelCommand
 from robustness_bench.benchmark.cli.submit import check as submit_verb
 from robustness_bench.benchmark.cli.submit import images as submit_attack_verb

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from robustness_bench.benchmark.cli.shared.labelled import Json
+
 app = typer.Typer(
     help="List defenses, detectors, attacks, schedules, data sets, models or flags.", no_args_is_help=True
 )
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every hyperparameter, with its source.")]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 
 
 def _load(files: list[Path] | None) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 DataDir = Annotated[
     Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
 ]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 TrustModel = Annotated[
     bool, typer.Option("--trust-code", help="Run a model's own code, confined, if it has any.")

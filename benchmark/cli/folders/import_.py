@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from robustness_bench.benchmark.cli.merge import DryRun, KeepWhich, tell
+from robustness_bench.benchmark.cli.folders.merge import DryRun, KeepWhich, tell
 from robustness_bench.benchmark.errors import BenchError
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from robustness_bench.benchmark.cli.machine.doctor import Json
+from robustness_bench.benchmark.cli.shared.labelled import Json
 
 
 def status(

@@ -5,13 +5,9 @@ import json
 import textwrap
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from robustness_bench.benchmark.cli.shared.labelled import DataDir, Json
 
-from robustness_bench.benchmark.cli.shared.labelled import DataDir
-
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 _HEADINGS = {
     "machine": "Machine",
     "sandbox": "Sandbox of submitted code",

@@ -1,1 +1,0 @@
-"""Verbs that look: at this machine, and at a run elsewhere."""
