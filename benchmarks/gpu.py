@@ -279,6 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", default=",".join(STEPS), help="which of them")
     options = parser.parse_args(arguments)
     size, deadline = TOY if options.toy else Size(), time.monotonic() + 60 * options.minutes
+    if options.toy:
+        torch.set_num_threads(1)  # for so small a network more only wait for each other
     if size.device == "cuda" and not torch.cuda.is_available():
         print("gpu.sh: torch sees no CUDA GPU; --toy runs on the CPU", file=sys.stderr)
         return 2

@@ -35,6 +35,6 @@ if ! [[ "$minutes" =~ ^[1-9][0-9]*$ ]]; then
   echo "gpu.sh: MINUTES must be a whole number from 1, got $minutes" >&2
   exit 2
 fi
-export PYTHONPATH="$here:$here/benchmarks${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
 cd "$here"
 exec timeout --signal=INT --kill-after=20 "${minutes}m" "$python" benchmarks/gpu.py "${arguments[@]}"

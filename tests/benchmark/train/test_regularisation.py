@@ -18,6 +18,7 @@ from robustness_bench.benchmark.train import defenses as training
 from robustness_bench.benchmark.train.awp import WeightPerturbation
 from robustness_bench.benchmark.train.images import TrainingData
 from robustness_bench.benchmark.train.loop import TrainingError
+from robustness_bench.benchmark.train.prior import Prior
 from robustness_bench.defenses.base import Batch, Defense, InnerAttack, craft
 from tests.benchmark.train.test_defenses import ignore, where
 
@@ -226,6 +227,25 @@ def test_every_option_changes_the_training_and_its_id(tmp_path: Path, name: str)
     plain, changed = curve(tmp_path / "plain", "standard"), curve(tmp_path / "changed", "standard", **recipe)
     assert (plain[0] == changed[0]) == (name == "awp from the second epoch")
     assert plain[1] != changed[1]
+
+
+def test_a_prior_adds_its_term_and_moves_its_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Tensor] = []
+
+    class Noted(Prior):
+        def starts(self, indices: Tensor, epoch: int, noise: Noise) -> Tensor:
+            start = super().starts(indices, epoch, noise)
+            found.append(start[indices.argsort()])
+            return start
+
+    monkeypatch.setattr(training, "Prior", Noted)
+    one_batch = {"train_limit": 40, "batch_size": 40, "attack_steps": 1}
+    once, twice = (curve(tmp_path / str(lam), "standard", **one_batch, prior=lam) for lam in (10.0, 20.0))
+    assert twice[0]["prior"] == pytest.approx(2 * once[0]["prior"])
+    assert once[0]["prior"] > 0
+    assert twice[0]["adversarial"] == once[0]["adversarial"]
+    assert torch.equal(found[0], found[2])
+    assert (found[0] != found[1]).float().mean() > 0.1
 
 
 @pytest.mark.parametrize("defense", ["undefended", "trades", "mart", "wmim", "namid-t"])
