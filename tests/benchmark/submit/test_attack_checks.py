@@ -13,6 +13,7 @@ from robustness_bench.benchmark.submit.checks.trial import Trial, subject_for
 from robustness_bench.benchmark.submit.intake.reading import RefusedError, unpacked
 from robustness_bench.benchmark.submit.manifest.attack import is_attack, read_attack_manifest
 from robustness_bench.benchmark.submit.manifest.keys import ManifestError
+from tests.benchmark.sandbox.forked import forking
 from tests.benchmark.sandbox.hostile import needs_walls
 from tests.benchmark.sandbox.hostile_attacks.sent import sent_in
 from tests.benchmark.submit.submissions import EXAMPLE, checked, of, tree_hash, write
@@ -189,7 +190,8 @@ def test_what_it_does_wrong_is_a_line(tmp_path: Path, name: str, monkeypatch: py
     if name == "time":
         monkeypatch.setattr(trial, "LIMITS", replace(trial.LIMITS, seconds_per_call=1.0))
     body, check, says = FAILING[name]
-    found = of(checked(sent_in(tmp_path / "mine", body, norms='["linf"]'), trust_code=True), check)
+    with forking():
+        found = of(checked(sent_in(tmp_path / "mine", body, norms='["linf"]'), trust_code=True), check)
     assert found.status == "FAILED"
     assert re.search(says, found.text), found.text
 
@@ -197,18 +199,21 @@ def test_what_it_does_wrong_is_a_line(tmp_path: Path, name: str, monkeypatch: py
 @needs_walls
 def test_randomness_is_as_declared_and_a_weak_attack_is_flagged(tmp_path: Path) -> None:
     weak = sent_in(tmp_path / "weak", "pass", norms='["linf"]', datasets='["mnist"]')
-    found = checked(weak, trust_code=True)
+    with forking():
+        found = checked(weak, trust_code=True)
     assert of(found, "shape").text == "float32 (32, 1, 28, 28)"
     assert of(found, "effect").text.startswith("images that fool a linear model: linf 0 of 32: it may be too")
     assert of(found, "effect").status == "flagged"
     assert of(found, "determinism").status == "flagged"
     assert "another seed gives the same images: write randomised = false" in of(found, "determinism").text
     chance = sent_in(tmp_path / "chance", _KEEPS, norms='["linf"]', randomised="false")
-    found = checked(chance, trust_code=True)
+    with forking():
+        found = checked(chance, trust_code=True)
     assert of(found, "determinism").status == "FAILED"
     assert "another seed gives different images: write randomised = true" in of(found, "determinism").text
     write(chance, "randomised", "true")
-    assert of(checked(chance, trust_code=True), "determinism").status == "ok"
+    with forking():
+        assert of(checked(chance, trust_code=True), "determinism").status == "ok"
 
 
 def test_the_model_of_a_trial_knows_its_images(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED, worst_
 from robustness_bench.benchmark.run.engines.worker import perform
 from robustness_bench.benchmark.store.cells import find_records, read_record
 from robustness_bench.benchmark.submit.checks import attack as attack_checks
+from tests.benchmark.sandbox.forked import forking
 from tests.benchmark.sandbox.hostile import needs_walls
 from tests.benchmark.sandbox.hostile_attacks.sent import sent_in
 from tests.benchmark.submit.submissions import EXAMPLE, WEIGHTS
@@ -25,6 +27,7 @@ from tests.conftest import Bench, Said
 
 pytestmark = needs_walls
 
+MOVES = "x = (x + eps * (1 - 2 * (x > 0.5).float())).clamp(0, 1)"
 TINY: list[object] = ["run", "--defense", "undefended", "--threat", "white", "--weights", EXAMPLE / WEIGHTS]
 TINY += ["--width", "4", "--n-examples", "24", "--attacks", "none,ti-dim", "--norm", "linf", "--gallery", "0"]
 
@@ -53,9 +56,11 @@ def _do(task: Task, context: Context) -> None:
 
 
 @pytest.fixture
-def tried_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checks that run the code have tests of their own."""
+def tried_elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The checks that run the code have tests of their own; here it runs in forks, without gradients."""
     monkeypatch.setattr(attack_checks, "_tried", lambda attack, folder: iter(()))
+    with forking():
+        yield
 
 
 @pytest.fixture
@@ -123,7 +128,7 @@ def test_from_template_to_a_lowered_worst_case(bench: Bench, store: Path, tmp_pa
 
 @pytest.mark.usefixtures("tried_elsewhere")
 def test_tables_site_and_archive_have_it_with_credit(bench: Bench, store: Path, tmp_path: Path) -> None:
-    mine, site = sent_in(tmp_path / "mine"), tmp_path / "site"
+    mine, site = sent_in(tmp_path / "mine", MOVES), tmp_path / "site"
     assert send(bench, mine, store).status == 0
     said = bench(*TINY, "--out", store)
     assert "nothing to do" in said.out
@@ -146,7 +151,7 @@ def test_tables_site_and_archive_have_it_with_credit(bench: Bench, store: Path, 
 
 @pytest.mark.usefixtures("tried_elsewhere")
 def test_the_same_command_goes_on(bench: Bench, store: Path, tmp_path: Path) -> None:
-    mine = sent_in(tmp_path / "mine")
+    mine = sent_in(tmp_path / "mine", MOVES)
     first = send(bench, mine, store)
     made = {path: read_record(path) for path in sent_records(store)}
     said = send(bench, mine, store)
@@ -164,16 +169,17 @@ def test_the_same_command_goes_on(bench: Bench, store: Path, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("tried_elsewhere")
 def test_other_code_is_another_result(bench: Bench, store: Path, tmp_path: Path) -> None:
-    mine = sent_in(tmp_path / "mine")
+    mine = sent_in(tmp_path / "mine", MOVES)
     assert send(bench, mine, store, "--defense", "undefended").status == 0
-    (mine / "attack.py").write_text((mine / "attack.py").read_text().replace("STEPS = 20", "STEPS = 19"))
+    with (mine / "attack.py").open("a") as file:
+        file.write("# other code\n")
     assert "1 of 1 cells to do" in send(bench, mine, store, "--defense", "undefended").out
     assert len(sent_records(store)) == 2
 
 
 @pytest.mark.usefixtures("tried_elsewhere")
 def test_only_what_is_asked_for(bench: Bench, store: Path, tmp_path: Path) -> None:
-    mine = sent_in(tmp_path / "mine")
+    mine = sent_in(tmp_path / "mine", MOVES)
     said = send(bench, mine, store, "--defense", "undefende")
     assert said.status == 2
     assert "unknown defense 'undefende'; did you mean undefended" in said.err
@@ -200,7 +206,7 @@ def test_only_what_is_asked_for(bench: Bench, store: Path, tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("tried_elsewhere")
 def test_models_whose_weights_are_gone_are_a_line_each(bench: Bench, store: Path, tmp_path: Path) -> None:
-    mine = sent_in(tmp_path / "mine")
+    mine = sent_in(tmp_path / "mine", MOVES)
     (gone,) = store.glob("checkpoints/digits/standard-*.safetensors")
     gone.unlink()
     said = send(bench, mine, store)
@@ -223,7 +229,7 @@ def test_models_whose_weights_are_gone_are_a_line_each(bench: Bench, store: Path
 
 @pytest.mark.usefixtures("tried_elsewhere")
 def test_where_there_is_nothing_to_attack(bench: Bench, store: Path, tmp_path: Path) -> None:
-    mine = sent_in(tmp_path / "mine")
+    mine = sent_in(tmp_path / "mine", MOVES)
     said = send(bench, mine, tmp_path / "nowhere")
     assert said.status == 2
     assert "nothing to attack: " in said.err
@@ -239,7 +245,7 @@ def test_where_there_is_nothing_to_attack(bench: Bench, store: Path, tmp_path: P
 
 @pytest.mark.usefixtures("tried_elsewhere")
 def test_options_of_the_other_kind_are_refused(bench: Bench, store: Path, tmp_path: Path) -> None:
-    mine = sent_in(tmp_path / "mine")
+    mine = sent_in(tmp_path / "mine", MOVES)
     said = send(bench, mine, store, "--workers", "2")
     assert said.status == 2
     assert "--workers is for a defense, which this submission is not" in said.err
@@ -305,7 +311,7 @@ def test_a_cell_that_failed_is_in_no_table_and_on_no_page(bench: Bench, store: P
 def test_one_that_fails_does_not_keep_the_others(bench: Bench, store: Path, tmp_path: Path) -> None:
     (gone,) = store.glob("checkpoints/digits/standard-*.safetensors")
     gone.write_bytes(gone.read_bytes()[:-1])
-    said = send(bench, sent_in(tmp_path / "mine"), store)
+    said = send(bench, sent_in(tmp_path / "mine", MOVES), store)
     assert said.status == 1
     assert "is damaged" in said.err
     (path,) = sent_records(store)
@@ -314,7 +320,8 @@ def test_one_that_fails_does_not_keep_the_others(bench: Bench, store: Path, tmp_
 
 def test_checks_that_fail_end_it_before_anything_runs(bench: Bench, store: Path, tmp_path: Path) -> None:
     before = contents(store)
-    said = send(bench, sent_in(tmp_path / "mine", "return x + 2"), store)
+    with forking():
+        said = send(bench, sent_in(tmp_path / "mine", "return x + 2"), store)
     assert said.status == 1
     assert "end with clamp(0, 1)" in said.out
     assert contents(store) == before
