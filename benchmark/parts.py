@@ -32,6 +32,9 @@ PARTS = {
     "trackio": Part({"trackio": "trackio"}, "--tracker trackio"),
     "timm": Part({"timm": "timm"}, "--weights timm:NAME"),
     "peers": Part({"adv-lib": "adv_lib", "torchattacks": "torchattacks"}, "more libraries in bench perf"),
+    "ray": Part({"ray": "ray"}, "bench run --engine ray"),
+    "s3": Part({"s3fs": "s3fs"}, "bench run --out s3://…"),
+    "slurm": Part({"submitit": "submitit"}, "bench run --engine slurm"),
     "robustbench": Part({"robustbench": "robustbench"}, "--weights robustbench:NAME"),
 }
 """Extra -> part, as in pyproject.toml."""
