@@ -472,7 +472,7 @@ def test_a_warm_start_finds_as_near_images_for_an_eighth(
     """Than nine searches of 400 steps as published, of which foolbox's are no other."""
     long = as_published(attack, steps=400)
     for rule, published in long.run(*digits).items():
-        by_rule = dataclasses.replace(attack, rule=rule) if isinstance(attack, EAD) else attack
+        by_rule = dataclasses.replace(attack, rule=rule) if isinstance(attack, EAD) else attack  # type: ignore[arg-type]
         warm = by_rule(*digits)
         assert (warm.prediction != digits.y).all()
         theirs, ours = (measured(by_rule, each.x_adv - digits.x).median() for each in (published, warm))
