@@ -21,9 +21,10 @@ _UNFINISHED = ".partial"
 _TELLING = {"size", "etag", "mtime", "lastmodified", "last_modified", "updated", "created", "md5hash"}
 
 
-def local_folder(out: str) -> Path:
+def local_folder(out: str | Path) -> Path:
     """Return the folder of results: ``out`` itself, or the local one of a URL, which its name holds."""
-    return cache_home() / _FOLDER / quote(out.rstrip("/"), safe="") if "://" in out else Path(out)
+    text = str(out)  # some versions of typer convert the default, too, which is a path
+    return cache_home() / _FOLDER / quote(text.rstrip("/"), safe="") if "://" in text else Path(out)
 
 
 def place(folder: Path) -> str:

@@ -37,7 +37,7 @@ from robustness_bench.benchmark.networks.fold import folded
 from robustness_bench.benchmark.networks.resnet import ResNet18
 from robustness_bench.benchmark.plan.protocol import Training, load_protocol
 from robustness_bench.benchmark.store.models import Estimators
-from robustness_bench.benchmark.train.defenses import Float, against, attacked, autocast, inner_attack, seeded
+from robustness_bench.benchmark.train.defenses import Float, against, autocast, climbed, inner_attack, seeded
 from robustness_bench.benchmark.train.images import Batch
 from robustness_bench.benchmark.train.loop import Fit
 from robustness_bench.defenses import base as contract
@@ -219,7 +219,7 @@ def loss_terms(
     with autocast(work.precision, work.device):
         x_adv = batch.x
         if defense.adversarial:
-            x_adv = attacked(work.attack, defense, work.model, batch)
+            x_adv, _ = climbed(work.attack, defense, work.model, batch)
         return defense.terms(contract.Batch(Float(work.model), batch.x, batch.y, x_adv, estimators))
 
 
@@ -235,7 +235,7 @@ def attack_turn(work: Workload, make: Callable[[Workload, Batch], Tensor], steps
 
 def as_trained(work: Workload, batch: Batch) -> Tensor:
     """The trainer's inner attack."""
-    return attacked(work.attack, Standard(), work.model, batch)
+    return climbed(work.attack, Standard(), work.model, batch)[0]
 
 
 def unfolded(work: Workload, batch: Batch) -> Tensor:

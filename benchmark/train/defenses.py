@@ -132,15 +132,10 @@ def _prior(
     return Prior(data.shape, attack, momentum=whole.prior_momentum, reset=whole.prior_reset).to(device)
 
 
-def attacked(attack: InnerAttack, defense: Defense, model: nn.Module, batch: Batch) -> Tensor:
-    """Return a defense's inner adversarial images of a batch on the current ``model``."""
-    return climbed(attack, defense, model, batch)[0]
-
-
 def climbed(
     attack: InnerAttack, defense: Defense, model: nn.Module, batch: Batch, start: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the same, and the gradient of the first step.
+    """Return a defense's inner adversarial images of a batch on ``model``, and the first gradient.
 
     Args:
         start: where the attack starts, minus the images; None: where it starts by itself.

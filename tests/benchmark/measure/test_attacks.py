@@ -160,6 +160,7 @@ def test_the_memory_of_a_cell_does_not_grow_with_its_images(
         spec = {"parameters": NONE, "kind_of_attack": "natural", "norm": "linf", "n_examples": n}
         task = SimpleNamespace(
             shard=None,
+            images=None,
             spec=spec,
             seed=0,
             path=Path("cell"),

@@ -80,11 +80,10 @@ def planned(file: Path) -> Task:
     return next(task for task in tasks if task.kind == "train")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_file_is_a_row_and_again_there_is_nothing_to_do(bench: Bench, tmp_path: Path, workers: int) -> None:
-    """With two workers each process loads the file by itself."""
-    command = ["run", *SMALL, "--plugin", EXAMPLE, "--workers", workers, "--out", tmp_path]
-    said = bench(*command)
+def test_a_file_is_a_row_and_again_there_is_nothing_to_do(bench: Bench, tmp_path: Path) -> None:
+    """Each of two worker processes loads the file by itself."""
+    command = ["run", *SMALL, "--plugin", EXAMPLE, "--out", tmp_path]
+    said = bench(*command, "--workers", 2)
     assert said.status == 0, said.err
     assert "2 of 2 cells to do, 4 tasks" in said.out
     (row,) = [line for line in said.out.splitlines() if line.startswith("Logit pairing")]
@@ -405,12 +404,12 @@ def _no_offers() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_no_offers")
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_file_may_offer_a_network(bench: Bench, tmp_path: Path, workers: int) -> None:
+def test_a_file_may_offer_a_network(bench: Bench, tmp_path: Path) -> None:
+    """To two worker processes, then to this one."""
     file, config = write(tmp_path, NETWORK, "one_layer.py"), tmp_path / "p.toml"
     config.write_text('[dataset.digits.model]\nname = "one-layer"\n')
     command = ["run", *SMALL, "--plugin", file, "--config", config, "--defense", "undefended"]
-    said = bench(*command, "--workers", workers, "--out", tmp_path / "r")
+    said = bench(*command, "--workers", 2, "--out", tmp_path / "r")
     assert said.status == 0, said.err
     assert "one-layer of width 2" in said.out
     card = read_card(next(tmp_path.glob("r/checkpoints/digits/undefended-one-layer-*.safetensors")))

@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ def test_a_card_says_what_its_tensors_are_of_and_how_they_were_made(task: Task, 
     path = kept(task, tmp_path)
     card = read_card(path)
     assert 2.5 <= card.pop("seconds") < 60
+    made = datetime.fromisoformat(card["environment"].pop("date"))
+    assert abs((datetime.now(UTC) - made).total_seconds()) < 60
     assert card == {
         "format": 1,
         "sha256": file_hash(path),
