@@ -23,7 +23,7 @@ from robustness_bench.attacks.numerics.geometry import Norm
 from robustness_bench.attacks.numerics.noise import Noise
 from robustness_bench.attacks.registry import attack_presets
 from robustness_bench.benchmark.networks.fold import folded
-from robustness_bench.benchmark.train.defenses import attacked
+from robustness_bench.benchmark.train.defenses import climbed
 from robustness_bench.benchmark.train.images import Batch
 from robustness_bench.defenses import base as contract
 from robustness_bench.defenses.base import InnerAttack
@@ -192,7 +192,7 @@ def _step_by_us(model: nn.Module, on: Problem, seed: int) -> None:
     attack = InnerAttack(norm=on.norm, eps=on.eps, steps=10, rel_step_size=_SHARE, start="uniform")
     batch = Batch(on.x, on.y, Noise.for_samples(torch.arange(len(on.y)), seed))
     defense, optimizer = Standard(), torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
-    x_adv = attacked(attack, defense, model, batch)
+    x_adv = climbed(attack, defense, model, batch)[0]
     terms = defense.terms(contract.Batch(model, batch.x, batch.y, x_adv, None))
     _learned(model, optimizer, torch.stack([term.mean() for term in terms.values()]).sum())
 

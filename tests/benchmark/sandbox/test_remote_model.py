@@ -27,6 +27,7 @@ from robustness_bench.benchmark.sandbox.confinement import ConfinementError, Lim
 from robustness_bench.benchmark.sandbox.failures import ModelError
 from robustness_bench.benchmark.sandbox.process import ModelProcess
 from robustness_bench.benchmark.sandbox.remote import RemoteModel
+from robustness_bench.benchmark.sandbox.walls import bubblewrap
 from tests.benchmark.sandbox.forked import forking
 from tests.benchmark.sandbox.hostile import escaping, needs_walls, targets, tree_hash
 from tests.benchmark.sandbox.hostile_models.failing import CALLED, STARTING, Failing
