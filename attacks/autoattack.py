@@ -16,10 +16,10 @@ from robustness_bench.attacks.base import AttackError, BudgetAttack
 from robustness_bench.attacks.numerics.geometry import Norm
 from robustness_bench.attacks.numerics.losses import LOSSES, dlr, targeted_dlr
 from robustness_bench.attacks.numerics.noise import Noise, key_of
-from robustness_bench.attacks.precision import Precision, check_precision, confirmed
 from robustness_bench.attacks.searches.apgd import APGD, TargetedLoss
 from robustness_bench.attacks.searches.fab import FAB
 from robustness_bench.attacks.searches.pool import Found, Samples, searched
+from robustness_bench.attacks.searches.precision import Precision, check_precision, confirmed
 from robustness_bench.attacks.searches.square import square
 
 _MOST_TARGETS = 9  # AutoAttack's own number of target classes
@@ -44,7 +44,7 @@ class AutoAttack(BudgetAttack):
             vanishes in float32 for wide logits.
         steps: of each run of APGD and FAB; 100 in the paper.
         square_queries: Square's queries per sample; 5000 in the paper.
-        precision: of APGD's gradients (``attacks.precision``); FAB's say where the boundary lies exactly.
+        precision: of APGD's gradients (``searches.precision``); FAB's say where the boundary lies exactly.
 
     Differs from the paper: with fewer than ten classes there are fewer targets; where the DLR losses
     are not defined (targeted: below four classes, untargeted: below three) the margin replaces them.

@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.geometry import Norm
 from robustness_bench.attacks.numerics.noise import Noise
+from robustness_bench.attacks.searches.pool import steps_unseen
 
 # Allows for float32 rounding only: one 8-bit level is 4e-3.
 _RELATIVE_SLACK, _ABSOLUTE_SLACK = 1e-5, 1e-6
-
-_UNSEEN = {"cuda": 8}  # steps between two looks at a batch, where a look waits for the device
 
 Goal = Literal["untargeted", "transfer"]
 
@@ -303,11 +302,6 @@ class NoAttack(BudgetAttack):
 
     def passes(self, classes: int) -> tuple[int, int]:
         return 1, 0
-
-
-def steps_unseen(device: torch.device) -> int:
-    """Steps that a batch takes between two looks at who has fallen. What fell stays as it fell."""
-    return _UNSEEN.get(device.type, 1)
 
 
 def predict(model: nn.Module, x: Tensor) -> Tensor:

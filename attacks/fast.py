@@ -19,8 +19,8 @@ from robustness_bench.attacks.numerics.geometry import Norm, per_sample
 from robustness_bench.attacks.numerics.losses import targeted_margin
 from robustness_bench.attacks.numerics.margins import margin
 from robustness_bench.attacks.numerics.noise import Noise, key_of
-from robustness_bench.attacks.precision import ByAge, Precision, confirmed, lowered_steps
 from robustness_bench.attacks.searches.pool import Rows, Samples, Search, searched
+from robustness_bench.attacks.searches.precision import ByAge, Precision, confirmed, lowered_steps
 
 _CLOSE = 0.2  # of the margin at the natural image: an ascent that leaves less of it is worth another try
 _BY_DISTANCE = 2  # the ascent from which on linear distances choose the class
@@ -63,7 +63,7 @@ class FastAutoAttack(BudgetAttack):
         audit: share of the samples, 0 to 1: see ``audited``.
         full_steps: AutoAttack's ``steps``.
         square_queries: AutoAttack's.
-        precision: of the ascents' and APGD's gradients, but for the last steps (``attacks.precision``).
+        precision: of the ascents' and APGD's gradients, but for the last steps (``searches.precision``).
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")

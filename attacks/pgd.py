@@ -7,13 +7,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustness_bench.attacks.base import BudgetAttack, steps_unseen
+from robustness_bench.attacks.base import BudgetAttack
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.geometry import Norm, per_sample
 from robustness_bench.attacks.numerics.losses import LOSSES, LossName, check_ascent
 from robustness_bench.attacks.numerics.noise import Noise
-from robustness_bench.attacks.precision import Lowered, Precision, check_precision, confirmed, lowered_steps
-from robustness_bench.attacks.searches.pool import Rows
+from robustness_bench.attacks.searches.pool import Rows, steps_unseen
+from robustness_bench.attacks.searches.precision import (
+    Lowered,
+    Precision,
+    check_precision,
+    confirmed,
+    lowered_steps,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +35,7 @@ class PGD(BudgetAttack):
         random_start: uniform in the ball; False starts at the natural image.
         early_stop: stop on a sample as soon as it is fooled. Without it every step is taken and the
             image with the highest loss is returned, which transfers better.
-        precision: of the gradients of the first three quarters of the steps (``attacks.precision``).
+        precision: of the gradients of the first three quarters of the steps (``attacks.searches.precision``).
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")

@@ -41,7 +41,7 @@ class AttackPreset:
     """The recorded name of the class (``class_names``)."""
     parameters: dict[str, Any]
     bf16: bool = False
-    """Whether its gradients may be taken in bf16 (``attacks.precision``)."""
+    """Whether its gradients may be taken in bf16 (``attacks.searches.precision``)."""
 
     @property
     def takes_eps(self) -> bool:

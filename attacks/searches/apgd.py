@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.geometry import Norm, per_sample
-from robustness_bench.attacks.precision import ByAge, Precision, lowered_steps
 from robustness_bench.attacks.searches.pool import Rows, Samples, Search
+from robustness_bench.attacks.searches.precision import ByAge, Precision, lowered_steps
 
 _MOMENTUM = 0.75  # the share of the new step, α
 _ENOUGH = 0.75  # of a period's steps that have to raise the loss, ρ
@@ -50,7 +50,7 @@ class APGD(Search[Climb]):
         targets: (N, starts), the class each start goes for, which only the loss knows of.
         steps: gradient steps of each start.
         averaged: gradients taken of each point, for models that draw.
-        precision: of the gradients of the first three quarters of the steps (``attacks.precision``).
+        precision: of the gradients of the first three quarters of the steps (``attacks.searches.precision``).
 
     The numbers are those of the authors' code. Like it, the very first step counts as a gain where the
     loss it reaches is above 0, not above the start's.

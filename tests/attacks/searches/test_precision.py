@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from robustness_bench.attacks import base
 from robustness_bench.attacks.base import Attack, AttackError, predict
 from robustness_bench.attacks.numerics.noise import Noise
-from robustness_bench.attacks.precision import ByAge, Lowered, lowered_steps
 from robustness_bench.attacks.registry import attack_presets
+from robustness_bench.attacks.searches import pool
 from robustness_bench.attacks.searches.pool import Rows, Samples, Search, searched
+from robustness_bench.attacks.searches.precision import ByAge, Lowered, lowered_steps
 from tests.attacks.parity.problem import problem
 
 LOWERED = [name for name, preset in attack_presets("strict").items() if preset.bf16]
@@ -144,7 +144,7 @@ def test_a_device_that_is_seldom_waited_for_gets_the_same_outcomes(
     steps: dict[str, Any] = {"steps": 40, "restarts": 1} if name == "pgd-40" else {}
     attack, waits, found = built(name, "linf", "float32", **steps), [], []
     for unseen in (1, 8):
-        monkeypatch.setattr(base, "_UNSEEN", {"cpu": unseen})
+        monkeypatch.setattr(pool, "_UNSEEN", {"cpu": unseen})
         with Waits() as waited:
             found.append(attack(model, x[:20], y[:20]))
         waits.append(waited.count)
@@ -181,7 +181,7 @@ class Scripted(Search[At]):
 @pytest.mark.parametrize("unseen", [1, 3, 8])
 def test_a_success_between_two_looks_is_kept(unseen: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one, or the last one of those that do not leave, though the sample stands at the look."""
-    monkeypatch.setattr(base, "_UNSEEN", {"cpu": unseen})
+    monkeypatch.setattr(pool, "_UNSEEN", {"cpu": unseen})
     when = [[0, 4], [1, 2, 5], [6], [], [3, 4], [5]]
     for leave in (True, False):
         found = searched(Scripted([*when, [7]], 7), room=4, leave=leave)  # ages differ; 7 is a step too late
@@ -193,7 +193,7 @@ def test_a_success_between_two_looks_is_kept(unseen: int, monkeypatch: pytest.Mo
 def test_logits_that_are_not_finite_are_noticed_without_a_look_at_each_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(base, "_UNSEEN", {"cpu": 8})
+    monkeypatch.setattr(pool, "_UNSEEN", {"cpu": 8})
     model, x, y = problem()
     passes: list[int] = []
 
