@@ -221,7 +221,8 @@ def test_presets_write_out_every_hyperparameter(name: str, attack_set: str) -> N
     fields = {field.name for field in dataclasses.fields(load(preset.attack))} - {"norm", "eps"}
     if not LATER & preset.parameters.keys():
         fields -= LATER
-    assert set(preset.parameters) == fields
+    assert set(preset.parameters) == fields - {"precision"}  # which is the protocol's
+    assert preset.bf16 == ("precision" in fields)
     assert preset.source
 
 
