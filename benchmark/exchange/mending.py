@@ -46,6 +46,8 @@ def _mended(out: Path, dry_run: bool) -> tuple[int, dict[str, str], set[str]]:
     check_together(folder, {name: facts for name, facts in contents.items() if name not in broken})
     moved = {each for name in broken for each in (name, *companions_of(name)) if (out / each).is_file()}
     if not dry_run:
+        for half in out.rglob(".*.tmp"):  # of a killed write; its file is whole or absent
+            half.unlink()
         # A result is there as long as its owner is: that goes last, so that a killed move is begun anew.
         for name in sorted(moved, key=lambda each: not owner_of(each)):
             _move_aside(out, name)

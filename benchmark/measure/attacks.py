@@ -70,7 +70,7 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
         return columns
 
     partial = (context.out / task.path).with_suffix(f".{kept}.partial")
-    columns = in_batches(len(sample.y), context, advance, work, partial, task.shard)
+    columns, before = in_batches(len(sample.y), context, advance, work, partial, task.shard)
     if task.shard:
         return
     if shown:
@@ -81,7 +81,7 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
         context.out / task.path,
         task,
         columns,
-        **circumstances(task, context, started - (crafted.seconds if crafted else 0.0)),
+        **circumstances(task, context, started - before - (crafted.seconds if crafted else 0.0)),
     )
     forget(partial)
 
@@ -186,12 +186,12 @@ def craft(task: Task, context: Context, advance: Advance) -> None:
         return {**images, **costs, **{name: told[name] for name in _TOLD if name in told}}
 
     partial = (context.out / task.path).with_suffix(".partial")
-    columns = in_batches(len(sample.y), context, advance, work, partial, task.shard)
+    columns, before = in_batches(len(sample.y), context, advance, work, partial, task.shard)
     if task.shard:
         return
     cost = {name: float(columns[name].mean()) for name in ("forwards", "backwards")}
     kept = [name for name in columns if name.startswith("x_adv") or "clean_prediction" in columns]
-    keep(task, context, started, {name: torch.from_numpy(columns[name]) for name in kept}, **cost)
+    keep(task, context, started - before, {name: torch.from_numpy(columns[name]) for name in kept}, **cost)
     forget(partial)
 
 

@@ -39,11 +39,11 @@ def adapt(task: Task, context: Context, advance: Advance) -> None:
         }
 
     partial = (context.out / task.path).with_suffix(".partial")
-    columns = in_batches(len(sample.y), context, advance, work, partial, task.shard)
+    columns, before = in_batches(len(sample.y), context, advance, work, partial, task.shard)
     if task.shard:
         return
     found = {name: float(columns[name].mean()) for name in ("success", "forwards", "backwards")}
-    keep(task, context, started, {"x_adv": torch.from_numpy(columns["x_adv"])}, **found)
+    keep(task, context, started - before, {"x_adv": torch.from_numpy(columns["x_adv"])}, **found)
     forget(partial)
 
 
@@ -67,7 +67,7 @@ def detect(task: Task, context: Context, advance: Advance) -> None:
         }
 
     partial = (context.out / task.path).with_suffix(".partial")
-    columns = in_batches(len(sample.y), context, advance, work, partial)
+    columns, before = in_batches(len(sample.y), context, advance, work, partial)
     calibrations = _calibrations(task, context)
     write_detection(
         context.out / task.path,
@@ -75,7 +75,7 @@ def detect(task: Task, context: Context, advance: Advance) -> None:
         columns,
         thresholds={name: found.threshold for name, found in calibrations.items()},
         remarks={name: found.remark for name, found in calibrations.items() if found.remark},
-        **circumstances(task, context, started),
+        **circumstances(task, context, started - before),
     )
     forget(partial)
 

@@ -48,7 +48,7 @@ def diagnose(task: Task, context: Context, advance: Advance) -> None:
         def whole(done: float, total: float, unit: str) -> None:
             advance(done, total, f"images ({name})")
 
-        return in_batches(n, context, whole, work, stem.with_suffix(f".{name}.partial"))
+        return in_batches(n, context, whole, work, stem.with_suffix(f".{name}.partial")).columns
 
     measured = measure(model, sample, task.spec, batches)
     seen = measured._asdict() | {"attacked": measured.attacked and measured.attacked._asdict()}

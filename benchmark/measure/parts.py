@@ -6,7 +6,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,20 @@ from robustness_bench.benchmark.files import AGAIN, reading, write_atomic
 KEEP_EVERY = 30.0  # seconds between two states kept for resuming
 COUNTED = "forwards"
 """A column that has every row; others may lack the later ones."""
+_SPENT = "seconds_spent"
+"""A column of files of finished rows: seconds that each took, its share of its batch."""
 Columns = dict[str, NDArray[Any]]
+
+
+class Batched(NamedTuple):
+    """The rows of a task.
+
+    Attributes:
+        before: seconds that those took which were found in files.
+    """
+
+    columns: Columns
+    before: float
 
 
 def in_batches(
@@ -28,7 +41,7 @@ def in_batches(
     work: Callable[[slice], Columns],
     partial: Path,
     shard: slice | None = None,
-) -> Columns:
+) -> Batched:
     """Run ``work`` on rows 0 … n-1, batch by batch, and save finished batches at intervals.
 
     Rows that are in a file from before are not done again, whichever shard they were part of. A column may
@@ -38,16 +51,14 @@ def in_batches(
         partial: where rows are saved; those of a shard beside it.
         shard: only these rows, which are all saved at the end.
 
-    Returns:
-        The columns of all batches, joined.
-
     Raises:
         StoreError: a file of finished rows is damaged.
     """
     first, last = (shard.start, shard.stop) if shard else (0, n)
     file = partial.with_suffix(f".{first}-{last}{partial.suffix}") if shard else partial
     done, start = _found(partial, first, last)
-    kept = time.monotonic()
+    before = float(done[_SPENT].sum()) if done else 0.0
+    kept = clock = time.monotonic()
 
     def save() -> None:
         buffer = io.BytesIO()
@@ -56,14 +67,17 @@ def in_batches(
 
     advance(start - first, last - first, "images")
     for rows, part in pieces(last, context, work, start):
-        done = _joined(done, part)
+        spent, clock = time.monotonic() - clock, time.monotonic()
+        n = rows.stop - rows.start
+        done = _joined(done, {**part, _SPENT: np.full(n, spent / n)})
         advance(rows.stop - first, last - first, "images")
         if time.monotonic() - kept > KEEP_EVERY and rows.stop < last:
             save()
             kept = time.monotonic()
     if shard:
         save()
-    return done
+    done.pop(_SPENT, None)
+    return Batched(done, before)
 
 
 def forget(partial: Path) -> None:
@@ -81,6 +95,7 @@ def _found(partial: Path, first: int, last: int) -> tuple[Columns, int]:
             break
         with reading(file, AGAIN, EOFError, zipfile.BadZipFile), np.load(file) as found:
             columns = dict(found)
+            columns.setdefault(_SPENT, np.zeros(len(columns[COUNTED])))  # of a file from before the column
             stop = min(start + len(columns[COUNTED]), last)
         if stop > position:
             rows = slice(position - start, stop - start)

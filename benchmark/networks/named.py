@@ -82,7 +82,7 @@ def _of_torchvision(source: str) -> Named:
 
 def _no_such(kind: str, name: str, known: list[str]) -> BenchError:
     near = difflib.get_close_matches(name, known, n=8, cutoff=0.4)
-    return unknown(kind, shown(name), [*near, "…"])
+    return unknown(kind, shown(name), [*near, f"{len(known)} in all, which its list_models() names"])
 
 
 def load_named(named: Named, info: "DatasetInfo") -> "nn.Module":

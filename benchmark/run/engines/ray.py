@@ -1,6 +1,7 @@
 """A Ray cluster that is up: each worker is a Ray task that lasts as long as the run."""
 
 import importlib
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.run.engines.base import Meeting, Options, cluster_device, cluster_seats
 from robustness_bench.benchmark.run.engines.worker import serve
 
+_ANSWER = 10.0  # seconds
 _NAMES = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}  # as options -> as nodes have them
 
 
@@ -52,10 +54,11 @@ class Ray:
     def _connect(self) -> None:
         self._ray = importlib.import_module("ray")  # two seconds, which a run with nothing to do can save
         try:
+            _reach(self._address)
             self._ray.init(
                 address=self._address, log_to_driver=False, logging_level="ERROR", configure_logging=False
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise BenchError(
                 f"no Ray cluster at --address {self._address} ({_line(error)}): start one on this machine "
                 "with `ray start --head`, or join it with `ray start --address`"
@@ -105,6 +108,13 @@ class _Running:
 
     def stop(self) -> None:
         self.ray.cancel(self.reference, force=True)
+
+
+def _reach(address: str) -> None:
+    """Raise OSError or ValueError if nobody listens there: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and "://" not in address:
+        socket.create_connection((host, int(port)), timeout=_ANSWER).close()
 
 
 def _line(error: Exception) -> str:

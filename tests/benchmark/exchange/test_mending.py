@@ -80,6 +80,15 @@ def test_what_a_killed_task_left_is_read_too(store: Path, bench: Bench) -> None:
     assert len(list((store / "damaged").rglob("*.partial"))) == 2
 
 
+def test_a_half_written_file_is_swept_away(store: Path, bench: Bench) -> None:
+    half = store / "records" / ".x1y2.tmp"
+    half.write_bytes(b"half")
+    assert bench("mend", store, "--dry-run").status == 0
+    assert half.exists()
+    assert bench("mend", store).status == 0
+    assert not half.exists()
+
+
 def test_a_run_that_meets_damage_says_what_mends_it(store: Path, bench: Bench) -> None:
     cut(next(store.glob("records/**/*.parquet")))
     said = bench("run", *ASKED, "--out", store)

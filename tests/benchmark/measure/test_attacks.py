@@ -1,3 +1,4 @@
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +35,8 @@ def worker(calls: list[slice], fail_at: int | None = None) -> Callable[[slice], 
 
 
 def run(folder: Path, work: Callable[[slice], Columns], batch_size: int = 3) -> Columns:
-    return in_batches(10, context(folder, batch_size), lambda *progress: None, work, folder / "cell.partial")
+    where = context(folder, batch_size)
+    return in_batches(10, where, lambda *progress: None, work, folder / "cell.partial").columns
 
 
 def test_an_interrupted_cell_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,12 +59,34 @@ def test_shards_and_what_was_done_before_them_are_joined_and_nothing_is_done_twi
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, worker([], fail_at=6), batch_size=2)
     shard = in_batches(10, where, lambda *told: None, worker(calls), partial, slice(4, 8))
-    assert shard["squares"].tolist() == [16, 25, 36, 49]
+    assert shard.columns["squares"].tolist() == [16, 25, 36, 49]
     columns = run(tmp_path, worker(calls), batch_size=2)
     assert columns["squares"].tolist() == [number**2 for number in range(10)]
     assert [rows.start for rows in calls] == [6, 8]
     parts.forget(partial)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_seconds_of_shards_are_told_where_they_are_joined(tmp_path: Path) -> None:
+    """Also where the last rows were in no shard, and a file is from before seconds were kept."""
+
+    def slow(rows: slice) -> Columns:
+        time.sleep(0.2)
+        return worker([])(rows)
+
+    where, partial = context(tmp_path, 2), tmp_path / "cell.partial"
+    for shard in (slice(0, 4), slice(4, 8)):
+        in_batches(10, where, lambda *told: None, slow, partial, shard)
+    started = time.monotonic()
+    joined = in_batches(10, where, lambda *told: None, worker([]), partial)
+    assert 0.8 <= joined.before < 0.8 + 5
+    assert time.monotonic() - started < 0.8  # none was done again
+    assert sorted(joined.columns) == ["forwards", "squares"]
+    parts.forget(partial)
+    np.savez(tmp_path / "old.npz", squares=np.arange(4) ** 2, forwards=np.ones(4))
+    (tmp_path / "old.npz").rename(partial)
+    old = in_batches(10, where, lambda *told: None, worker([]), partial)
+    assert (old.before, old.columns["squares"].tolist()) == (0.0, [number**2 for number in range(10)])
 
 
 def test_damaged_state_is_named(tmp_path: Path) -> None:
@@ -148,7 +172,7 @@ def test_the_memory_of_a_cell_does_not_grow_with_its_images(
 ) -> None:
     """But for the pixels themselves, a byte each."""
     if peers._memory_reset(torch.device("cpu")) is None:
-        pytest.skip("this system tells no peak")
+        pytest.skip("this system does not report a process's peak memory")
     model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10)).eval()
     monkeypatch.setattr(attacks, "load_model", lambda *arguments: model)
     monkeypatch.setattr(attacks, "circumstances", lambda *arguments: {})

@@ -146,7 +146,7 @@ def test_memory_is_what_a_turn_needs_beyond_what_was_there() -> None:
         return on.x
 
     if peers._memory_reset(torch.device("cpu")) is None:
-        pytest.skip("this system tells no peak")
+        pytest.skip("this system does not report a process's peak memory")
     there = torch.ones(50_000_000)
     found = peers.turn(Entry("hungry", "", hungry), "pgd", digits("linf", 2), 0)
     assert found.memory == pytest.approx(200, abs=40)

@@ -214,7 +214,7 @@ def test_absent_folder_and_empty(tmp_path: Path, suffix: str, read: Callable[[Pa
     assert line_of(lambda: read(path)) == f"{path} is empty; copy or download it again"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="runs as root, for whom no file is unreadable")
 def test_not_permitted(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
     path.write_bytes(b"abc")

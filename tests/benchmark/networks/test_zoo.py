@@ -197,7 +197,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert text.endswith("pip install robustness-bench[robustbench]")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("robustbench") is None, reason="robustbench is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("robustbench") is None, reason="needs the extra robustbench")
 def test_the_real_package(tmp_path: Path) -> None:
     """Random weights at the place of Wong et al.'s, a PreAct ResNet-18 that normalises inside."""
     path = robustbench_file("Wong2020Fast", "cifar10", "linf", tmp_path)

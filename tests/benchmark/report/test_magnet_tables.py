@@ -458,7 +458,7 @@ def stand(label: str) -> list[Detection]:
 @pytest.mark.parametrize("columns", ["onecolumn", "twocolumn"])
 def test_latex_compiles(stacked: Table, tmp_path: Path, columns: str) -> None:
     if shutil.which("pdflatex") is None:
-        pytest.skip("pdflatex is not installed")
+        pytest.skip("needs pdflatex (Debian: texlive-latex-base and -recommended)")
     every = [
         [
             quarter(f.group, {"cw-l2": "cw"}.get(f.column, f.column), float(f.row), 500)

@@ -510,7 +510,7 @@ def test_html_is_whole_and_asks_for_nothing(stacked: Table, beside: bool) -> Non
 @pytest.mark.parametrize("beside", [False, True])
 def test_latex_compiles(stacked: Table, tmp_path: Path, columns: str, beside: bool) -> None:
     if shutil.which("pdflatex") is None:
-        pytest.skip("pdflatex is not installed")
+        pytest.skip("needs pdflatex (Debian: texlive-latex-base and -recommended)")
     every = [
         [
             line(

@@ -225,7 +225,7 @@ def test_html_asks_for_nothing_from_outside(table: Table) -> None:
 @pytest.mark.parametrize("columns", ["onecolumn", "twocolumn"])
 def test_latex_compiles(table: Table, tmp_path: Path, columns: str) -> None:
     if shutil.which("pdflatex") is None:
-        pytest.skip("pdflatex is not installed")
+        pytest.skip("needs pdflatex (Debian: texlive-latex-base and -recommended)")
     (tmp_path / "table.tex").write_text(to_latex(table), encoding="utf-8")
     (tmp_path / "paper.tex").write_text(
         rf"\documentclass[{columns}]{{article}}\usepackage{{booktabs,graphicx}}"

@@ -116,7 +116,7 @@ def test_landlock_alone(tmp_path: Path, act: str, wanted: int) -> None:
     assert _alone(tmp_path, _LANDLOCK, act) == wanted
 
 
-@pytest.mark.skipif(landlock.abi() < 6, reason="this kernel's Landlock knows no signals and sockets")
+@pytest.mark.skipif(landlock.abi() < 6, reason="needs Landlock ABI 6, for signals and sockets")
 @pytest.mark.parametrize(
     "act",
     [
@@ -132,7 +132,7 @@ def test_landlock_alone_stops_signals_and_tcp(tmp_path: Path, act: str) -> None:
     )
 
 
-@pytest.mark.skipif(not seccomp.available(), reason="this kernel takes no filters")
+@pytest.mark.skipif(not seccomp.available(), reason="this kernel has no seccomp filters")
 @pytest.mark.parametrize(
     ("act", "wanted"),
     [
@@ -276,7 +276,7 @@ def test_limits_must_be_positive() -> None:
         Limits(memory=0)
 
 
-@pytest.mark.skipif(bool(bubblewrap.problem()), reason=f"bubblewrap: {bubblewrap.problem()}")
+@pytest.mark.skipif(bool(bubblewrap.problem()), reason=f"needs bubblewrap: {bubblewrap.problem()}")
 def test_bubblewrap_shows_its_process_nothing_else(tmp_path: Path) -> None:
     """A file beside the scratch folder has no name; Python has what it needs; only the scratch is written."""
     scratch, secret = tmp_path / "scratch", tmp_path / "secret"

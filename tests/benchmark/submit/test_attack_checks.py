@@ -168,6 +168,7 @@ FAILING = {
     "raises": ("raise ValueError('because')", "running", r"ValueError: because \(attack\.py, line 7\); fix"),
     "shape": ("return x[:, :, 1:]", "shape", r"returned shape .*; fix attack\.py: return float32 images"),
     "nan": ("x = x * float('nan')", "finite", "NaN or infinite pixels: fix"),
+    "above the box": ("x = x + eps", "box", r"linf: pixels are in \[0\.18, 1\.18\]: end with clamp\(0, 1\)"),
     "box": ("x = x - eps", "box", r"linf: pixels are in \[-0\.18, .*\]: end with clamp\(0, 1\)"),
     "budget": (
         "x = (x + 2 * eps).clamp(0, 1)",
