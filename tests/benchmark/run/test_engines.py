@@ -1,6 +1,7 @@
 """The same plan in shards on every engine: the same bytes, the same lines, though a worker is killed."""
 
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 import pytest
 
 from robustness_bench.attacks import registry
+from robustness_bench.benchmark.context import Context
+from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.run.engines.ray import Ray
 from tests.conftest import Bench
 
 PLAN = """
@@ -178,3 +182,13 @@ def test_a_worker_with_its_own_disk_fetches_what_a_task_needs_and_puts_what_it_m
     third.pull()
     assert not (third.folder / made[0]).exists()
     assert (third.folder / cell).read_text() == "record"
+
+
+def test_an_address_where_nobody_listens_is_refused_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which would try to reach it for minutes."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    with pytest.raises(BenchError, match=f"no Ray cluster at --address {address} .*refused"):
+        Ray(address, {}).seats(Context(out=Path("r"), device="cpu", batch_size=0, threads=1), 1, 1)
