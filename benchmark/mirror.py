@@ -149,7 +149,10 @@ class Mirror:
         return f"{self._root}/{name}"
 
     def _name(self, there: str) -> str:
-        return there.removeprefix(self._root).lstrip("/")
+        name = there.removeprefix(self._root).lstrip("/")
+        if ".." in name.split("/"):  # a bucket's names are no paths, and others may write into it
+            raise StoreError(f"{self._url} has a file {name!a}, which would lie outside: delete it there")
+        return name
 
     def _name_here(self, file: Path) -> str:
         return file.relative_to(self.folder).as_posix()

@@ -10,7 +10,7 @@ import pytest
 
 from robustness_bench.attacks import registry
 from robustness_bench.benchmark.context import Context
-from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.errors import BenchError, StoreError
 from robustness_bench.benchmark.run.engines.ray import Ray
 from tests.conftest import Bench
 
@@ -182,6 +182,23 @@ def test_a_worker_with_its_own_disk_fetches_what_a_task_needs_and_puts_what_it_m
     third.pull()
     assert not (third.folder / made[0]).exists()
     assert (third.folder / cell).read_text() == "record"
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Buckets can hold any name; this file system would tidy it up."""
+    from robustness_bench.benchmark.mirror import Mirror
+
+    mirror = Mirror("memory://led-out", tmp_path / "deep" / "here")
+    mirror._files.pipe_file("/led-out/records/a.parquet", b"planted")
+    found = mirror._files.find("/led-out", detail=True)
+    (whole,) = found.values()
+    monkeypatch.setattr(type(mirror._files), "cat_file", lambda *_: b"planted")
+    monkeypatch.setattr(type(mirror._files), "find", lambda *_, **__: {"/led-out/../../out": whole})
+    with pytest.raises(StoreError, match=r"has a file '\.\./\.\./out', which would lie outside"):
+        mirror.pull()
+    assert not list(tmp_path.rglob("out"))
 
 
 def test_an_address_where_nobody_listens_is_refused_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
