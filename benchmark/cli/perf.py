@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from robustness_bench.benchmark.cli.shared.labelled import Json
 from robustness_bench.benchmark.cli.shared.options import Names, Request, split, takes_request
 from robustness_bench.benchmark.errors import BenchError, unknown
 
@@ -49,6 +50,7 @@ def perf(
     name: Annotated[
         str, typer.Option("--name", help="Of the files that are written; default: the data set.")
     ] = "",
+    as_json: Json = False,
 ) -> None:
     """Measure attacks and a training step against other libraries, on the same weights and images.
 
@@ -79,6 +81,7 @@ def perf(
         norm=request.norm or (None if request.config else ["linf"]),
     )
     subjects: list[Subject] = []
+    measured: list[dict[str, Any]] = []
 
     def models(protocol: "Protocol", data: "dict[str, Located]") -> "list[Task]":
         subjects.extend(
@@ -94,23 +97,27 @@ def perf(
     context = request.context(choose_device(request.device))
 
     def publish(out: Path, protocol: "Protocol", data: "dict[str, Located]") -> "list[Table]":
-        return [
+        measured.extend(
             _measured(subject, context, families, rounds, out / _FOLDER, name or subject.name)
             for subject in subjects
             if (out / subject.task.path).is_file()
-        ]
+        )
+        return [_table(told) for told in measured]
 
     finished = run(work, context, publish, workers=1, live=sys.stdout.isatty())
     for title, story in finished.failures.items():
         raise BenchError(f"{title} failed: {story.strip().splitlines()[-1]}")
+    if as_json:
+        print(json.dumps(measured, indent=1))
+        return
     for table in finished.tables:
         print(f"\n{to_text(table)}")
 
 
 def _measured(
     subject: Subject, context: "Context", families: Sequence[str], rounds: int, folder: Path, name: str
-) -> "Table":
-    """Measure on one model, write the figures, and return them as a table."""
+) -> dict[str, Any]:
+    """Measure on one model, write the figures, and return them with the circumstances."""
     import torch
 
     from robustness_bench.benchmark.context import environment
@@ -142,11 +149,12 @@ def _measured(
     told = {**circumstances, "rows": [row._asdict() for row in rows]}
     write_atomic(folder / f"{name}.json", (json.dumps(told, indent=1) + "\n").encode())
     write_atomic(folder / f"{name}.csv", to_csv(Figures._fields, rows).encode())
-    print(f"figures of {task.title} are in {folder}/{name}.json and .csv")
-    return _table(rows, circumstances)
+    print(f"figures of {task.title} are in {folder}/{name}.json and .csv", file=sys.stderr)
+    return told
 
 
-def _table(rows: "Sequence[Figures]", told: dict[str, Any]) -> "Table":
+def _table(told: dict[str, Any]) -> "Table":
+    from robustness_bench.benchmark.measure.peers import Figures
     from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
 
     def shown(value: float | None, decimals: int) -> Cell:
@@ -174,7 +182,8 @@ def _table(rows: "Sequence[Figures]", told: dict[str, Any]) -> "Table":
         measure="cost",
         columns=tuple(Column(group=group, label=label) for label in headings),
         rows=tuple(
-            Row(group=row.family, label=f"{row.family}: {row.name}", cells=cells(row)) for row in rows
+            Row(group=row.family, label=f"{row.family}: {row.name}", cells=cells(row))
+            for row in (Figures(**values) for values in told["rows"])
         ),
         heading="What",
     )

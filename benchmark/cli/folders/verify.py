@@ -1,11 +1,22 @@
 """`bench verify`: evaluate again the adversarial images that a run kept."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustness_bench.benchmark.cli.shared.labelled import DataDir, Device, Fit, TrustModel, locate_labelled
+from robustness_bench.benchmark.cli.shared.labelled import (
+    DataDir,
+    Device,
+    Fit,
+    Json,
+    TrustModel,
+    locate_labelled,
+)
+
+if TYPE_CHECKING:
+    from robustness_bench.benchmark.measure.verification import Verdict
 
 
 def verify(
@@ -17,6 +28,7 @@ def verify(
     ),
     trust_code: TrustModel = False,
     device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Evaluate kept adversarial images again: do they fool the model within the budget and the pixel box?
 
@@ -24,11 +36,11 @@ def verify(
     fails.
     """
     from robustness_bench.benchmark.context import Context, choose_device
-    from robustness_bench.benchmark.measure.verification import Verdict, verify_record
+    from robustness_bench.benchmark.measure.verification import verify_record
 
     on = choose_device(device)
 
-    def look(path: Path) -> Verdict:
+    def look(path: Path) -> "Verdict":
         store = path.resolve().parents[5]
         context = Context(
             out=store, device=on, batch_size=0, threads=1, model_dir=model_dir, trust_code=trust_code
@@ -36,14 +48,32 @@ def verify(
         return verify_record(path.resolve(), context, lambda spec: locate_labelled(spec, data_dir, fit))
 
     verdicts = [look(path) for path in _found(records)]
-    for verdict in verdicts:
-        spec, of = verdict.record.spec, f"{verdict.hold} of {verdict.images} images hold"
-        title = f"{spec['dataset']} {spec['norm']} {spec['threat']}-box {spec['defense']} × {spec['attack']}"
-        print(f"{title}, seed {verdict.record.seed}: {of}, {verdict.within} within ε = {spec['eps']:.4g}")
-        for reason, count in verdict.faults.items():
-            print(f"  {count} × {reason}")
+    if as_json:
+        print(json.dumps([_entry(verdict) for verdict in verdicts], indent=1))
+    else:
+        for verdict in verdicts:
+            _say(verdict)
     if any(verdict.faults for verdict in verdicts):
         raise typer.Exit(1)
+
+
+def _entry(verdict: "Verdict") -> dict[str, Any]:
+    record = verdict.record
+    keys = ("dataset", "norm", "eps", "threat", "defense", "attack")
+    return {
+        "record": record.id,
+        **{key: record.spec[key] for key in keys},
+        "seed": record.seed,
+        **{name: value for name, value in verdict._asdict().items() if name != "record"},
+    }
+
+
+def _say(verdict: "Verdict") -> None:
+    spec, of = verdict.record.spec, f"{verdict.hold} of {verdict.images} images hold"
+    title = f"{spec['dataset']} {spec['norm']} {spec['threat']}-box {spec['defense']} × {spec['attack']}"
+    print(f"{title}, seed {verdict.record.seed}: {of}, {verdict.within} within ε = {spec['eps']:.4g}")
+    for reason, count in verdict.faults.items():
+        print(f"  {count} × {reason}")
 
 
 def _found(named: list[Path]) -> list[Path]:

@@ -179,9 +179,10 @@ def test_perf_prints_and_writes_what_it_measured(bench: Bench, tmp_path: Path) -
     ]
     assert [float(row["ratio"]) for row in rows] == [row["ratio"] for row in told["rows"]]
     assert float(rows[0]["forwards"]) == 40
-    again = bench(*words, "--of", "pgd", "--out", tmp_path / "results")
+    again = bench(*words, "--of", "pgd", "--name", "again", "--json", "--out", tmp_path / "results")
     assert again.status == 0, again.err
-    assert "train" not in again.err
+    assert json.loads(again.out) == [json.loads((tmp_path / "results/perf/again.json").read_text())]
+    assert "digits train standard" in again.err.splitlines()[-1]  # where its figures are: no other line of it
     assert len(list((tmp_path / "results/checkpoints").rglob("*.safetensors"))) == 1
     assert len(list((tmp_path / "results/perf").glob("*.csv"))) == 2
 

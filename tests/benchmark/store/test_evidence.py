@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -91,6 +92,7 @@ def test_a_run_keeps_every_image_that_fooled_and_they_verify(bench: Bench, store
     said = bench("verify", store)
     assert said.status == 0, said.out
     assert len(said.out.splitlines()) == 3
+    entries = {entry["record"]: entry for entry in json.loads(bench("verify", store, "--json").out)}
     for path in find_records(store):
         record = read_record(path)
         fooled = record.clean & ~record.withstood
@@ -106,6 +108,14 @@ def test_a_run_keeps_every_image_that_fooled_and_they_verify(bench: Bench, store
             f"{record.spec['norm']} white-box undefended × {record.spec['attack']}, seed 0: {counts}"
             in said.out
         )
+        entry = entries.pop(record.id)
+        assert (entry["attack"], entry["hold"], entry["within"]) == (
+            record.spec["attack"],
+            fooled.sum(),
+            within,
+        )
+        assert entry["faults"] == {}
+    assert not entries
 
 
 def spoil(path: Path, reason: str) -> None:
