@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from robustness_bench.attacks.registry import NORMS, SETS
+from robustness_bench.attacks.registry import NORMS, SETS, parsed
 from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.files import write_atomic
 from robustness_bench.benchmark.plan.protocol import THREATS, Protocol
@@ -21,6 +21,7 @@ from robustness_bench.benchmark.report.lines.learning import find_trainings, lea
 from robustness_bench.benchmark.report.lines.results import ordered, summarize, to_csv
 from robustness_bench.benchmark.report.lines.selection import fitting
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED, worst_case
+from robustness_bench.benchmark.report.literature.citations import references
 from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex
 from robustness_bench.benchmark.report.rendering.table import Table
 from robustness_bench.benchmark.report.tables.threats import threat_tables
@@ -29,7 +30,7 @@ from robustness_bench.benchmark.store.detections import Detection
 
 
 def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Table]:
-    """Write results.csv, costs.csv and learning.csv of the whole store; tables and curves for ``protocol``.
+    """Write the CSV files and references.bib of the whole store; tables and curves for ``protocol``.
 
     A table shows the store's results under the protocol's settings (images, budgets, width, recipe,
     parameter set), whichever run made them; results.csv has every setting. A submission has rows once it
@@ -43,6 +44,8 @@ def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Tab
     write_atomic(out / "results.csv", to_csv(ordered([*summarize(records), *worst])).encode())
     write_atomic(out / "costs.csv", costs(records).encode())
     write_atomic(out / "learning.csv", learning(find_trainings(out)).encode())
+    detected = detections(out)
+    write_atomic(out / "references.bib", _references([*records, *detected]).encode())
     by_id = {record.id: record for record in records}
     tables: list[Table] = []
     shown: list[Record] = []
@@ -62,13 +65,21 @@ def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Tab
                 tables.append(table)
     if text := curves(shown, {norm: sorted(values) for norm, values in budgets.items()}):
         write_atomic(out / "curves.csv", text.encode())
-    tables += _publish_detectors(out, protocol, data)
+    tables += _publish_detectors(out, protocol, data, detected)
     return [table for table in tables if table.measure == "accuracy"]
 
 
-def _publish_detectors(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Table]:
+def _references(records: Sequence[Record | Detection]) -> str:
+    """Return BibTeX of the papers behind the rows and columns of all records."""
+    specs = [record.spec for record in records]
+    rows = {spec.get("system") or spec["defense"] for spec in specs}
+    return references(rows, {parsed(spec["attack"])[0] for spec in specs})
+
+
+def _publish_detectors(
+    out: Path, protocol: Protocol, data: dict[str, Located], records: Sequence[Detection]
+) -> list[Table]:
     """Write the CSV files of all detectors, and the tables of those that fit the settings."""
-    records = detections(out)
     if not records:
         return []
     shown = [each for settings in protocol.settings for each in fit(protocol, settings, data, records)]

@@ -6,6 +6,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from robustness_bench.benchmark.report.detectors.tables import NOT_A_CLAIM
+from robustness_bench.benchmark.report.literature.citations import references
 from robustness_bench.benchmark.report.rendering.table import Cell
 from robustness_bench.benchmark.site.contents.detectors import DetectorBoard
 from robustness_bench.benchmark.site.contents.families import page_id
@@ -35,6 +36,9 @@ def context(board: DetectorBoard, boards: Sequence[DetectorBoard]) -> dict[str, 
             for seed, name, shown in board.generated
         ],
         "downloads": list(board.downloads()),
+        "bibtex": references(
+            {cell.spec["system"] for cell in board.cells}, {cell.spec["attack"] for cell in board.cells}
+        ),
     }
 
 

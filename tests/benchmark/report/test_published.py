@@ -1,14 +1,15 @@
 """What the papers print, and the layouts read off it."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from robustness_bench.attacks.registry import NORMS, attack_names
+from robustness_bench.attacks.registry import NORMS, SETS, attack_names, attack_presets
 from robustness_bench.benchmark.data import DATASETS
 from robustness_bench.benchmark.plan.protocol import THREATS
-from robustness_bench.benchmark.report.literature.citations import bibtex
+from robustness_bench.benchmark.report.literature.citations import bibtex, references
 from robustness_bench.benchmark.report.literature.published import (
     Axis,
     Published,
@@ -18,6 +19,7 @@ from robustness_bench.benchmark.report.literature.published import (
     published,
 )
 from robustness_bench.benchmark.report.paper.namid import NAMID
+from robustness_bench.defenses.detectors.registry import system_presets
 from robustness_bench.defenses.registry import defense_presets
 
 ALL = ("standard", "wmim", "namid", "trades", "namid-t", "mart", "namid-m")
@@ -118,10 +120,21 @@ def test_the_page_names_the_contradictions() -> None:
         assert f"{figure.mean:.2f} in Table {figure.table}" in page
 
 
-def test_every_defense_can_be_cited() -> None:
-    for preset in defense_presets().values():
-        if preset.group in ("standard", "trades", "mart", "ablations"):
-            assert bibtex(preset.source).startswith("@inproceedings{"), preset.name
-    assert bibtex(defense_presets()["namid"].source).count("@") == 1
+def test_every_paper_that_a_row_or_column_names_can_be_cited() -> None:
+    """By its number on arXiv or OpenReview; sources without a number name no paper."""
+    systems = {**defense_presets(), **system_presets()}
+    own = [preset for preset in systems.values() if preset.group != "plugins"]
+    presets = [preset for each in SETS for preset in attack_presets(each).values()]
+    attacks = [preset for preset in presets if preset.attack.startswith("attacks.")]
+    for preset in (*own, *attacks):
+        named = re.findall(r"arXiv:[\d.]+\d|openreview \w+", preset.source)
+        assert bibtex(preset.source).count("@") == len(set(named)), preset.name
+        assert named or not re.search(r"\bet al\.|[A-Z]\w+ and [A-Z]\w+ 20", preset.source), preset.name
     assert "Mutual Information Estimation" in bibtex(defense_presets()["namid"].source)
     assert bibtex("natural training") == ""
+
+
+def test_references_are_of_what_is_named_and_stand_once() -> None:
+    found = references({"namid", "trades", "magnet", "of a stranger"}, {"pgd-40", "aa", "aa-fast"})
+    keys = re.findall(r"^@\w+\{(\w+),", found, re.MULTILINE)
+    assert keys == ["zhou2022", "zhang2019", "meng2017", "lu2018", "madry2018", "croce2020"]
