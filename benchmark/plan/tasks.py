@@ -77,6 +77,11 @@ class Task:
         return 0.0 if any(parent.shard for parent in self.parents.values()) else 1.0
 
     @property
+    def is_cell(self) -> bool:
+        """Whether its result is a cell: a shard's is only a part of one."""
+        return self.how.result and not self.shard
+
+    @property
     def needs(self) -> "list[Task]":
         """What must exist before it can run."""
         return [*self.parents.values(), *([self.images] if self.images else [])]

@@ -64,7 +64,7 @@ class Finished:
 
 
 def _cells(tasks: Sequence[Task]) -> int:
-    return sum(task.how.result and not task.shard for task in tasks)
+    return sum(task.is_cell for task in tasks)
 
 
 def prepare(

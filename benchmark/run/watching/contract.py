@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from robustness_bench.benchmark.mirror import place
+
 Options = Mapping[str, str]
 
 
@@ -24,7 +26,7 @@ class About:
     @property
     def name(self) -> str:
         """Its name in a list of runs."""
-        return self.out.resolve().name
+        return place(self.out.resolve()).rpartition("/")[2]
 
 
 class Tracker(ABC):

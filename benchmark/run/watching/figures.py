@@ -5,11 +5,14 @@ saved.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.mirror import mirror_of
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.run.watching.course import Course
 from robustness_bench.benchmark.run.watching.trackers import Trackers
@@ -21,39 +24,46 @@ _RUN = "run"
 
 
 class Figures:
-    """Tells trackers what is new since it was last asked."""
+    """Tells trackers what is new since it was last asked; of a run at a URL, also what other machines made."""
 
     def __init__(self, out: Path, course: Course, trackers: Trackers) -> None:
         self._out, self._course, self._trackers = out, course, trackers
-        self._told: dict[str, int] = {}  # task -> epochs, or cells at its end
+        self._mirror = mirror_of(out)
+        self._epochs_told: dict[str, int] = {}
+        self._over: set[str] = set()  # tasks whose end has been told
         self._ended = {"cells_done": 0, "cells_failed": 0}
 
     def tell(self) -> None:
         """Tell all trackers."""
         for task, name, _, _ in self._course.states():
-            if task.how.result:
-                if name in ("done", "failed") and task.id not in self._told:
-                    self._cell(task, failed=name == "failed")
-            elif name in ("running", "done"):
-                self._epochs(task, self._history(task, done=name == "done"))
+            if task.shard or task.id in self._over:
+                continue
+            if name == "running" and not task.is_cell:
+                self._epochs(task, kept_history((self._out / task.path).with_suffix(".partial")))
+            if name in ("done", "failed"):
+                with suppress(StoreError):  # it is out of reach, or being written: told next time
+                    self._end(task, failed=name == "failed")
+                    self._over.add(task.id)
 
-    def _history(self, task: Task, *, done: bool) -> History:
+    def _end(self, task: Task, *, failed: bool) -> None:
         path = self._out / task.path
-        if not done:
-            return kept_history(path.with_suffix(".partial"))
-        history: History = read_card(path).get("history", []) if is_kept(path, task) else []
-        return history
+        if self._mirror and not failed:
+            self._mirror.fetch([task.path])
+        if task.is_cell:
+            self._cell(task, {} if failed else _values(path, task))
+        elif is_kept(path, task):
+            self._epochs(task, read_card(path).get("history", []))
 
     def _epochs(self, task: Task, history: History) -> None:
-        for epoch in range(self._told.get(task.id, 0), len(history)):
+        for epoch in range(self._epochs_told.get(task.id, 0), len(history)):
             self._trackers.log(group_of(task), history[epoch], epoch + 1)
-            self._told[task.id] = epoch + 1
+            self._epochs_told[task.id] = epoch + 1
 
-    def _cell(self, task: Task, *, failed: bool) -> None:
-        self._ended["cells_failed" if failed else "cells_done"] += 1
-        step = self._told[task.id] = sum(self._ended.values())
-        if not failed:
-            self._trackers.log(group_of(task), _values(self._out / task.path, task), step)
+    def _cell(self, task: Task, values: Mapping[str, float]) -> None:
+        self._ended["cells_done" if values else "cells_failed"] += 1
+        step = sum(self._ended.values())
+        if values:
+            self._trackers.log(group_of(task), values, step)
         self._trackers.log(_RUN, self._ended, step)
 
 

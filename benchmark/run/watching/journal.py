@@ -37,7 +37,7 @@ class Writer:
         tasks = [
             {
                 "title": state.task.title,
-                "cell": state.task.how.result,
+                "cell": state.task.is_cell,
                 "state": state.name,
                 "done": round(state.fraction, 4),
                 "error": last_line(state.error) if state.error else "",

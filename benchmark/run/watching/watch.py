@@ -1,11 +1,9 @@
 """A thread beside a run that keeps its journal and tells its trackers."""
 
 import threading
-from contextlib import suppress
 from types import TracebackType
 
 from robustness_bench.benchmark.context import Context
-from robustness_bench.benchmark.errors import StoreError
 from robustness_bench.benchmark.run.watching.contract import About
 from robustness_bench.benchmark.run.watching.course import Course
 from robustness_bench.benchmark.run.watching.figures import Figures
@@ -40,8 +38,7 @@ class Watch:
 
     def _tell(self) -> None:
         if self._figures is not None:
-            with suppress(StoreError):  # a result that is being written: told next time
-                self._figures.tell()
+            self._figures.tell()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

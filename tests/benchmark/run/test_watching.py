@@ -45,6 +45,7 @@ RUN = [
     *("run", "--defense", "undefended", "--norm", "linf", "--threat", "white", "--attacks", "none"),
     *("--epochs", 1, "--train-limit", 64, "--width", 2, "--n-examples", 8, "--no-diagnosis", "--workers", 1),
 ]
+IN_SHARDS = ["--attacks", "pgd-40", "--batch-size", 4, "--shard-size", 4]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def store(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setitem(OWN, "recorder", Recorder)
         patch.setitem(OWN, "broken", Broken)
         patch.setattr(TRACKERS, "_known", None)
-        said = bench(*RUN, "--out", out, "--tracker", "recorder", "--tracker", "broken")
+        said = bench(*RUN, *IN_SHARDS, "--out", out, "--tracker", "recorder", "--tracker", "broken")
     assert said.status == 0, said.err
     assert said.err == "bench: warning: the tracker broken stops here, the run goes on: no route\n"
     return out
@@ -64,10 +65,11 @@ def test_a_tracker_is_told_epochs_and_cells(store: Path) -> None:
     logged = {(group, step): values for group, values, step in told[0].logged}
     epoch = logged["checkpoints/digits/undefended-resnet-18-seed0", 1]
     assert {"natural", "held_out_natural", "lr"} <= epoch.keys()
-    (record,) = read_records(store)
-    accuracy = logged["records/digits/linf/white/undefended/none-seed0", 1]
-    assert accuracy == {"accuracy": 100 * record.robust.mean()}
-    assert logged["run", 1] == {"cells_done": 1, "cells_failed": 0}
+    for step, record in enumerate(read_records(store), 1):  # none, then pgd-40: its shards are no cells
+        told_of = f"records/digits/linf/white/undefended/{record.spec['attack']}-seed0"
+        assert logged[told_of, step] == {"accuracy": 100 * record.robust.mean()}
+        assert logged["run", step] == {"cells_done": step, "cells_failed": 0}
+    assert ("run", 3) not in logged
     assert told[0].logged[-1][0] == "closed"
 
 
@@ -80,11 +82,11 @@ def _journal(store: Path, out: Path, change: Callable[[dict[str, Any]], None]) -
 
 def test_status_after_a_run(bench: Bench, store: Path) -> None:
     found = json.loads(bench("status", store, "--json").out)
-    assert found["results"] == {"done": 1, "failed": 0, "damaged": []}
+    assert found["results"] == {"done": 2, "failed": 0, "damaged": []}
     run = found["run"]
     assert (run["state"], run["left"], run["running"], run["failed"]) == ("done", None, [], [])
-    assert run["tasks"] == {"done": 2, "running": 0, "failed": 0, "waiting": 0}
-    assert run["cells"]["done"] == 1
+    assert run["tasks"] == {"done": 5, "running": 0, "failed": 0, "waiting": 0}  # two are shards
+    assert run["cells"]["done"] == 2
     assert "has ended" in bench("status", store).out
 
 
@@ -92,7 +94,7 @@ def test_status_of_a_run_elsewhere(bench: Bench, store: Path, tmp_path: Path) ->
     """Running with one task failed; then without a sign of life."""
 
     def running(journal: dict[str, Any]) -> None:
-        first, second = journal["tasks"]
+        first, second, *_ = journal["tasks"]
         first |= {"state": "failed", "error": "RuntimeError: planted"}
         second |= {"state": "running", "done": 0.25}
         journal |= {"ended": "", "left": 600.0}
