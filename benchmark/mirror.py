@@ -41,7 +41,7 @@ def mirror_of(folder: Path) -> "Mirror | None":
 
 @contextmanager
 def mirrored(folder: Path) -> Iterator[None]:
-    """Fetch what a URL has before the block, and put what is new there after it, however it ends."""
+    """Fetch what a URL has before the block, and make it the same as the folder after it, however it ends."""
     mirror = mirror_of(folder)
     if mirror is None:
         yield
@@ -78,6 +78,8 @@ class Mirror:
         known = self._known()
         with self._telling("read"):
             found: dict[str, Any] = {}
+            if self._files.isfile(self._root):
+                raise BenchError(f"{self._url} is a file: name the URL of a folder of results")
             if self._files.exists(self._root):
                 found = self._files.find(self._root, detail=True)
             for there, info in found.items():
@@ -91,7 +93,7 @@ class Mirror:
         self._keep(known)
 
     def push(self) -> None:
-        """Put each file there that is new or has changed here."""
+        """Put each file there that is new or has changed here, and delete what has been deleted here."""
         known = self._known()
         with self._telling("write to"):
             for file in self._here():
@@ -99,6 +101,10 @@ class Mirror:
                 if known.get(name, {}).get("here") != _stamp(file):
                     self._put(file)
                     known[name] = {"here": _stamp(file), "there": _mark(self._files.info(self._there(name)))}
+            for name in [name for name in known if not (self.folder / name).is_file()]:
+                if self._files.exists(self._there(name)):  # else it would be fetched again, damaged or not
+                    self._files.rm_file(self._there(name))
+                del known[name]
         self._keep(known)
 
     def fetch(self, results: Iterable[Path]) -> None:
@@ -109,8 +115,11 @@ class Mirror:
         """
         with self._telling("read"):
             for result in results:
-                for there in self._of(result):
-                    if not (file := self.folder / self._name(there)).is_file():
+                for there, size in self._of(result).items():
+                    file = self.folder / self._name(there)
+                    # Of finished rows another worker may have put more there than are here.
+                    more = there.endswith(_UNFINISHED) and file.is_file() and file.stat().st_size < size
+                    if more or not file.is_file():
                         self._get(there, file)
 
     def put(self, result: Path, *, whole: bool) -> None:
@@ -129,12 +138,13 @@ class Mirror:
                 if there.endswith(_UNFINISHED) and self._name(there) not in names:
                     self._files.rm_file(there)
 
-    def _of(self, result: Path) -> list[str]:
+    def _of(self, result: Path) -> dict[str, int]:
+        """Return the files of a result at the URL, with their sizes."""
         folder = self._there(result.parent.as_posix())
         if not self._files.exists(folder):
-            return []
-        found: list[str] = self._files.ls(folder, detail=False)
-        return [there for there in found if there.rpartition("/")[2].startswith(result.stem)]
+            return {}
+        found = {info["name"]: info["size"] for info in self._files.ls(folder, detail=True)}
+        return {there: size for there, size in found.items() if Path(there).name.startswith(result.stem)}
 
     def _get(self, there: str, file: Path) -> None:
         write_atomic(file, self._files.cat_file(there))

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from robustness_bench.attacks.registry import BOUNDED, NORMS, AttackPreset, attack_presets
 from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.mirror import local_folder, mirrored
 from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex, to_text
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
 from robustness_bench.benchmark.run.work import Finished
@@ -175,7 +176,7 @@ def run(
 
     Args:
         protocol: a TOML file, or a mapping with the same keys, such as ``{"defenses": ["trades"]}``.
-        out: folder of the results.
+        out: folder of the results, or its URL.
         data_dir: folder of the data set's files.
         device: "auto", "cpu" or "cuda".
         workers: tasks at once; 0 = one per GPU, or per CPU core up to 4.
@@ -196,24 +197,29 @@ def run(
     from robustness_bench.benchmark.submit.board.publish import publish
 
     checked = load_protocol(protocol if isinstance(protocol, Mapping) else Path(protocol))
-    work = running.prepare(checked, Path(out), Path(data_dir), download=download, make=make_whole_plan)
-    chosen = choose_device(device)
-    config = protocol_file(Path(out), checked) if isinstance(protocol, Mapping) else protocol
+    folder = local_folder(out)
+    config = protocol_file(folder, checked) if isinstance(protocol, Mapping) else protocol
     options = {"--config": config, "--out": out, "--data-dir": data_dir}
     command = shlex.join(["bench", "run", *(str(word) for pair in options.items() for word in pair)])
-    context = Context(out=Path(out), device=chosen, batch_size=batch_size, threads=1, command=command)
-    return running.run(work, context, publish, workers=workers, live=False)
+    with mirrored(folder):
+        work = running.prepare(checked, folder, Path(data_dir), download=download, make=make_whole_plan)
+        context = Context(
+            out=folder, device=choose_device(device), batch_size=batch_size, threads=1, command=command
+        )
+        return running.run(work, context, publish, workers=workers, live=False)
 
 
 def records(folder: Path | str) -> list[Record]:
-    """Return every evaluated cell of a store: its settings, and a row per image.
+    """Return every evaluated cell of a store, a folder or its URL: its settings, and a row per image.
 
     Raises:
         BenchError: the folder does not exist, or a record is damaged.
     """
-    if not Path(folder).is_dir():
-        raise BenchError(f"there is no folder {folder}")
-    return read_records(Path(folder))
+    store = local_folder(folder)
+    with mirrored(store):
+        if not store.is_dir():
+            raise BenchError(f"there is no folder {folder}")
+        return read_records(store)
 
 
 def _check_types(model: Any, eps: Any, attacks: Any, seed: Any, batch_size: Any) -> None:

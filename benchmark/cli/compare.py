@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustness_bench.benchmark.cli.shared.labelled import Json
 from robustness_bench.benchmark.cli.shared.options import Request, split, takes_request
 from robustness_bench.benchmark.cli.shared.remedy import command_line
 from robustness_bench.benchmark.errors import BenchError, unknown
@@ -34,7 +35,7 @@ def compare(
     first: Annotated[str, typer.Argument(metavar="FIRST", help="A defense (bench list defenses).")],
     second: Annotated[str, typer.Argument(metavar="SECOND", help="The defense to compare it with.")],
     csv: Annotated[Path | None, typer.Option("--csv", help="Also write them to this file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare two defenses from stored results; trains and attacks nothing.
 

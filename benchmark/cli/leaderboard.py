@@ -5,16 +5,21 @@ from typing import Annotated
 
 import typer
 
+from robustness_bench.benchmark.cli.shared.labelled import takes_urls
+from robustness_bench.benchmark.mirror import local_folder
+
 app = typer.Typer(help="A static site of results: build it, view it.", no_args_is_help=True)
 
 
 @app.command()
+@takes_urls
 def build(
     stores: Annotated[
         list[Path] | None,
         typer.Argument(
             metavar="[STORE]...",
             help="Folders of results; default: results and every folder in it that has records.",
+            parser=local_folder,
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of the site; replaces an earlier site.")] = (

@@ -48,7 +48,7 @@ def perf(
     ] = None,
     rounds: Annotated[int, typer.Option("--rounds", help="Turns of each.")] = 5,
     name: Annotated[
-        str, typer.Option("--name", help="Of the files that are written; default: the data set.")
+        str, typer.Option("--name", help="Of the files that are written; default: the model's.")
     ] = "",
     as_json: Json = False,
 ) -> None:
@@ -93,6 +93,8 @@ def perf(
         return list({task.id: task for subject in subjects for task in subject.task.lineage()}.values())
 
     work = request.prepare(models)
+    if name and len(subjects) > 1:
+        raise BenchError(f"--name {name} is of one model under one norm, got {len(subjects)}: leave it out")
     work = replace(work, todo=[task for task in work.tasks if not is_done(request.out, task)])
     context = request.context(choose_device(request.device))
 

@@ -10,6 +10,7 @@ import typer
 from robustness_bench.benchmark.cli.shared.options import Names, Request, split, takes_request
 from robustness_bench.benchmark.cli.shared.remedy import command_line, flag, given
 from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.mirror import place
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.report.paper.cells import PaperCell
@@ -78,7 +79,7 @@ def tables(
         ),
     ]
     empty = [
-        f"no results for Table {each.number} in {request.out}: run {' and '.join(each.commands)}"
+        f"no results for Table {each.number} in {place(request.out)}: run {' and '.join(each.commands)}"
         for each in made
         if each.table is None
     ]
@@ -178,7 +179,7 @@ def _write(request: Request, made: "Table", csv: str, formats: Sequence[str]) ->
     for name in formats:
         file = request.out / "tables" / f"{made.name}.{_FORMATS[name]}"
         write_atomic(file, (setting[name](made) if name in setting else csv).encode())
-        files.append(str(file))
+        files.append(f"{place(request.out)}/tables/{file.name}")
     head, _, rows = to_text(made).partition("\n\n")
     print("\n".join(textwrap.fill(line, 100) for line in head.splitlines()), end=f"\n\n{rows}")
     print(f"{', '.join(files)}\n")

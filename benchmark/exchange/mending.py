@@ -41,17 +41,18 @@ def mend(out: Path, *, dry_run: bool = False) -> tuple[int, dict[str, str], set[
 def _mended(out: Path, dry_run: bool) -> tuple[int, dict[str, str], set[str]]:
     folder = given(out)
     contents, faults = look_over(folder)
-    faults |= _damaged_partials(out)
+    unfinished = _damaged_partials(out)
     broken = {owner_of(name) or name for name in faults}
     check_together(folder, {name: facts for name, facts in contents.items() if name not in broken})
     moved = {each for name in broken for each in (name, *companions_of(name)) if (out / each).is_file()}
+    moved |= unfinished.keys()
     if not dry_run:
         for half in out.rglob(".*.tmp"):  # of a killed write; its file is whole or absent
             half.unlink()
         # A result is there as long as its owner is: that goes last, so that a killed move is begun anew.
         for name in sorted(moved, key=lambda each: not owner_of(each)):
             _move_aside(out, name)
-    told = {name: str(error).partition("; ")[0] for name, error in faults.items()}
+    told = {name: str(error).partition("; ")[0] for name, error in (faults | unfinished).items()}
     return len(folder.names), told, moved
 
 
@@ -59,6 +60,8 @@ def _damaged_partials(out: Path) -> dict[str, StoreError]:
     """Return the unreadable states of tasks that were killed, by name."""
     faults = {}
     for path in sorted(out.rglob("*.partial")):
+        if path.relative_to(out).parts[0] == ASIDE:
+            continue
         try:
             _read_through(path)
         except (SafetensorError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:

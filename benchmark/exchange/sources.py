@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 from robustness_bench.benchmark.errors import StoreError
 from robustness_bench.benchmark.exchange.layout import fault_of, finished
 from robustness_bench.benchmark.files import file_hash
+from robustness_bench.benchmark.mirror import place
 
 Each = TypeVar("Each")
 
@@ -40,7 +41,7 @@ class Folder:
         self.digest = cache(self._digest)
 
     def __str__(self) -> str:
-        return str(self.root)
+        return place(self.root)
 
     def _digest(self, name: str) -> str:
         try:
@@ -54,7 +55,7 @@ class Folder:
 
     def refusal(self, name: str, reason: str) -> StoreError:
         remedy = "delete or move it, and run the command that makes it again"
-        return StoreError(f"{self.root}/{printable(name)} {printable(reason)}; {remedy}")
+        return StoreError(f"{place(self.root)}/{printable(name)} {printable(reason)}; {remedy}")
 
 
 def given(path: Path, *, weights: bool = True, images: bool = True) -> Folder:
@@ -67,7 +68,7 @@ def given(path: Path, *, weights: bool = True, images: bool = True) -> Folder:
         raise StoreError(f"there is no folder {path}: name a folder of results (the --out of bench run)")
     folder = Folder(path, weights=weights, images=images)
     if not folder.names:
-        raise StoreError(f"{path} holds no results: name a folder of results (the --out of bench run)")
+        raise StoreError(f"{place(path)} holds no results: name a folder of results (the --out of bench run)")
     for name in folder.names:
         if fault := fault_of(name):
             raise folder.refusal(name, fault)

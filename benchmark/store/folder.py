@@ -8,6 +8,7 @@ from pathlib import Path
 
 from robustness_bench.attacks.class_names import load
 from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.mirror import place
 from robustness_bench.benchmark.plan.tasks import Task
 
 _LOCK = ".lock"
@@ -30,7 +31,7 @@ def locked(out: Path) -> Iterator[None]:
     except OSError as error:
         os.close(handle)
         raise StoreError(
-            f"another bench run is writing into {out}: wait for it or choose another --out"
+            f"another bench run is writing into {place(out)}: wait for it or choose another --out"
         ) from error
     try:
         yield
@@ -47,7 +48,7 @@ def is_done(out: Path, task: Task) -> bool:
     try:
         done: bool = load(task.how.done)(out / task.path, task)
     except StoreError as error:
-        raise StoreError(f"{error}, or let bench mend {out} move all that is damaged aside") from error
+        raise StoreError(f"{error}, or let bench mend {place(out)} move all that is damaged aside") from error
     return done
 
 

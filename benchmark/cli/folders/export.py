@@ -5,16 +5,20 @@ from typing import Annotated
 
 import typer
 
+from robustness_bench.benchmark.cli.shared.labelled import takes_urls
 from robustness_bench.benchmark.cli.shared.options import Names, split
 from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.mirror import local_folder, place
 
 
+@takes_urls
 def export(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
             metavar="[STORE] ARCHIVE.zip",
             help="Folder of results (default: results); file to write, unless --hf is given.",
+            parser=local_folder,
         ),
     ] = None,
     with_weights: Annotated[bool, typer.Option("--with-weights", help="Include trained weights.")] = False,
@@ -54,11 +58,11 @@ def export(
     if not 1 <= len(paths) <= 2:
         raise BenchError(f"bench export takes a folder and an archive, got {len(paths)} names")
     store, archive = (Path("results"), *paths)[-2:]
-    if archive.suffix != ".zip":
-        raise BenchError(f"the archive must be named like results.zip, got {archive}")
+    if archive.suffix != ".zip" or place(archive) != str(archive):
+        raise BenchError(f"the archive must be a file named like results.zip, got {place(archive)}")
     done = write(given(store, weights=with_weights, images=with_images), archive)
     verb = "was there already" if done.existed else "written"
-    print(f"{archive} {verb}: {done.files} files of {store}, {done.size / 2**20:.1f} MiB")
+    print(f"{archive} {verb}: {done.files} files of {place(store)}, {done.size / 2**20:.1f} MiB")
     print(f"digest {done.digest}")
     flags = {"--with-weights": with_weights, "--with-images": with_images}
     if left := [flag for flag, given_ in flags.items() if not given_]:

@@ -6,14 +6,18 @@ from typing import Annotated
 import typer
 
 from robustness_bench.benchmark.cli.folders.merge import DryRun, KeepWhich, tell
+from robustness_bench.benchmark.cli.shared.labelled import takes_urls
 from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.mirror import local_folder
 
 
+@takes_urls
 def import_(
     archive: Annotated[Path, typer.Argument(metavar="ARCHIVE.zip", help="Written by bench export.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of results to add to, or a new one.")] = Path(
-        "results"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="Folder of results to add to, or a new one.", parser=local_folder),
+    ] = Path("results"),
     keep: KeepWhich = "",
     dry_run: DryRun = False,
     max_size: Annotated[float, typer.Option("--max-size", help="GiB; a larger archive is rejected.")] = 8.0,

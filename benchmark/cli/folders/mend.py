@@ -5,9 +5,15 @@ from typing import Annotated
 
 import typer
 
+from robustness_bench.benchmark.cli.shared.labelled import takes_urls
+from robustness_bench.benchmark.mirror import local_folder, place
 
+
+@takes_urls
 def mend(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of results.")] = Path("results"),
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder of results, or its URL.", parser=local_folder)
+    ] = Path("results"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Name what is damaged, and stop.")] = False,
 ) -> None:
     """Check every file of a folder of results, and move damaged ones aside, into OUT/damaged.
@@ -21,9 +27,9 @@ def mend(
     for fault in faults.values():
         print(fault)
     if not faults:
-        print(f"all {count} files of {out} are whole")
+        print(f"all {count} files of {place(out)} are whole")
     elif dry_run:
-        print(f"{len(faults)} damaged; bench mend {out} would move {len(moved)} files aside")
+        print(f"{len(faults)} damaged; bench mend {place(out)} would move {len(moved)} files aside")
         raise typer.Exit(1)
     else:
-        print(f"{len(moved)} files are in {out / ASIDE} now; run the same bench run again to make them anew")
+        print(f"{len(moved)} files are in {place(out)}/{ASIDE} now; the same bench run makes them anew")

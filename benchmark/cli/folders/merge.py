@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustness_bench.benchmark.cli.shared.labelled import takes_urls
+from robustness_bench.benchmark.mirror import local_folder, place
+
 if TYPE_CHECKING:
     from robustness_bench.benchmark.exchange.merging import Merged
 
@@ -14,9 +17,14 @@ KeepWhich = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check all, say what would be added, and stop.")]
 
 
+@takes_urls
 def merge(
-    stores: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Folders of results.")],
-    out: Annotated[Path, typer.Option("--out", help="One of them, or another or new folder.")],
+    stores: Annotated[
+        list[Path], typer.Argument(metavar="STORE...", help="Folders of results.", parser=local_folder)
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", help="One of them, or another or new folder.", parser=local_folder)
+    ],
     keep: KeepWhich = "",
     dry_run: DryRun = False,
 ) -> None:
@@ -40,6 +48,6 @@ def tell(merged: "Merged", out: Path, dry_run: bool) -> None:
         "left out (what is here was kept)": len(merged.left_out),
     }
     said = ", ".join(f"{count} {what}" for what, count in counts.items())
-    print(f"{'would come ' if dry_run else ''}into {out}: {said}")
+    print(f"{'would come ' if dry_run else ''}into {place(out)}: {said}")
     if not dry_run and merged.taken:
-        print(f"bench run --out {out}, with the --config of these results, rebuilds results.csv and tables")
+        print(f"bench run --out {place(out)} with the --config of these results rebuilds tables")

@@ -7,13 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from robustness_bench.benchmark.cli.shared.labelled import Json
+from robustness_bench.benchmark.cli.shared.labelled import Json, takes_urls
+from robustness_bench.benchmark.mirror import local_folder, place
 
 
+@takes_urls
 def status(
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of results: the run's --out.")] = Path(
-        "results"
-    ),
+    out: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of results: the run's --out.", parser=local_folder)
+    ] = Path("results"),
     as_json: Json = False,
 ) -> None:
     """Show what is done, running and failed, and the time left, from the files in a folder of results."""
@@ -24,7 +26,7 @@ def status(
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return
     results, run = found["results"], found["run"]
-    print(f"{out} holds {results['done']} finished cells, {results['failed']} failed")
+    print(f"{place(out)} holds {results['done']} finished cells, {results['failed']} failed")
     for line in results["damaged"]:
         print(f"  damaged  {line}")
     if run is not None:

@@ -13,14 +13,19 @@ from robustness_bench.benchmark.cli.shared.labelled import (
     Json,
     TrustModel,
     locate_labelled,
+    takes_urls,
 )
+from robustness_bench.benchmark.mirror import local_folder
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.measure.verification import Verdict
 
 
+@takes_urls
 def verify(
-    records: Annotated[list[Path], typer.Argument(help="Records (.parquet) or folders of them.")],
+    records: Annotated[
+        list[Path], typer.Argument(help="Records (.parquet) or folders of them.", parser=local_folder)
+    ],
     data_dir: DataDir = Path("data"),
     fit: Fit = "",
     model_dir: Annotated[Path, typer.Option("--model-dir", help="RobustBench's cache of models.")] = Path(

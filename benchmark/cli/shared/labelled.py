@@ -1,19 +1,24 @@
 """Options of verbs that take no request, and the data set of stored results."""
 
-from collections.abc import Mapping
-from contextlib import suppress
+import functools
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
+
+from robustness_bench.benchmark.mirror import mirrored
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.data import Located
 
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 DataDir = Annotated[
     Path, typer.Option("--data-dir", envvar="BENCH_DATA", help="Folder of the data set's files.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 TrustModel = Annotated[
     bool, typer.Option("--trust-code", help="Run a model's own code, confined, if it has any.")
@@ -25,6 +30,20 @@ Fit = Annotated[
     str,
     typer.Option("--fit", help="What made images of --dataset folder squares of one size: crop:32 or other."),
 ]
+
+
+def takes_urls(verb: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Keep the folders of results that a verb is given, parsed by ``local_folder``, alike with their URLs."""
+
+    @functools.wraps(verb)
+    def verb_at_urls(*arguments: Given.args, **values: Given.kwargs) -> Result:
+        lists = [value if isinstance(value, list) else [value] for value in values.values()]
+        with ExitStack() as stack:
+            for folder in [each for several in lists for each in several if isinstance(each, Path)]:
+                stack.enter_context(mirrored(folder))
+            return verb(*arguments, **values)
+
+    return verb_at_urls
 
 
 def locate_labelled(spec: Mapping[str, Any], folder: Path, fit: str = "") -> "Located":

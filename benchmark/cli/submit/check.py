@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustness_bench.benchmark.cli.shared.labelled import DataDir, Device, TrustSubmission
+from robustness_bench.benchmark.cli.shared.labelled import DataDir, Device, Json, TrustSubmission, takes_urls
 from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.mirror import local_folder
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.submit.checks.submission import Check
@@ -43,7 +44,7 @@ def check(
     trust_code: TrustSubmission = False,
     data_dir: DataDir = Path("data"),
     device: Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check a submission: a line for each check, with a remedy for each problem.
 
@@ -83,11 +84,14 @@ def _summary(found: "list[Check]", complete: bool) -> str:
 
 
 @app.command("import-external")
+@takes_urls
 def import_external(
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE...", help="model_info JSON files of RobustBench.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder of results to add to.")] = Path("results"),
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of results to add to.", parser=local_folder)
+    ] = Path("results"),
     norm: Annotated[
         str, typer.Option("--norm", help="linf or l2; default: the name of the file's folder (Linf, L2).")
     ] = "",

@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustness_bench.benchmark.cli.shared.labelled import DataDir, Device, Fit, TrustSubmission
+from robustness_bench.benchmark.cli.shared.labelled import DataDir, Device, Fit, TrustSubmission, takes_urls
 from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.mirror import local_folder
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.cli.shared.options import Request
     from robustness_bench.benchmark.submit.board.entries import Entry
 
 
+@takes_urls
 def run(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder, .zip, .tar or .tar.gz.")],
     quick: Annotated[
@@ -27,7 +29,9 @@ def run(
         bool,
         typer.Option("--keep-examples", help="For a defense: keep images that fool it, for bench verify."),
     ] = False,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = Path("results"),
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the results, or its URL.", parser=local_folder)
+    ] = Path("results"),
     data_dir: DataDir = Path("data"),
     fit: Fit = "",
     device: Device = "auto",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.mirror import place
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.cli.shared.options import Request
@@ -40,7 +41,7 @@ def run_attack(folder: Path, request: "Request", defenses: list[str], *, quick: 
         print(f"skipped  {line}")
     if not campaign.wanted:
         raise BenchError(
-            f"nothing to attack: each model of {request.out} lacks something, see above; fix one"
+            f"nothing to attack: each model of {place(request.out)} lacks something, see above; fix one"
         )
     with locked(request.out), at_hand(sha256, Code(code, attack.allowance)):
         failures = _run(campaign, request)
@@ -86,4 +87,4 @@ def _show(name: str, campaign: "Campaign", out: Path) -> None:
     records = [read_record(path) for path in find_records(out)]
     for table in campaign_tables(name, campaign.wanted, records):
         print(f"\n{to_text(table)}")
-    print(f"records are in {out}; bench run with the store's protocol brings its tables up to date")
+    print(f"records are in {place(out)}; bench run with the store's protocol brings its tables up to date")

@@ -24,7 +24,7 @@ _RUN = "run"
 
 
 class Figures:
-    """Tells trackers what is new since it was last asked; of a run at a URL, also what other machines made."""
+    """Tells trackers what is new since it was last asked; at a URL also what other machines have made."""
 
     def __init__(self, out: Path, course: Course, trackers: Trackers) -> None:
         self._out, self._course, self._trackers = out, course, trackers

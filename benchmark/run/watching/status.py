@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from robustness_bench.benchmark.errors import BenchError, StoreError
+from robustness_bench.benchmark.mirror import place
 from robustness_bench.benchmark.plan.kinds import TASK_KINDS
 from robustness_bench.benchmark.run.watching.journal import EVERY, Journal, read_journal
 from robustness_bench.benchmark.store.parquet import find_tables, read_story
@@ -28,8 +29,8 @@ def status_of(out: Path) -> dict[str, Any]:
     journal = read_journal(out)
     results = _results(out)
     if journal is None and not any(results.values()):
-        raise BenchError(f"{out} holds no results: name a folder that bench run has as --out")
-    return {"folder": str(out), "results": results, "run": None if journal is None else _run(journal)}
+        raise BenchError(f"{place(out)} holds no results: name a folder that bench run has as --out")
+    return {"folder": place(out), "results": results, "run": None if journal is None else _run(journal)}
 
 
 def _results(out: Path) -> dict[str, Any]:

@@ -78,6 +78,27 @@ def test_what_a_killed_task_left_is_read_too(store: Path, bench: Bench) -> None:
     assert f"{cells} is damaged" in said.out
     assert not list((store / "checkpoints").rglob("*.partial"))
     assert len(list((store / "damaged").rglob("*.partial"))) == 2
+    assert bench("mend", store).out.startswith("all ")
+
+
+def test_what_is_damaged_at_a_url_is_moved_aside_there(
+    store: Path, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, cell = f"file://{tmp_path}/there", next(store.glob("records/**/*.parquet")).relative_to(store)
+    there = Path(shutil.copytree(store, tmp_path / "there"))
+    cut(there / cell)
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "one"))
+    run = bench("run", *ASKED, "--out", url)
+    assert f"or let bench mend {url} move all that is damaged aside" in run.err
+    assert bench("mend", url, "--dry-run").status == 1
+    assert (there / cell).is_file()
+    said = bench("mend", url)
+    assert f"{url}/{cell} is damaged" in said.out
+    assert f"files are in {url}/damaged now" in said.out
+    assert not (there / cell).exists()
+    assert (there / "damaged" / cell).is_file()
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "two"))
+    assert bench("mend", url).out.startswith("all ")
 
 
 def test_a_half_written_file_is_swept_away(store: Path, bench: Bench) -> None:

@@ -171,6 +171,10 @@ def test_a_worker_with_its_own_disk_fetches_what_a_task_needs_and_puts_what_it_m
     assert there == {name for name in made if "pgd-9" not in name}
 
     rows = second.folder / made[0]
+    (first.folder / made[0]).write_text("more rows than before, by the same worker")
+    first.put(cell, whole=False)
+    second.fetch([cell])
+    assert rows.read_text().startswith("more rows")
     rows.unlink()
     (second.folder / cell).write_text("record")
     second.put(cell, whole=False)
