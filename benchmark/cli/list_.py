@@ -101,7 +101,7 @@ def _side_by_side(of: dict[str, Any]) -> None:
 
 @app.command()
 def flags(as_json: Json = False) -> None:
-    """Signs of hidden gradients that every record carries, with their thresholds."""
+    """Signs of hidden gradients that models are checked for, with their thresholds."""
     from robustness_bench.benchmark.store.flags import FLAGS
 
     entries = [{"name": name, **flag._asdict()} for name, flag in FLAGS.items()]

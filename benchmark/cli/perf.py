@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,7 +107,8 @@ def perf(
         )
         return [_table(told) for told in measured]
 
-    finished = run(work, context, publish, workers=1, live=sys.stdout.isatty())
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # a training's progress is no JSON
+        finished = run(work, context, publish, workers=1, live=sys.stdout.isatty())
     for title, story in finished.failures.items():
         raise BenchError(f"{title} failed: {story.strip().splitlines()[-1]}")
     if as_json:

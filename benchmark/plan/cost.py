@@ -13,7 +13,8 @@ from robustness_bench.attacks.class_names import load
 from robustness_bench.attacks.registry import build_attack
 from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.plan.probe import BACKWARD, probe_passes
-from robustness_bench.benchmark.plan.tasks import OWN, ZOOS, Task
+from robustness_bench.benchmark.plan.protocol import ZOOS
+from robustness_bench.benchmark.plan.tasks import OWN, Task
 
 _HALF = 0.5  # the middle of the range of withstanding samples, where one number is needed (a progress bar)
 _PART = 0.3  # cost of a pass through an auto-encoder or generator, as a share of the classifier's

@@ -40,6 +40,7 @@ from robustness_bench.benchmark.models import (
     shown,
 )
 from robustness_bench.benchmark.networks import MODELS
+from robustness_bench.benchmark.networks.named import NAMED
 from robustness_bench.benchmark.plan.layers import DEFAULT, Tree, merged, overlaid, read_toml, with_schedule
 from robustness_bench.defenses.detectors.registry import system_presets
 from robustness_bench.defenses.registry import defense_presets
@@ -47,6 +48,9 @@ from robustness_bench.defenses.registry import defense_presets
 THREATS = ("white", "black")
 ADAPTIVE = ("white", "grey")
 OBJECTIVES = ("eq-5", "eq-4", "author", "standard")
+ZOO = "robustbench:"
+ZOOS = (ZOO, *NAMED)
+"""What the names of networks begin with that bring their weights."""
 _OF_WEIGHTS = ("weights_plain", "weights_input", "weights_entry")
 
 Architecture = Annotated[str, named("model", lambda: MODELS)]
@@ -441,6 +445,13 @@ def _check_given(keys: Keys, whole: Whole) -> None:
     for names, flag in ((whole.defenses, "--defense"), (whole.datasets, "--dataset")):
         if len(set(names)) != 1:
             raise BenchError(f"--weights {keys.weights} is one model: name its one {flag}")
+    unread = [f"--{key.replace('_', '-')}" for key in _OF_WEIGHTS if getattr(keys, key)]
+    if keys.network and unread:
+        raise BenchError(
+            f"--network {keys.network} says itself how it reads images: leave {', '.join(unread)} out"
+        )
+    if keys.weights.startswith(ZOOS) and (unread := [*unread, *["--network"] * bool(keys.network)]):
+        raise BenchError(f"--weights {keys.weights} brings its own network: leave {', '.join(unread)} out")
     if whole.seeds != 1:
         raise BenchError(
             f"--weights {keys.weights} is one model, got {whole.seeds} seeds: run each file by itself"
@@ -452,11 +463,15 @@ def _check_given(keys: Keys, whole: Whole) -> None:
 
 
 def _check_surrogates(keys: Keys, whole: Whole) -> None:
-    """Check that no member of an ensemble of surrogates is itself attacked: that would be a white box."""
+    """Check that named surrogates are different models, none of them attacked itself (a white box)."""
     model, members = keys.model, keys.surrogate.members(keys.model.width)
-    if keys.weights or len(members) == 1 or "black" not in whole.threats or "standard" not in whole.defenses:
-        return
-    for each in members:
+    if len(members) < len(keys.surrogate.models):
+        raise BenchError(
+            f"of the surrogates {', '.join(keys.surrogate.models)} two are the same model "
+            f"({', '.join(map(str, members))}): name each once, or give it another width or seed"
+        )
+    attacked = not keys.weights and "black" in whole.threats and "standard" in whole.defenses
+    for each in members if attacked and keys.surrogate.models else ():
         if each[:2] == (model.name, model.width) and each.seed < whole.seeds:
             other = each._replace(seed=max(whole.seeds, *(each.seed + 1 for each in members)))
             raise BenchError(f"the surrogate {each} is the defense standard itself: name {other}")
@@ -474,20 +489,21 @@ def _settings(name: str, keys: Keys, norms: tuple[str, ...]) -> Settings:
     info, attack_set = dataset_named(name).info, keys.attack_set
     eps = {norm: getattr(keys.eps, norm) or info.eps(norm) for norm in NORMS}
     check_budgets(info, eps, keys.curve.budgets if keys.curve.attacks else ())
-    attacks = getattr(keys.attacks, attack_set)
+    listed = getattr(keys.attacks, attack_set)
+    attacks = {norm: _attacks(norm, getattr(listed, norm), attack_set) for norm in norms}
+    curve = {norm: _curve(norm, keys.curve.attacks, attack_set) for norm in norms}
     changed = {
         "dataset": name,
-        "attacks": {norm: _attacks(norm, getattr(attacks, norm), attack_set) for norm in norms},
-        "curve": {norm: _curve(norm, keys.curve.attacks, attack_set) for norm in norms},
+        "attacks": attacks,
+        "curve": curve,
         "budgets": tuple(sorted(set(keys.curve.budgets) - {1.0})),
         "eps": eps,
         "weights_input": "plain" if keys.weights_plain else keys.weights_input,
         "fit": keys.fit if name == FOLDER.info.name else "",
     }
     if keys.attack_precision == BF16:
-        _check_lowered(
-            keys, {name for norm in norms for name in _attacks(norm, getattr(attacks, norm), attack_set)}
-        )
+        lists = [*attacks.values(), *curve.values()]
+        _check_lowered(keys, {name for names in lists for name in names})
     return Settings(**{key: getattr(keys, key) for key in _Shared.model_fields} | changed)
 
 
@@ -498,7 +514,7 @@ def _check_lowered(keys: Keys, names: Collection[str]) -> None:
             f"attack_precision bf16 does not reach {keys.network}, which runs in a process of its own"
         )
     able = [name for name, preset in attack_presets(keys.attack_set).items() if preset.bf16]
-    if not set(able) & set(names):
+    if not set(able) & {parsed(name)[0] for name in names}:
         raise BenchError(f"attack_precision bf16 changes none of these attacks: add one of {', '.join(able)}")
 
 

@@ -22,12 +22,9 @@ from robustness_bench.benchmark.networks.weights import fingerprint
 from robustness_bench.benchmark.networks.zoo import robustbench_file
 from robustness_bench.benchmark.plan.kinds import TASK_KINDS, TaskKind
 from robustness_bench.benchmark.plan.probe import probe_for
-from robustness_bench.benchmark.plan.protocol import Estimators, Protocol, Settings
+from robustness_bench.benchmark.plan.protocol import ZOO, Estimators, Protocol, Settings
 from robustness_bench.defenses.registry import DefensePreset, defense_presets
 
-ZOO = "robustbench:"
-ZOOS = (ZOO, *NAMED)
-"""What the names of networks begin with that bring their weights."""
 OWN = "own"
 """The architecture's name for weights whose network came as code."""
 INNER_LOSS = "log-odds"

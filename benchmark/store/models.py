@@ -22,7 +22,8 @@ from robustness_bench.benchmark.networks.named import parse as parse_named
 from robustness_bench.benchmark.networks.readings import IMAGES, Trial
 from robustness_bench.benchmark.networks.weights import fingerprint, read_tensors, read_weights
 from robustness_bench.benchmark.networks.zoo import load_robustbench
-from robustness_bench.benchmark.plan.tasks import OWN, ZOO, Task
+from robustness_bench.benchmark.plan.protocol import ZOO
+from robustness_bench.benchmark.plan.tasks import OWN, Task
 from robustness_bench.benchmark.randomness import keyed
 from robustness_bench.benchmark.store.cards import read_card
 from robustness_bench.benchmark.store.tensors import keep, load_tensors

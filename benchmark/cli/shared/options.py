@@ -100,7 +100,7 @@ class Request:
     ] = None
     attack_precision: Annotated[
         str | None,
-        _attack("--attack-precision", "Of their gradients: float32, or bf16 for those that can (faster)."),
+        _attack("--attack-precision", "Of attacks' gradients: float32, or bf16 for those that can (faster)."),
     ] = None
     curve: Annotated[Names, _attack("--curve", "Attacks to run also at other ε, for robustness curves.")] = (
         None
@@ -184,7 +184,7 @@ class Request:
         _how("--shard-size", "Images of a cell that a worker attacks at a time; 0 = automatic: 1024."),
     ] = 0
     engine: Annotated[str, _how("--engine", "Where tasks run: local, ray or slurm.")] = "local"
-    address: Annotated[str, _how("--address", "Of a Ray cluster; default: this machine's.")] = ""
+    address: Annotated[str, _how("--address", "HOST:PORT of a Ray cluster; default: this machine's.")] = ""
     engine_option: Annotated[
         list[str] | None,
         _how("--engine-option", "KEY=VALUE, what each worker asks a cluster for: num_gpus=1, mem_gb=16, …"),

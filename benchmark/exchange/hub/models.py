@@ -11,7 +11,8 @@ from robustness_bench.benchmark.exchange.hub.cells import Value, told
 from robustness_bench.benchmark.files import write_atomic, write_json
 from robustness_bench.benchmark.networks.hub import CONFIG, KEY, WEIGHTS
 from robustness_bench.benchmark.parts import part
-from robustness_bench.benchmark.plan.tasks import OWN, ZOOS
+from robustness_bench.benchmark.plan.protocol import ZOOS
+from robustness_bench.benchmark.plan.tasks import OWN
 from robustness_bench.benchmark.report.rendering.markdown import to_markdown
 from robustness_bench.benchmark.report.rendering.table import Table, plain_table
 from robustness_bench.benchmark.report.rendering.wording import budget

@@ -5,8 +5,8 @@ from pathlib import PurePath
 from typing import Literal, NamedTuple
 
 from robustness_bench.attacks.registry import EIGHT_BIT, NORMS, SETS, attack_preset, in_order, parsed
-from robustness_bench.benchmark.plan.protocol import Settings, surrogate_words
-from robustness_bench.benchmark.plan.tasks import ZOOS, weights_hash
+from robustness_bench.benchmark.plan.protocol import ZOOS, Settings, surrogate_words
+from robustness_bench.benchmark.plan.tasks import weights_hash
 from robustness_bench.benchmark.report.lines.results import Line
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED

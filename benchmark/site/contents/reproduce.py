@@ -17,8 +17,8 @@ from robustness_bench.benchmark.files import canonical_json
 from robustness_bench.benchmark.networks.hub import HUB
 from robustness_bench.benchmark.networks.inputs import RULE
 from robustness_bench.benchmark.plan.layers import schedules, to_toml
-from robustness_bench.benchmark.plan.protocol import Protocol, load_protocol
-from robustness_bench.benchmark.plan.tasks import ZOOS, make_plan
+from robustness_bench.benchmark.plan.protocol import ZOOS, Protocol, load_protocol
+from robustness_bench.benchmark.plan.tasks import make_plan
 from robustness_bench.benchmark.site.contents.families import Card, Family
 from robustness_bench.benchmark.site.contents.parts import Part, Tree, dataset_of, parts
 from robustness_bench.benchmark.site.contents.reading import Found

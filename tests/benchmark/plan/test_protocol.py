@@ -118,6 +118,19 @@ def test_natural_accuracy_is_always_there() -> None:
             {"surrogate": {"models": ["vgg-19", "resnet-18:8:1"]}, "seeds": 2},
             "the surrogate resnet-18:8:1 is the defense standard itself: name resnet-18:8:2",
         ),
+        ({"surrogate": {"models": ["resnet-18:8"]}}, "resnet-18:8:0 is the defense standard itself: name"),
+        (
+            {"surrogate": {"models": ["vgg-19", "vgg-19:16:0"]}},
+            r"two are the same model \(vgg-19:16:0\): name each once",
+        ),
+        (
+            {"weights": "timm:a", "defenses": ["standard"], "network": "n.py", "weights_plain": True},
+            "--network n.py says itself how it reads images: leave --weights-plain out",
+        ),
+        (
+            {"weights": "timm:a", "defenses": ["standard"], "network": "n.py"},
+            "--weights timm:a brings its own network: leave --network out",
+        ),
         ({"model": {"name": "resnet18"}}, r"did you mean resnet-18\?"),
         ({"estimators": {"objective": "eq-6"}}, r"did you mean eq-\d"),
     ],
