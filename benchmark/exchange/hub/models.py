@@ -13,6 +13,7 @@ from robustness_bench.benchmark.networks.hub import CONFIG, KEY, WEIGHTS
 from robustness_bench.benchmark.parts import part
 from robustness_bench.benchmark.plan.protocol import ZOOS
 from robustness_bench.benchmark.plan.tasks import OWN
+from robustness_bench.benchmark.report.lines.results import particulars
 from robustness_bench.benchmark.report.rendering.markdown import to_markdown
 from robustness_bench.benchmark.report.rendering.table import Table, plain_table
 from robustness_bench.benchmark.report.rendering.wording import budget
@@ -131,7 +132,7 @@ def _table(name: str, found: Sequence[Value]) -> Table:
         place = ("natural",) * 3 if line.attack == "none" else (line.threat, line.norm, budget(line.eps))
         texts = [
             *place[1:],
-            line.attack,
+            ", ".join([line.attack, *particulars(line)]),
             f"{each.accuracy:.1f}",
             f"{interval.low * 100:.1f} – {interval.high * 100:.1f}",
         ]

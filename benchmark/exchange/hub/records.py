@@ -31,6 +31,8 @@ _MEANING = {
     "threat": "white: crafted on the model itself; black: on a surrogate",
     "defense": "how the model was trained",
     "attack": "the attack; none: the natural image",
+    "surrogates": "the models whose mean logits it was crafted on, if several",
+    "precision": "of the attack's gradients, float32 or bf16",
     "eps": "budget, in pixels of [0, 1]",
     "seed": "training seed",
     "sample": "index of the image in the test set",

@@ -63,6 +63,8 @@ class Line:
     """How given weights were run, and why (``readings.Chosen.note``)."""
     precision: str = ""
     """Of the attack's gradients (``precision_of``)."""
+    surrogates: tuple[str, ...] = ()
+    """The models of an ensemble that its images were crafted on (``surrogates_of``)."""
     audit: str = ""
     """What the attack's own audit says of the accuracy (``statistics.audit_words``)."""
     missing: bool = False
@@ -108,6 +110,7 @@ def _line(records: list[Record], flags: tuple[str, ...]) -> Line:
         unlooked=looked_at(records),
         reading=str(records[0].environment.get("input", "")),
         precision=precision_of(records),
+        surrogates=surrogates_of(records[0]),
         audit=audit_words(audits, spec["n_examples"]) if whole and audits else "",
     )
 
@@ -180,7 +183,7 @@ def _row(line: Line) -> list[object]:
         number(unbounded.mean if unbounded else None),
         number(unbounded.std if unbounded else None),
         *(number(value) for value in (line.median_distance, line.forwards, line.backwards)),
-        "; ".join(filter(None, [" ".join(line.flags), line.unlooked, lowered(line.precision), line.audit])),
+        "; ".join(filter(None, [" ".join(line.flags), line.unlooked, *particulars(line), line.audit])),
         *(line.error or "ok", line.setting),
     ]
 
@@ -190,9 +193,16 @@ def precision_of(records: Iterable[Record]) -> str:
     return max((record.spec["parameters"].get("precision", "") for record in records), default="")
 
 
-def lowered(precision: str) -> str:
-    """Return a ``precision_of`` in words."""
-    return f"gradients in {precision}" if precision else ""
+def surrogates_of(record: Record) -> tuple[str, ...]:
+    """Return the ensemble on whose mean logits a cell's images were crafted; empty if on one model."""
+    return tuple(record.spec.get("surrogates", ()))
+
+
+def particulars(line: Line) -> list[str]:
+    """Return in words what tells a line from others of the same attack."""
+    lowered = [f"gradients in {line.precision}"] if line.precision else []
+    on = [f"crafted on {' and '.join(line.surrogates)}"] if line.surrogates else []
+    return [*lowered, *on]
 
 
 def _absent(line: Line) -> str:

@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from robustness_bench.attacks.registry import is_bounded
 from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.grouping import grouped
-from robustness_bench.benchmark.report.lines.results import Line, percent, precision_of, sets_of
+from robustness_bench.benchmark.report.lines.results import (
+    Line,
+    percent,
+    precision_of,
+    sets_of,
+    surrogates_of,
+)
 from robustness_bench.benchmark.statistics import mean_std
 from robustness_bench.benchmark.store.cells import Record, robust_to_all
 
@@ -21,7 +27,7 @@ def worst_case(records: Sequence[Record], attack_set: str) -> list[Line]:
     The union is per sample, never a minimum of means. It runs over every bounded attack that any
     defense faces there, so that rows can be compared; if a seed lacks one of them, or one failed, the
     line has no number. Attacks with another kind of ball (Wasserstein, spatial) do not count. Submitted
-    images count only against their model.
+    images count only against their model. Images from each ensemble of surrogates have lines of their own.
     """
     counted = [
         record
@@ -30,11 +36,13 @@ def worst_case(records: Sequence[Record], attack_set: str) -> list[Line]:
     ]
     lines = []
     for members in grouped(counted, _threat_model).values():
-        required = sorted({r.spec["attack"] for r in members if is_bounded(r.spec)})
         natural = [record for record in members if record.spec["kind_of_attack"] == "natural"]
-        for family in sorted({record.model_family for record in natural} if required else ()):
-            own = [record for record in members if record.model_family == family]
-            lines.append(_line(own, required, attack_set))
+        attacked = [record for record in members if record.spec["kind_of_attack"] != "natural"]
+        for crafted in grouped(attacked, surrogates_of).values():
+            required = sorted({r.spec["attack"] for r in crafted if is_bounded(r.spec)})
+            for family in sorted({record.model_family for record in natural} if required else ()):
+                own = [record for record in [*natural, *crafted] if record.model_family == family]
+                lines.append(_line(own, required, attack_set))
     return lines
 
 
@@ -71,5 +79,6 @@ def _line(records: list[Record], required: list[str], attack_set: str) -> Line:
         error="" if whole else f"no worst case without {', '.join(failed or lacking)}",
         missing=bool(lacking) and not failed,
         precision=precision_of(cells.values()),
+        surrogates=max(map(surrogates_of, records)),
         setting=short_hash(sorted({record.family for record in records})),
     )

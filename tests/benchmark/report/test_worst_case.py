@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from robustness_bench.benchmark.exchange.hub.cells import task_id
 from robustness_bench.benchmark.report.lines.curves import curves
 from robustness_bench.benchmark.report.lines.flags import flags_by_family
-from robustness_bench.benchmark.report.lines.results import Line
+from robustness_bench.benchmark.report.lines.results import Line, summarize, to_csv
 from robustness_bench.benchmark.report.lines.worst_case import worst_case
 from robustness_bench.benchmark.store.cells import Record
 from tests.benchmark.report.test_report import record
@@ -58,6 +59,25 @@ def test_threat_models_budgets_and_sets_stay_apart() -> None:
     white, black = sorted(worst_case(records, "strict"), key=lambda line: line.threat, reverse=True)
     assert (white.per_seed, black.per_seed) == ({0: 60.0}, {0: 10.0})
     assert [line.per_seed for line in worst_case(records, "paper")] == [{0: 30.0}]
+
+
+def test_ensembles_of_surrogates_stay_apart() -> None:
+    """In results.csv, and as tasks of the hub; those in bf16 there too."""
+    records = [
+        record("standard", "none", 0, 10, threat="black"),
+        record("standard", "pgd-40", 0, 6, threat="black"),
+    ]
+    for number, (survivors, precision) in enumerate(((3, "float32"), (2, "bf16"))):
+        other = record("standard", "pgd-40", 0, survivors, threat="black", precision=precision)
+        spec = other.spec | {"surrogates": ["a:2:0", f"b:2:{number}"]}
+        records.append(dataclasses.replace(other, spec=spec, family=f"other{number}"))
+    lines = [*summarize(records), *worst_case(records, "strict")]
+    worst = {line.surrogates: line.per_seed for line in lines if line.attack == "worst-case"}
+    assert worst == {(): {0: 60.0}, ("a:2:0", "b:2:0"): {0: 30.0}, ("a:2:0", "b:2:1"): {0: 20.0}}
+    assert to_csv(lines).count("gradients in bf16; crafted on a:2:0 and b:2:1") == 2
+    tasks = [task_id(line) for line in lines]
+    assert len(set(tasks)) == len(tasks) == 7
+    assert "digits-black-linf-0.5-pgd-40-bf16-on-a-2-0-b-2-1-10" in tasks
 
 
 @pytest.mark.parametrize("error", ["", "Traceback\nValueError: planted"])
