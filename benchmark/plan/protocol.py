@@ -297,7 +297,7 @@ class _Shared(Strict):
     training: Training
     estimators: Estimators
     weights: str
-    """A file, or robustbench:NAME, in place of training; empty: train"""
+    """A file, a folder, hf:… or a name of one of ``ZOOS``, in place of training; empty: train"""
     weights_input: str
     """Input of a file's network (``networks.inputs.parse``); empty: found on training images"""
     weights_entry: str
