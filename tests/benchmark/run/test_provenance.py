@@ -84,6 +84,7 @@ def test_the_site_shows_exactly_that_command(bench: Bench, finished: Path, tmp_p
     assert text.count("<dt>command</dt>") == 0
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # submitit leaves logs open
 def test_a_run_from_python_names_the_command_that_does_the_same(
     bench: Bench, finished: Path, tmp_path: Path
 ) -> None:
