@@ -167,7 +167,11 @@ def run(
     device: str = "auto",
     workers: int = 0,
     batch_size: int = 0,
+    shard_size: int = 0,
     download: bool = False,
+    engine: str = "local",
+    address: str = "",
+    engine_options: Mapping[str, Any] | None = None,
 ) -> Finished:
     """Do what `bench run --config` does: train missing models, attack them, write records and tables.
 
@@ -176,12 +180,16 @@ def run(
 
     Args:
         protocol: a TOML file, or a mapping with the same keys, such as ``{"defenses": ["trades"]}``.
-        out: folder of the results, or its URL.
+        out: folder of the results, or a URL such as s3://bucket/results.
         data_dir: folder of the data set's files.
         device: "auto", "cpu" or "cuda".
         workers: tasks at once; 0 = one per GPU, or per CPU core up to 4.
         batch_size: images per batch in evaluation; 0 = automatic.
+        shard_size: an attack on more images is split into tasks of so many; 0 = automatic.
         download: download a missing data set.
+        engine: where tasks run: "local", "ray" or "slurm".
+        address: of a Ray cluster.
+        engine_options: what each worker asks a cluster for, such as ``{"num_gpus": 1}``.
 
     Returns:
         The tables of accuracies, and title -> traceback of failed tasks.
@@ -189,24 +197,28 @@ def run(
     Raises:
         BenchError: an error that the user can fix, in one line; finished work is kept.
     """
-    from robustness_bench.benchmark.context import Context, choose_device
+    from robustness_bench.benchmark.context import Context
     from robustness_bench.benchmark.plan.detectors import make_whole_plan
     from robustness_bench.benchmark.plan.protocol import load_protocol
     from robustness_bench.benchmark.run import work as running
+    from robustness_bench.benchmark.run.engines.choice import choose_engine
     from robustness_bench.benchmark.store.protocols import protocol_file
     from robustness_bench.benchmark.submit.board.publish import publish
 
     checked = load_protocol(protocol if isinstance(protocol, Mapping) else Path(protocol))
     folder = local_folder(out)
-    config = protocol_file(folder, checked) if isinstance(protocol, Mapping) else protocol
-    options = {"--config": config, "--out": out, "--data-dir": data_dir}
-    command = shlex.join(["bench", "run", *(str(word) for pair in options.items() for word in pair)])
+    options = [f"{key}={json.dumps(value)}" for key, value in (engine_options or {}).items()]
+    where = choose_engine(engine, address, options, folder)
     with mirrored(folder):
         work = running.prepare(checked, folder, Path(data_dir), download=download, make=make_whole_plan)
+        config = protocol_file(folder, checked) if isinstance(protocol, Mapping) else protocol
+        said = {"--config": config, "--out": out, "--data-dir": data_dir}
+        command = shlex.join(["bench", "run", *(str(word) for pair in said.items() for word in pair)])
         context = Context(
-            out=folder, device=choose_device(device), batch_size=batch_size, threads=1, command=command
+            out=folder, device=where.device(device), batch_size=batch_size, threads=1, command=command
         )
-        return running.run(work, context, publish, workers=workers, live=False)
+        work = work.in_shards(shard_size, context)
+        return running.run(work, context, publish, workers=workers, live=False, engine=where)
 
 
 def records(folder: Path | str) -> list[Record]:

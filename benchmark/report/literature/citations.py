@@ -29,14 +29,14 @@ def bibtex(source: str) -> str:
 
 
 def references(defenses: Collection[str], attacks: Collection[str]) -> str:
-    """Return the entries of all papers behind defenses, detectors and attacks, each once, in the registries' order.
+    """Return the entries of all papers behind defenses, detectors and attacks, each once.
 
     Args:
         defenses: names of defenses or of detectors; one that no registry has cites nothing.
         attacks: names of attacks, without what is done to their images afterwards.
     """
-    systems = {**defense_presets(), **system_presets()}
-    sources = [preset.source for name, preset in systems.items() if name in defenses]
+    sources = [preset.source for name, preset in defense_presets().items() if name in defenses]
+    sources += [preset.source for name, preset in system_presets().items() if name in defenses]
     for name in attack_names():
         presets = (attack_preset(name, each) for each in SETS if name in attacks)
         sources += [preset.source for preset in presets if preset is not None]

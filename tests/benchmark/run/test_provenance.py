@@ -3,6 +3,7 @@
 import html
 import shlex
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +84,17 @@ def test_the_site_shows_exactly_that_command(bench: Bench, finished: Path, tmp_p
     assert text.count("<dt>command</dt>") == 0
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # submitit leaves logs open
 def test_a_run_from_python_names_the_command_that_does_the_same(
     bench: Bench, finished: Path, tmp_path: Path
 ) -> None:
     (file,) = (finished / "results" / "protocols").iterdir()
     resolved = load_protocol(file).resolved
-    rb.run(resolved, out=tmp_path / "from python", device="cpu")
+    engine: dict[str, Any] = {}
+    if find_spec("submitit"):
+        engine = {"engine": "slurm", "engine_options": {"cluster": "debug"}, "shard_size": 4, "workers": 1}
+    rb.run(resolved, out=tmp_path / "from python", device="cpu", **engine)
+    assert (tmp_path / "from python" / ".slurm").exists() == bool(engine)
     told = list(environments(tmp_path / "from python"))
     assert len({each["command"] for each in told}) == 1
     words = shlex.split(told[0]["command"])
