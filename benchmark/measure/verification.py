@@ -158,5 +158,4 @@ def _recorded(record: Record, sample: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _in_box(x_adv: NDArray[np.float32]) -> NDArray[np.bool_]:
-    flat = x_adv.reshape(len(x_adv), -1)
-    return np.asarray(((flat >= 0) & (flat <= 1)).all(1))
+    return np.asarray(((x_adv >= 0) & (x_adv <= 1)).all((1, 2, 3)))

@@ -16,6 +16,7 @@ from robustness_bench.benchmark.store.evidence import (
     write_evidence,
 )
 from tests.conftest import Bench
+from tests.support import small_model
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 256, (6, 3, 8, 8), np.uint8)
@@ -151,6 +152,19 @@ def test_an_image_that_does_not_hold_is_counted(bench: Bench, store: Path, reaso
     said = bench("verify", path)
     assert said.status == 1
     assert f" × {reason}" in said.out
+
+
+def test_a_cell_that_has_no_image_to_keep_verifies() -> None:
+    """Its attack fooled nothing."""
+    import torch
+
+    from robustness_bench.benchmark.measure.attacks import Sample
+    from robustness_bench.benchmark.measure.verification import judge
+
+    none = torch.zeros(0, dtype=torch.int64)
+    piece = Sample(none, torch.zeros(0, 1, 8, 8), none)
+    found = judge(small_model(), piece, piece.x.numpy(), norm="linf", limits=np.zeros(0), too_far="far")
+    assert (len(found.hold), len(found.distance), found.faults) == (0, 0, {})
 
 
 def test_what_cannot_be_verified_is_one_line(bench: Bench, store: Path, tmp_path: Path) -> None:
