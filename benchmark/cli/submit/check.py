@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustness_bench.benchmark.cli.shared.labelled import DataDir, Device, TrustSubmission
+from robustness_bench.benchmark.cli.shared.labelled import DataDir, Device, Json, TrustSubmission
 from robustness_bench.benchmark.errors import BenchError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def check(
     trust_code: TrustSubmission = False,
     data_dir: DataDir = Path("data"),
     device: Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check a submission: a line for each check, with a remedy for each problem.
 
