@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from robustness_bench.benchmark.errors import BenchError, StoreError
+from robustness_bench.benchmark.errors import BenchError, StoreError, first_line
 from robustness_bench.benchmark.files import cache_home, write_atomic, write_json
 
 _FOLDER, _STATE = "remote", ".mirror.json"
@@ -182,9 +182,9 @@ class Mirror:
         except BenchError:
             raise
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise StoreError(
-                f"cannot {what} {self._url}: {reason}; finished tasks are kept, run the same command again"
+                f"cannot {what} {self._url}: {first_line(error)}; finished tasks are kept, run the same "
+                "command again"
             ) from error
 
 

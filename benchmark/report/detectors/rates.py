@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from robustness_bench.benchmark.errors import last_line
 from robustness_bench.benchmark.plan.detectors import CALIBRATION
 from robustness_bench.benchmark.report.detectors.lines import (
     DetectionLine,
     by_family,
     detection_lines,
-    last_line,
     natural_cells,
     percent,
     remarks,

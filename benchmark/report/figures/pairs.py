@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness_bench.attacks.registry import attack_names
-from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.errors import BenchError, last_line
 from robustness_bench.benchmark.files import canonical_json
 from robustness_bench.benchmark.report.detectors.lines import (
     NATURAL,
     OBLIVIOUS,
     SETTINGS,
-    last_line,
     name_of,
     natural_cells,
     scores_of,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from robustness_bench.attacks.registry import EXACT, SETS, attack_place, attack_preset
+from robustness_bench.benchmark.errors import last_line
 from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.flags import flags_by_family, looked_at
 from robustness_bench.benchmark.report.rendering.csv import number
@@ -103,7 +104,7 @@ def _line(records: list[Record], flags: tuple[str, ...]) -> Line:
         flags=flags,
         per_seed=per_seed,
         images=spec["n_examples"],
-        error=failed[0].error.strip().splitlines()[-1] if failed else "",
+        error=last_line(failed[0].error) if failed else "",
         setting=records[0].family,
         unlooked=looked_at(records),
         reading=str(records[0].environment.get("input", "")),

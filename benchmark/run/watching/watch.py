@@ -2,7 +2,6 @@
 
 import threading
 from contextlib import suppress
-from types import TracebackType
 
 from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.errors import StoreError
@@ -43,9 +42,7 @@ class Watch:
             with suppress(StoreError):  # a result that is being written: told next time
                 self._figures.tell()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._stop.set()
         self._thread.join()
         self._journal.write(self._how(kind))

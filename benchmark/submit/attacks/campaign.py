@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.data import DATASETS, Located
-from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.errors import BenchError, check_known
 from robustness_bench.benchmark.measure.verification import data_of
 from robustness_bench.benchmark.plan.cost import passes
 from robustness_bench.benchmark.plan.tasks import Task
@@ -54,7 +54,8 @@ def plan_campaign(
     """
     records = [(path, read_record(path)) for path in find_records(aim.store)]
     natural = [(path, record) for path, record in records if _is_natural(record)]
-    _check_names(aim, {record.spec["defense"] for _, record in natural})
+    if known := sorted({record.spec["defense"] for _, record in natural}):
+        check_known("defense", aim.defenses, known)
     done = {record.id for _, record in records if record.status == "ok"}
     campaign = Campaign({}, [], {})
     for path, record in natural:
@@ -111,12 +112,6 @@ def _spec(attack: AttackSubmission, sha256: str, record: Record, *, quick: bool)
 def _is_natural(record: Record) -> bool:
     spec = record.spec
     return record.status == "ok" and spec["threat"] == "white" and spec["kind_of_attack"] == "natural"
-
-
-def _check_names(aim: Aim, known: Collection[str]) -> None:
-    for name in aim.defenses:
-        if known and name not in known:
-            raise unknown("defense", name, sorted(known))
 
 
 def _nothing(attack: AttackSubmission, aim: Aim) -> str:
