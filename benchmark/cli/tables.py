@@ -106,7 +106,6 @@ def _with_results(request: Request, detections: "Sequence[Detection]") -> list[s
 def _made(
     request: Request, paper: "Paper[Any]", numbers: Sequence[str], published: bool, records: Sequence[Any]
 ) -> Iterator[_Set]:
-    """Yield some of a paper's tables."""
     from robustness_bench.benchmark.report.paper.tables import (
         cells_of,
         gaps,

@@ -67,7 +67,6 @@ def passes(task: Task, withstanding: float = _HALF) -> Passes:
 
 
 def training_passes(task: Task, withstanding: float) -> Passes:
-    """Return the passes that train a model."""
     recipe = task.spec["training"]
     steps = recipe["attack_steps"] if "norm" in task.spec else 0
     outputs = (2 if "estimators" in task.parents else 1) + (1 if steps and recipe.get("prior") else 0)
@@ -93,7 +92,6 @@ def no_passes(task: Task, withstanding: float) -> Passes:
 
 
 def diagnosis_passes(task: Task, withstanding: float) -> Passes:
-    """Return the passes of a probe."""
     work = probe_passes(task.spec["probe"], task.spec["n_examples"], withstanding)
     return Passes(_model_key(task.parents["model"]), *work)
 

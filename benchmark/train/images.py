@@ -33,7 +33,6 @@ class Batch:
         return len(self.y)
 
     def part(self, rows: slice) -> "Batch":
-        """Return some of its rows."""
         return Batch(self.x[rows], self.y[rows], Noise(self.noise.keys[rows]))
 
 

@@ -111,7 +111,6 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def load_networks(task: Task, context: Context) -> Networks:
-    """Load the classifier and the parts among a task's parents."""
     parts = {
         role.removeprefix(PART): load_part(parent, context)
         for role, parent in task.parents.items()

@@ -345,7 +345,6 @@ class Request:
 
 
 def _given(keys: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys that have a value."""
     return {key: value for key, value in keys.items() if value is not None}
 
 

@@ -82,7 +82,6 @@ class DetectorLine:
         return mean_std(values) if values else None
 
     def false_positives(self) -> Interval | None:
-        """Return the interval of ``fpr``."""
         figure = self.figure("fpr")
         return widened(figure, self.natural) if figure and self.natural else None
 

@@ -60,7 +60,6 @@ def grid(
 
 
 def wrapped(text: str, width: int) -> str:
-    """Return the text wrapped to this width."""
     return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
