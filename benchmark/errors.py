@@ -31,6 +31,12 @@ def check_known(kind: str, names: Iterable[str], known: Collection[str]) -> None
             raise unknown(kind, name, known)
 
 
+def printable(text: str, longest: int = 400) -> str:
+    """Return untrusted text made safe for a line on a terminal."""
+    text = "".join(sign if sign.isprintable() else "?" for sign in text)
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
 def first_line(error: BaseException) -> str:
     """Return how an error's message begins; its type where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

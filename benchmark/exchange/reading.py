@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.errors import StoreError, printable
 from robustness_bench.benchmark.exchange.layout import fault_of
 from robustness_bench.benchmark.exchange.manifest import MANIFEST, Manifest, read_manifest
-from robustness_bench.benchmark.exchange.sources import printable
 from robustness_bench.benchmark.files import copy_hashed
 
 GIB = 1 << 30
