@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[1]
 BENCH = [sys.executable, "-m", "robustness_bench.benchmark.cli"]
 TINY = ["--epochs", "2", "--train-limit", "192", "--width", "2", "--n-examples", "16", "--norm", "linf"]
 RUN = ["run", *TINY, "--attacks", "pgd-40,aa-fast", "--keep-examples", "--gallery", "2"]
+ONE = [*RUN, "--defense", "standard", "--workers", "2"]
 DETECTORS = """
 [dataset.digits.detection]
 adaptive = ["white"]
@@ -71,6 +72,8 @@ KINDS = (
     Kind(
         "detectors", ["run", "--defense", "magnet", "--kappa", "0", "--config", "{config}", "--workers", "2"]
     ),
+    Kind("ray", [*ONE, "--engine", "ray"], needs="ray"),
+    Kind("slurm", [*ONE, "--engine", "slurm", "--engine-option", "cluster=local"], needs="submitit"),
     Kind("submission", ["submit", "run", str(ROOT / "examples/submission/standard-at-digits"), "--quick"]),
 )
 

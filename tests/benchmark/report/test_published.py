@@ -19,7 +19,7 @@ from robustness_bench.benchmark.report.literature.published import (
     published,
 )
 from robustness_bench.benchmark.report.paper.namid import NAMID
-from robustness_bench.defenses.detectors import registry as detectors
+from robustness_bench.defenses.detectors.registry import system_presets
 from robustness_bench.defenses.registry import defense_presets
 
 ALL = ("standard", "wmim", "namid", "trades", "namid-t", "mart", "namid-m")
@@ -124,7 +124,7 @@ def test_every_paper_that_a_row_or_column_names_can_be_cited() -> None:
     """By its number on arXiv or OpenReview; sources without a number name no paper."""
     attacks = [preset for each in SETS for preset in attack_presets(each).values()]
     sources = {preset.source for preset in defense_presets().values() if preset.group != "plugins"}
-    sources |= {preset.source for preset in detectors._presets(()).systems.values()}
+    sources |= {preset.source for preset in system_presets().values() if preset.group != "plugins"}
     sources |= {preset.source for preset in attacks if preset.attack.startswith("attacks.")}
     for source in sources:
         named = re.findall(r"arXiv:[\d.]+\d|openreview \w+", source)
