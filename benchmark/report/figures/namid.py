@@ -376,7 +376,6 @@ def _offset(value: Value, worst: float) -> Value:
 
 
 def _finished(question: Question, values: Sequence[Value], notes: Sequence[str], remedy: Remedy) -> Figure:
-    """Return the finished figure, with notes on what is missing."""
     seeds = max([question.seeds, *(1 + seed for value in values for seed in value.per_seed)])
     values = [
         replace(value, lacking=tuple(seed for seed in range(seeds) if value.per_seed.get(seed) is None))

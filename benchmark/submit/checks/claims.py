@@ -29,7 +29,6 @@ def robust(s: Subject) -> tuple[Status, str]:
 
 
 def interval(share: float, images: int) -> Interval:
-    """Return the interval for the share over all images."""
     return wilson(round(share * images), images, _LEVEL)
 
 
