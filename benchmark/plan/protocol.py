@@ -4,8 +4,7 @@ The built-in ``protocols/default.toml`` and ``schedules/namid-paper.toml`` give 
 models below say what a key may be; an unknown key is an error.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -473,11 +472,10 @@ def _settings(name: str, keys: Keys, norms: tuple[str, ...]) -> Settings:
     info, attack_set = dataset_named(name).info, keys.attack_set
     eps = {norm: getattr(keys.eps, norm) or info.eps(norm) for norm in NORMS}
     check_budgets(info, eps, keys.curve.budgets if keys.curve.attacks else ())
-    asked = getattr(keys.attacks, attack_set)
-    attacks = {norm: _attacks(norm, getattr(asked, norm), attack_set) for norm in norms}
+    attacks = getattr(keys.attacks, attack_set)
     changed = {
         "dataset": name,
-        "attacks": attacks,
+        "attacks": {norm: _attacks(norm, getattr(attacks, norm), attack_set) for norm in norms},
         "curve": {norm: _curve(norm, keys.curve.attacks, attack_set) for norm in norms},
         "budgets": tuple(sorted(set(keys.curve.budgets) - {1.0})),
         "eps": eps,
@@ -485,18 +483,20 @@ def _settings(name: str, keys: Keys, norms: tuple[str, ...]) -> Settings:
         "fit": keys.fit if name == FOLDER.info.name else "",
     }
     if keys.attack_precision == BF16:
-        _check_lowered(keys, chain(*attacks.values()))
+        _check_lowered(
+            keys, {name for norm in norms for name in _attacks(norm, getattr(attacks, norm), attack_set)}
+        )
     return Settings(**{key: getattr(keys, key) for key in _Shared.model_fields} | changed)
 
 
-def _check_lowered(keys: Keys, names: Iterable[str]) -> None:
+def _check_lowered(keys: Keys, names: Collection[str]) -> None:
     """Raise BenchError if gradients in bf16 were asked for where nothing can have them."""
     if keys.network:
         raise BenchError(
             f"attack_precision bf16 does not reach {keys.network}, which runs in a process of its own"
         )
     able = [name for name, preset in attack_presets(keys.attack_set).items() if preset.bf16]
-    if not set(able).intersection(names):
+    if not set(able) & set(names):
         raise BenchError(f"attack_precision bf16 changes none of these attacks: add one of {', '.join(able)}")
 
 
