@@ -1,6 +1,7 @@
 """A submitted attack against every listed defense whose models are in a store."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,19 +133,11 @@ def run_campaign(todo: Sequence[Task], context: Context, *, live: bool) -> dict[
     with Progress(todo, {task.id: passes(task) for task in todo}, live=live) as progress:
         for task in todo:
             progress.started(task)
-
-            def advance(done: float, total: float, unit: str, of: str = task.id) -> None:
-                progress.advanced(of, done, total, unit)
-
-            error = _performed(task, context, advance)
+            try:
+                error = perform(task, context, partial(progress.advanced, task.id))
+            except BenchError as problem:  # not a result of the cell: a damaged file, a full disk
+                error = str(problem)
             progress.finished(task, error)
             if error:
                 failures[task.title] = error
     return failures
-
-
-def _performed(task: Task, context: Context, advance: Callable[[float, float, str], None]) -> str:
-    try:
-        return perform(task, context, advance)
-    except BenchError as error:  # not a result of the cell: a damaged file, a full disk
-        return str(error)
