@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from robustness_bench.attacks.base import AttackError, BudgetAttack
-from robustness_bench.attacks.numerics.geometry import Norm
 from robustness_bench.attacks.numerics.losses import LOSSES, dlr, targeted_dlr
 from robustness_bench.attacks.numerics.noise import Noise, key_of
 from robustness_bench.attacks.numerics.precision import Precision, check_precision, confirmed
@@ -50,7 +49,6 @@ class AutoAttack(BudgetAttack):
     are not defined (targeted: below four classes, untargeted: below three) the margin replaces them.
     """
 
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     _leaves: ClassVar[bool] = True
     """Whether a sample leaves the moment it falls."""
 

@@ -66,7 +66,6 @@ class FastAutoAttack(BudgetAttack):
         precision: of the ascents' and APGD's gradients, but for the last steps (``numerics.precision``).
     """
 
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     tells: ClassVar[bool] = True
 
     targets: int = 4

@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from robustness_bench.attacks.base import BudgetAttack
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.device import steps_unseen
-from robustness_bench.attacks.numerics.geometry import Norm, per_sample
+from robustness_bench.attacks.numerics.geometry import per_sample
 from robustness_bench.attacks.numerics.losses import LOSSES, LossName, check_ascent
 from robustness_bench.attacks.numerics.noise import Noise
 from robustness_bench.attacks.numerics.precision import (
@@ -38,8 +37,6 @@ class PGD(BudgetAttack):
             image with the highest loss is returned, which transfers better.
         precision: of the gradients of the first three quarters of the steps (``numerics.precision``).
     """
-
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
     loss: LossName = "log-odds"
     steps: int = 40

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch.nn import functional
 
 from robustness_bench.attacks.base import BudgetAttack, predict
 from robustness_bench.attacks.numerics import geometry
-from robustness_bench.attacks.numerics.geometry import Norm, per_sample
+from robustness_bench.attacks.numerics.geometry import per_sample
 from robustness_bench.attacks.numerics.losses import LOSSES, LossName, check_ascent
 from robustness_bench.attacks.numerics.noise import Noise
 
@@ -45,8 +44,6 @@ class TIDIM(BudgetAttack):
     size, where Xie et al. enlarge 299 pixels to at most 330. The kernel is that of Dong et al.'s code,
     not their σ = k/√3. Where the gradient vanishes its normalisation leaves it zero.
     """
-
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
     loss: LossName = "log-odds"
     steps: int = 10

@@ -7,14 +7,14 @@ method (section 4.2).
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from robustness_bench.attacks.base import Attack
 from robustness_bench.attacks.numerics import transport
-from robustness_bench.attacks.numerics.geometry import Norm, per_sample
+from robustness_bench.attacks.numerics.geometry import per_sample
 from robustness_bench.attacks.numerics.losses import LOSSES, LossName
 from robustness_bench.attacks.numerics.noise import Noise
 from robustness_bench.attacks.numerics.transport import Ball
@@ -59,8 +59,6 @@ class Wasserstein(Attack):
     the box into every step, where the authors project on it once, afterwards, or not at all; the best
     iterate is returned. The rest of the loop, step sizes and start included, is theirs.
     """
-
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
     eps: float
     loss: LossName = "log-odds"

@@ -41,8 +41,8 @@ class Context:
 
     out: Path
     device: str
-    batch_size: int
-    threads: int
+    batch_size: int = 0
+    threads: int = 1
     processes: int = 1
     plugins: tuple[Path, ...] = ()
     model_dir: Path = Path("models")

@@ -1,7 +1,7 @@
 """Errors that a user can fix: one line each, with the value and the remedy."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class BenchError(Exception):
@@ -22,3 +22,26 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BenchError:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     guess = f"; did you mean {' or '.join(near)}?" if near else ";"
     return BenchError(f"unknown {kind} {name!a}{guess} known: {', '.join(names)}")
+
+
+def check_known(kind: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Raise ``unknown`` for the first of the names that is not in a list."""
+    for name in names:
+        if name not in known:
+            raise unknown(kind, name, known)
+
+
+def printable(text: str, longest: int = 400) -> str:
+    """Return untrusted text made safe for a line on a terminal."""
+    text = "".join(sign if sign.isprintable() else "?" for sign in text)
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def first_line(error: BaseException) -> str:
+    """Return how an error's message begins; its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def last_line(traceback: str) -> str:
+    """Return what a traceback ends with: the error itself."""
+    return (traceback.strip().splitlines() or ["no reason was kept"])[-1]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.errors import StoreError, first_line
 
 AGAIN = "delete it and run the same command again"
 """The remedy for a damaged file that a run made."""
@@ -69,8 +69,7 @@ def reading(path: Path, remedy: str = AGAIN, *more: type[Exception]) -> Iterator
     try:
         yield
     except wrong as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise StoreError(f"{path} is damaged ({reason}); {remedy}") from error
+        raise StoreError(f"{path} is damaged ({first_line(error)}); {remedy}") from error
 
 
 def check_format(path: Path, found: object, current: int) -> None:

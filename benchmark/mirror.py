@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from robustness_bench.benchmark.errors import BenchError, StoreError
+from robustness_bench.benchmark.errors import BenchError, StoreError, first_line
 from robustness_bench.benchmark.files import cache_home, write_atomic, write_json
 
 _FOLDER, _STATE = "remote", ".mirror.json"
@@ -102,9 +102,10 @@ class Mirror:
                     self._put(file)
                     known[name] = {"here": _stamp(file), "there": _mark(self._files.info(self._there(name)))}
             for name in [name for name in known if not (self.folder / name).is_file()]:
-                if self._files.exists(self._there(name)):  # else it would be fetched again, damaged or not
-                    self._files.rm_file(self._there(name))
-                del known[name]
+                there, mark = self._there(name), known.pop(name)["there"]
+                # Else it would be fetched again, damaged or not; but what another has put there since stays.
+                if self._files.exists(there) and _mark(self._files.info(there)) == mark:
+                    self._files.rm_file(there)
         self._keep(known)
 
     def fetch(self, results: Iterable[Path]) -> None:
@@ -192,9 +193,9 @@ class Mirror:
         except BenchError:
             raise
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise StoreError(
-                f"cannot {what} {self._url}: {reason}; finished tasks are kept, run the same command again"
+                f"cannot {what} {self._url}: {first_line(error)}; finished tasks are kept, run the same "
+                "command again"
             ) from error
 
 

@@ -5,7 +5,7 @@ import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
-from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.errors import BenchError, first_line
 
 
 class Part(NamedTuple):
@@ -59,7 +59,6 @@ def part(name: str, module: str, what: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        reason = str(error).splitlines()[0]
         raise BenchError(
-            f"{what} needs an optional part ({reason}): pip install 'robustness-bench[{name}]'"
+            f"{what} needs an optional part ({first_line(error)}): pip install 'robustness-bench[{name}]'"
         ) from error

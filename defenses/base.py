@@ -66,7 +66,6 @@ class InnerAttack:
         return x_adv, first
 
     def start_of(self, x: Tensor, noise: Noise) -> Tensor:
-        """Return where the attack starts."""
         if self.start == "uniform":
             return geometry.random_start(noise, x, self.norm, self.eps)
         near = _NEAR * noise.normal(tuple(x.shape[1:])).to(x)

@@ -3,14 +3,13 @@
 import dataclasses
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from robustness_bench.attacks.base import BudgetAttack, predict
 from robustness_bench.attacks.numerics import geometry
-from robustness_bench.attacks.numerics.geometry import Norm
 from robustness_bench.attacks.numerics.losses import LOSSES, LossName, check_ascent
 from robustness_bench.attacks.numerics.noise import Noise
 from robustness_bench.attacks.ti_dim import mean_normalised
@@ -31,8 +30,6 @@ class MomentumAttack(BudgetAttack, Generic[Memory]):
         early_stop: stop on a sample as soon as it is fooled, which costs a forward pass per step. Without
             it every step is taken and the last image is returned.
     """
-
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
     loss: LossName = "log-odds"
     steps: int = 10

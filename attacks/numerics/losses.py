@@ -12,14 +12,15 @@ from robustness_bench.attacks.numerics.margins import margin
 
 LossName = Literal["log-odds", "ce", "margin", "dlr"]
 
-SATURATED = 24 * math.log(2.0)
-"""The log-odds of a right class, about 16.6, beyond which its probability differs from 1 by less than
-half of float32's last digit."""
 _WIDEST = 16.0  # logits: below it float32's cross-entropy has its whole gradient
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """-log softmax(z)_y. Its float32 gradient is wrong, then zero, where ``saturates`` says so."""
+    """-log softmax(z)_y. Its float32 gradient is wrong for a right class that is nearly certain.
+
+    Where z_y exceeds the logsumexp over k ≠ y of z_k by more than 24·log 2 (16.6), softmax(z)_y rounds to 1
+    and the gradient by z_y to 0; from about 104 on, all components are 0.
+    """
     return functional.cross_entropy(logits, y, reduction="none")
 
 
@@ -51,18 +52,6 @@ def temperature(logits: Tensor, y: Tensor) -> Tensor:
     highest = logits.scatter(1, true, -torch.inf).max(1).values
     width = torch.minimum(highest - lowest, 2.0 * (largest[:, 0] - largest[:, 2]))
     return (width / _WIDEST).clamp_min(1.0)
-
-
-def saturates(logits: Tensor, y: Tensor) -> Tensor:
-    """Return where the cross-entropy's float32 gradient has lost the true class, or all: (N,) bool.
-
-    There z_y - logsumexp over k ≠ y of z_k exceeds 24·log 2 (16.6): softmax(z)_y rounds to 1, and
-    the gradient by z_y, softmax(z)_y - 1, to 0. From about 104 on, all components are 0. Where several
-    other classes are level, the sum of their shares may be rounded away up to log(K - 1) sooner.
-    """
-    true = y[:, None]
-    others = logits.scatter(1, true, -torch.inf)
-    return logits.gather(1, true)[:, 0] - others.logsumexp(1) > SATURATED
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:

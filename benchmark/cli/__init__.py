@@ -17,15 +17,9 @@ from robustness_bench.benchmark.cli import perf as perf_verb
 from robustness_bench.benchmark.cli import plan as plan_verb
 from robustness_bench.benchmark.cli import run as run_verb
 from robustness_bench.benchmark.cli import tables as tables_verb
-from robustness_bench.benchmark.cli.folders import export as export_verb
-from robustness_bench.benchmark.cli.folders import import_ as import_verb
-from robustness_bench.benchmark.cli.folders import mend as mend_verb
-from robustness_bench.benchmark.cli.folders import merge as merge_verb
-from robustness_bench.benchmark.cli.folders import status as status_verb
-from robustness_bench.benchmark.cli.folders import verify as verify_verb
+from robustness_bench.benchmark.cli.folders import export, import_, mend, merge, status, verify
 from robustness_bench.benchmark.cli.shared.options import PanelCommand
-from robustness_bench.benchmark.cli.submit import check as submit_verb
-from robustness_bench.benchmark.cli.submit import images as submit_attack_verb
+from robustness_bench.benchmark.cli.submit import check, images
 from robustness_bench.benchmark.cli.submit import run as submit_run_verb
 from robustness_bench.benchmark.errors import BenchError
 
@@ -43,17 +37,17 @@ app.command("compare", cls=PanelCommand)(compare_verb.compare)
 app.command("figure", cls=PanelCommand)(figure_verb.figure)
 app.command("tables", cls=PanelCommand)(tables_verb.tables)
 app.command("perf", cls=PanelCommand)(perf_verb.perf)
-app.command("export")(export_verb.export)
-app.command("import")(import_verb.import_)
-app.command("merge")(merge_verb.merge)
-app.command("mend")(mend_verb.mend)
-app.command("verify")(verify_verb.verify)
-app.command("status")(status_verb.status)
+app.command("export")(export.export)
+app.command("import")(import_.import_)
+app.command("merge")(merge.merge)
+app.command("mend")(mend.mend)
+app.command("verify")(verify.verify)
+app.command("status")(status.status)
 app.command("doctor")(doctor_verb.doctor)
-submit_verb.app.command("run")(submit_run_verb.run)
-submit_verb.app.command("attack")(submit_attack_verb.attack)
+check.app.command("run")(submit_run_verb.run)
+check.app.command("attack")(images.attack)
 app.add_typer(leaderboard_verb.app, name="leaderboard")
-app.add_typer(submit_verb.app, name="submit")
+app.add_typer(check.app, name="submit")
 app.add_typer(list_verb.app, name="list")
 
 

@@ -12,7 +12,7 @@ import typer
 from robustness_bench.benchmark.cli.shared.labelled import Json
 from robustness_bench.benchmark.cli.shared.options import Request, split, takes_request
 from robustness_bench.benchmark.cli.shared.remedy import command_line
-from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.errors import BenchError, check_known, unknown
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.plan.protocol import Protocol
@@ -80,9 +80,7 @@ def _protocol(request: Request, first: str, second: str) -> "Protocol":
         if name != NAME and not any(attack_preset(name, each) for each in SETS):
             raise unknown("attack", name, [*attack_names(), NAME])
     protocol = replace(request, attacks=[name for name in asked if name != NAME]).protocol()
-    for name in (first, second):
-        if name not in defense_presets():
-            raise unknown("defense", name, defense_presets())
+    check_known("defense", (first, second), defense_presets())
     if first == second:
         raise BenchError(f"{first} cannot be compared with itself: name another defense")
     return protocol

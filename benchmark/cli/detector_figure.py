@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from robustness_bench.benchmark.cli.shared.drawing import Drawable
 from robustness_bench.benchmark.cli.shared.options import Request, split
 from robustness_bench.benchmark.cli.shared.remedy import command_line, flag, given
-from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.errors import BenchError, check_known
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.store.detections import Detection
@@ -29,14 +29,15 @@ def detection_figures(request: Request, kind: str) -> Iterator[Drawable | BenchE
     if kind == "generated":
         yield from _generated(request)
         return
+    from robustness_bench.benchmark.report.detectors.store import detections
     from robustness_bench.benchmark.report.figures.namid import NothingToDrawError
 
-    everything = _detections(request)
+    everything = detections(request.out)
     met = sorted({each.spec["dataset"] for each in everything})
     for dataset in _asked(request) or met or _default():
         own = [each for each in everything if each.spec["dataset"] == dataset]
         try:
-            yield from _of_scores(kind, dataset, _kept(request, own), _kappas(request))
+            yield from _of_scores(kind, dataset, _kept(request, own), sorted(set(request.kappas())))
         except NothingToDrawError as error:
             yield _nothing(request, dataset, str(error))
 
@@ -82,12 +83,6 @@ def _generated(request: Request) -> Iterator[Drawable | BenchError]:
             yield _nothing(request, dataset, f"nothing to draw in generated of {dataset}")
 
 
-def _detections(request: Request) -> "list[Detection]":
-    from robustness_bench.benchmark.store.detections import find_detections, read_detection
-
-    return [read_detection(path) for path in find_detections(request.out)]
-
-
 def _asked(request: Request) -> list[str]:
     """Return the named data sets by their names in results; an empty list means all in the store."""
     if request.dataset:
@@ -116,32 +111,21 @@ def _kept(request: Request, detections: "list[Detection]") -> "list[Detection]":
         return []
     systems = _known("system", request.defense, {each.spec["system"] for each in detections})
     attacks = _known("attack", request.attacks, {each.spec["attack"] for each in detections} - {"none"})
+    n_examples = request.n_examples
     return [
         each
         for each in detections
         if each.spec["system"] in systems
         and each.spec["attack"] in (*attacks, "none")
         and (request.seeds is None or each.seed < request.seeds)
-        and (not request.n_examples or each.spec["n_examples"] == request.n_examples or _natural(each))
+        # Natural images are always all test images.
+        and (not n_examples or each.spec["n_examples"] == n_examples or each.spec["setting"] == "natural")
     ]
-
-
-def _kappas(request: Request) -> list[float]:
-    try:
-        return sorted({float(each) for each in split(request.kappa or [])})
-    except ValueError:
-        raise BenchError(f"--kappa must be numbers, got {', '.join(request.kappa or ())}") from None
-
-
-def _natural(cell: "Detection") -> bool:
-    """Return whether it is of natural images, which are always all test images."""
-    return bool(cell.spec["setting"] == "natural")
 
 
 def _known(kind: str, asked: list[str] | None, met: set[str]) -> set[str]:
     names = set(split(asked or []))
-    for name in sorted(names - met):
-        raise unknown(f"{kind} in the detections of the store", name, sorted(met))
+    check_known(f"{kind} in the detections of the store", sorted(names), sorted(met))
     return names or met
 
 

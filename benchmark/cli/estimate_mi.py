@@ -20,15 +20,13 @@ def estimate_mi(
     Estimators are trained on each model itself; the attacks take all their steps on every image. Writes
     the estimates of every image, mi.csv and a table.
     """
-    from robustness_bench.benchmark.errors import BenchError, unknown
+    from robustness_bench.benchmark.errors import BenchError, check_known
     from robustness_bench.benchmark.plan.protocol import OBJECTIVES
     from robustness_bench.benchmark.plan.tasks import make_mi_plan
     from robustness_bench.benchmark.report.lines.information import publish_mi
 
     objectives = split(objective or ["eq-5"])
-    for name in objectives:
-        if name not in OBJECTIVES:
-            raise unknown("objective", name, OBJECTIVES)
+    check_known("objective", objectives, OBJECTIVES)
     work = request.prepare(lambda protocol, data: make_mi_plan(protocol, data, objectives))
     if not work.tasks:
         raise BenchError("mutual information is estimated under attacks: name one other than none")

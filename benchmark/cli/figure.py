@@ -10,7 +10,7 @@ from robustness_bench.benchmark.cli.detector_figure import KINDS, detection_figu
 from robustness_bench.benchmark.cli.shared.drawing import Drawable, write
 from robustness_bench.benchmark.cli.shared.options import Names, Request, split, takes_request
 from robustness_bench.benchmark.cli.shared.remedy import command_line
-from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.errors import BenchError, check_known
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.data import Located
@@ -43,14 +43,11 @@ def figure(
     from robustness_bench.benchmark.report.figures.drawing.namid import FORMATS, WIDTHS
     from robustness_bench.benchmark.report.figures.namid import NUMBERS
 
-    if number not in (*NUMBERS, *KINDS):
-        raise unknown("figure", number, [*NUMBERS, *KINDS])
+    check_known("figure", [number], [*NUMBERS, *KINDS])
     if request.kappa and number in NUMBERS:
         raise BenchError(f"figure {number} has no κ to choose: leave --kappa out")
     wanted = list(dict.fromkeys(split(formats or list(FORMATS))))
-    for name in wanted:
-        if name not in FORMATS:
-            raise unknown("format", name, FORMATS)
+    check_known("format", wanted, FORMATS)
     if columns not in WIDTHS:
         raise BenchError(f"--columns must be 1 or 2, got {columns}")
     empty = []

@@ -14,7 +14,7 @@ import typer
 
 from robustness_bench.benchmark.cli.shared.labelled import Json
 from robustness_bench.benchmark.cli.shared.options import Names, Request, split, takes_request
-from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.errors import BenchError, check_known, last_line
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.context import Context
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from robustness_bench.benchmark.report.rendering.table import Table
 
 _FOLDER = "perf"
-_SIGNS = {"linf": "L∞", "l2": "L2"}
 
 
 class Subject(NamedTuple):
@@ -70,17 +69,12 @@ def perf(
     from robustness_bench.benchmark.store.folder import is_done
 
     families = split(of or ["pgd", "training"])
-    for family in families:
-        if family not in FAMILIES:
-            raise unknown("family", family, FAMILIES)
+    check_known("family", families, FAMILIES)
     if rounds < 1:
         raise BenchError(f"--rounds must be at least 1, got {rounds}")
-    request = replace(
-        request,
-        dataset=request.dataset or (None if request.config else ["digits"]),
-        defense=request.defense or (None if request.config else ["standard"]),
-        norm=request.norm or (None if request.config else ["linf"]),
-    )
+    usual: dict[str, Any] = {"dataset": ["digits"], "defense": ["standard"], "norm": ["linf"]}
+    if not request.config:
+        request = replace(request, **{key: getattr(request, key) or own for key, own in usual.items()})
     subjects: list[Subject] = []
     measured: list[dict[str, Any]] = []
 
@@ -110,7 +104,7 @@ def perf(
     with redirect_stdout(sys.stderr) if as_json else nullcontext():  # a training's progress is no JSON
         finished = run(work, context, publish, workers=1, live=sys.stdout.isatty())
     for title, story in finished.failures.items():
-        raise BenchError(f"{title} failed: {story.strip().splitlines()[-1]}")
+        raise BenchError(f"{title} failed: {last_line(story)}")
     if as_json:
         print(json.dumps(measured, indent=1))
         return
@@ -160,6 +154,7 @@ def _measured(
 def _table(told: dict[str, Any]) -> "Table":
     from robustness_bench.benchmark.measure.peers import Figures
     from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
+    from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS
 
     def shown(value: float | None, decimals: int) -> Cell:
         return Cell(text="" if value is None else f"{value:.{decimals}f}")
@@ -175,7 +170,7 @@ def _table(told: dict[str, Any]) -> "Table":
         )
 
     headings = ["s", "ratio", "least", "most", "accuracy", "distance", "forwards", "backwards", "MB"]
-    group = f"{_SIGNS[told['norm']]} (ε = {told['eps']:.4g})"
+    group = f"{NORM_SYMBOLS[told['norm']]} (ε = {told['eps']:.4g})"
     return Table(
         name="perf",
         title=told["title"],

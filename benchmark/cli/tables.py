@@ -1,15 +1,15 @@
 """`bench tables`: the tables of Zhou et al. 2022 and Hsu et al. 2018 from stored results."""
 
 import dataclasses
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from robustness_bench.benchmark.cli.shared.drawing import write_files
 from robustness_bench.benchmark.cli.shared.options import Names, Request, split, takes_request
 from robustness_bench.benchmark.cli.shared.remedy import command_line, flag, given
-from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.errors import BenchError, check_known
 from robustness_bench.benchmark.mirror import place
 
 if TYPE_CHECKING:
@@ -107,7 +107,6 @@ def _with_results(request: Request, detections: "Sequence[Detection]") -> list[s
 def _made(
     request: Request, paper: "Paper[Any]", numbers: Sequence[str], published: bool, records: Sequence[Any]
 ) -> Iterator[_Set]:
-    """Yield some of a paper's tables."""
     from robustness_bench.benchmark.report.paper.tables import (
         cells_of,
         gaps,
@@ -150,9 +149,7 @@ def _placed(request: Request, number: str, detections: "Sequence[Detection]") ->
 def _chosen(given: Names, known: Sequence[str], kind: str) -> list[str]:
     """Return the requested names in order, each once; all if none was requested."""
     asked = split(given or list(known))
-    for name in asked:
-        if name not in known:
-            raise unknown(kind, name, known)
+    check_known(kind, asked, known)
     return [name for name in known if name in asked]
 
 
@@ -169,17 +166,10 @@ def command(request: Request, paper: "Paper[Any]", cells: "Sequence[PaperCell[An
 
 
 def _write(request: Request, made: "Table", csv: str, formats: Sequence[str]) -> None:
-    """Write the files atomically, and print the table and its paths."""
-    from robustness_bench.benchmark.files import write_atomic
-    from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex, to_text
+    """Write the files, and print the table and its paths."""
+    from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex
     from robustness_bench.benchmark.report.rendering.markdown import to_markdown
 
-    setting = {"html": to_html, "latex": to_latex, "markdown": to_markdown}
-    files = []
-    for name in formats:
-        file = request.out / "tables" / f"{made.name}.{_FORMATS[name]}"
-        write_atomic(file, (setting[name](made) if name in setting else csv).encode())
-        files.append(f"{place(request.out)}/tables/{file.name}")
-    head, _, rows = to_text(made).partition("\n\n")
-    print("\n".join(textwrap.fill(line, 100) for line in head.splitlines()), end=f"\n\n{rows}")
-    print(f"{', '.join(files)}\n")
+    setting = {"csv": lambda _: csv, "html": to_html, "latex": to_latex, "markdown": to_markdown}
+    files = {_FORMATS[name]: setting[name](made).encode() for name in formats}
+    print(f"{write_files(request.out / 'tables' / made.name, files, made)}\n")

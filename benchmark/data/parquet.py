@@ -12,7 +12,7 @@ import numpy as np
 from robustness_bench.benchmark.data.base import Dataset, DatasetInfo, Images, Labels, Reading, Source, Splits
 from robustness_bench.benchmark.data.images import decode_all, fit_arrays, unit_floats, whole_numbers
 from robustness_bench.benchmark.data.labels import Names, check_split, numberings, numbers_of, renumbered
-from robustness_bench.benchmark.errors import DataError
+from robustness_bench.benchmark.errors import DataError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -245,8 +245,7 @@ def _open(path: Path) -> Part:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return DataError(f"cannot read {path}: {what}; fetch it again")
+    return DataError(f"cannot read {path}: {first_line(error)}; fetch it again")
 
 
 def _columns(path: Path, names: list[str]) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from robustness_bench.benchmark.data.digits import DIGITS
 from robustness_bench.benchmark.data.folder import FOLDER
 from robustness_bench.benchmark.data.mnist import MNIST
 from robustness_bench.benchmark.data.tiny_imagenet import TINY_IMAGENET
-from robustness_bench.benchmark.errors import unknown
+from robustness_bench.benchmark.errors import check_known
 
 
 def _accept(offer: Offer) -> Dataset:
@@ -61,8 +61,7 @@ def dataset_named(name: str) -> Dataset:
     """Return the data set of this name, or raise the error that lists them all."""
     if name == FOLDER.info.name:
         return FOLDER
-    if name not in DATASETS:
-        raise unknown("data set", name, dataset_names())
+    check_known("data set", [name], dataset_names())
     return DATASETS[name]
 
 

@@ -53,6 +53,10 @@ def find(folder: Path) -> Source | None:
     return Source(files=files, read=lambda: _read(layout))
 
 
+def _damaged(what: str) -> DataError:
+    return DataError(f"{what}; unpack the zip again")
+
+
 def _is_root(root: Path) -> bool:
     if (root / "wnids.txt").is_file():
         return True
@@ -63,7 +67,7 @@ def _is_root(root: Path) -> bool:
 def _layout(root: Path) -> _Layout:
     for part in ("train", "val"):
         if not (root / part).is_dir():
-            raise DataError(f"Tiny-ImageNet is incomplete: {root / part} is missing; unpack the zip again")
+            raise _damaged(f"Tiny-ImageNet is incomplete: {root / part} is missing")
     listed, annotations = root / "wnids.txt", root / "val" / "val_annotations.txt"
     folders = subfolders(root / "train")
     wnids = _lines(listed) if listed.is_file() else [path.name for path in folders]
@@ -80,16 +84,12 @@ def _layout(root: Path) -> _Layout:
 
 def _check_classes(root: Path, wnids: list[str], folders: list[Path], listed: Path) -> None:
     if not wnids:
-        raise DataError(
-            f"{listed if listed.is_file() else root / 'train'} names no classes; unpack the zip again"
-        )
+        raise _damaged(f"{listed if listed.is_file() else root / 'train'} names no classes")
     if twice := [wnid for wnid, count in Counter(wnids).items() if count > 1]:
-        raise DataError(f"{listed} names {twice[0]} twice; unpack the zip again")
+        raise _damaged(f"{listed} names {twice[0]} twice")
     names = [path.name for path in folders]
     if missing := [wnid for wnid in wnids if wnid not in names]:
-        raise DataError(
-            f"Tiny-ImageNet is incomplete: {root / 'train' / missing[0]} is missing; unpack the zip again"
-        )
+        raise _damaged(f"Tiny-ImageNet is incomplete: {root / 'train' / missing[0]} is missing")
     if extra := [name for name in names if name not in wnids]:
         raise DataError(
             f"{root / 'train' / extra[0]} is a class that {listed} does not name; remove one of the two"
@@ -100,7 +100,7 @@ def _lines(file: Path) -> list[str]:
     try:
         return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise DataError(f"{file} is no text: {error}; unpack the zip again") from error
+        raise _damaged(f"{file} is no text: {error}") from error
 
 
 def _images(place: Path) -> list[Path]:
@@ -123,7 +123,7 @@ def _class_images(place: Path) -> list[_Image]:
     if direct and below:
         raise DataError(f"{place} has images of its own and in {inner.name}; leave one of the two")
     if not direct and not below:
-        raise DataError(f"{place} holds no images; unpack the zip again")
+        raise _damaged(f"{place} holds no images")
     return [_Image(file, place.name) for file in direct or below]
 
 
@@ -135,9 +135,9 @@ def _val(place: Path, wnids: list[str], annotations: Path) -> list[_Image]:
     if flat and folders:
         raise DataError(f"{place} has images in {folders[0].name} and in images; leave one of the two")
     if not flat and not folders:
-        raise DataError(f"Tiny-ImageNet is incomplete: {place} holds no images; unpack the zip again")
+        raise _damaged(f"Tiny-ImageNet is incomplete: {place} holds no images")
     if flat and not rows:
-        raise DataError(f"Tiny-ImageNet is incomplete: {annotations} is missing; unpack the zip again")
+        raise _damaged(f"Tiny-ImageNet is incomplete: {annotations} is missing")
     files = {path.name: _Image(path, rows.get(path.name, "")) for path in flat}
     for image in (image for folder in folders for image in _class_images(folder)):
         if image.file.name in files:
@@ -155,11 +155,9 @@ def _rows(annotations: Path) -> dict[str, str]:
     for number, line in enumerate(_lines(annotations), start=1):
         cells = line.split("\t")
         if len(cells) < 2:
-            raise DataError(
-                f"{annotations}, line {number}: no file and class with a tab between; unpack the zip again"
-            )
+            raise _damaged(f"{annotations}, line {number}: no file and class with a tab between")
         if cells[0] in rows:
-            raise DataError(f"{annotations} lists {cells[0]} twice; unpack the zip again")
+            raise _damaged(f"{annotations} lists {cells[0]} twice")
         rows[cells[0]] = cells[1]
     return rows
 
@@ -179,13 +177,11 @@ def _check_rows(
             raise DataError(f"{image.file} is not in {annotations}; remove it, or unpack the zip again")
         if wnid not in known:
             source = annotations if rows else image.file
-            raise DataError(
-                f"{source}: {name} is of the class {wnid}, which train lacks; unpack the zip again"
-            )
+            raise _damaged(f"{source}: {name} is of the class {wnid}, which train lacks")
         if wnid != image.wnid:
-            raise DataError(f"{image.file} is of {wnid} by {annotations}; unpack the zip again")
+            raise _damaged(f"{image.file} is of {wnid} by {annotations}")
     if missing := [name for name in rows if name not in files]:
-        raise DataError(f"{annotations} lists {missing[0]}, which {place} lacks; unpack the zip again")
+        raise _damaged(f"{annotations} lists {missing[0]}, which {place} lacks")
 
 
 def _read(layout: _Layout) -> Reading:

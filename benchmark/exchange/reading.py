@@ -8,12 +8,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 
-from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.errors import StoreError, printable
 from robustness_bench.benchmark.exchange.layout import fault_of
 from robustness_bench.benchmark.exchange.manifest import MANIFEST, Manifest, read_manifest
-from robustness_bench.benchmark.exchange.sources import printable
 from robustness_bench.benchmark.files import copy_hashed
 
 GIB = 1 << 30
@@ -57,9 +55,7 @@ class Archive:
     def __enter__(self) -> "Archive":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._zip.close()
 
     @property

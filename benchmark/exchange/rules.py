@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from robustness_bench.benchmark.errors import first_line
+
 _MOST_ROWS = 2_000_000
 MOST_BYTES = 1 << 28
 
@@ -27,7 +29,7 @@ def bound_table(path: Path) -> None:
     try:
         about = pq.read_metadata(path)
     except (pa.ArrowException, OSError) as error:
-        raise WrongError(f"is damaged ({str(error).splitlines()[0]})") from error
+        raise WrongError(f"is damaged ({first_line(error)})") from error
     size = sum(about.row_group(at).total_byte_size for at in range(about.num_row_groups))
     if about.num_rows > _MOST_ROWS or size > MOST_BYTES:
         raise WrongError(f"claims {about.num_rows} rows of {size} bytes, more than any test set has")

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.errors import StoreError, printable
 from robustness_bench.benchmark.exchange.layout import fault_of, finished
 from robustness_bench.benchmark.files import file_hash
 from robustness_bench.benchmark.mirror import place
@@ -73,12 +73,6 @@ def given(path: Path, *, weights: bool = True, images: bool = True) -> Folder:
         if fault := fault_of(name):
             raise folder.refusal(name, fault)
     return folder
-
-
-def printable(text: str, longest: int = 400) -> str:
-    """Return untrusted text made safe for a line on a terminal."""
-    text = "".join(sign if sign.isprintable() else "?" for sign in text)
-    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 def tracked(items: Sequence[Each], text: str) -> Iterable[Each]:

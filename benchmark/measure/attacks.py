@@ -25,6 +25,7 @@ from robustness_bench.benchmark.store.evidence import Evidence, evidence_of, pac
 from robustness_bench.benchmark.store.gallery import Examples, examples_of, write_examples
 from robustness_bench.benchmark.store.models import load_model
 from robustness_bench.benchmark.store.tensors import keep, load_tensors
+from robustness_bench.benchmark.train.images import pixels
 
 
 class Sample(NamedTuple):
@@ -59,7 +60,7 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
             outcome = _replay(model, piece.x, crafted.x_adv[rows], task.spec["norm"])
         columns = rows_of(piece, outcome)
         if crafted is not None and crafted.cost is not None:
-            columns |= _passes(len(piece.y), *crafted.cost)
+            columns |= passes_of(len(piece.y), *crafted.cost)
         if crafted is not None and task.images:  # the attack's own verdict, not another one at the boundary
             columns |= {name: column[rows] for name, column in crafted.told.items()}
         if storage:
@@ -99,7 +100,7 @@ def _write_examples(record: Path, sample: Sample, columns: Columns, count: int) 
     names = ("label", "clean_prediction", "adversarial_prediction")
     labels = {name: columns[name][:count].astype(np.int64) for name in names}
     x_adv = columns["x_adv"][:count]
-    x = _pixels(sample.part(slice(count)).x)
+    x = pixels(sample.part(slice(count)).x)
     write_examples(examples_of(record), Examples(x=x, x_adv=x_adv, **labels))
 
 
@@ -113,8 +114,7 @@ def _write_evidence(task: Task, context: Context, model: nn.Module, sample: Samp
     def holds(x_adv: NDArray[np.float32]) -> bool:
         return bool(still_fools(model, piece, x_adv, context.batch_size).all())
 
-    x = _pixels(piece.x)
-    form, stored = pack(x, columns["x_adv"][fooled], holds)
+    form, stored = pack(pixels(piece.x), columns["x_adv"][fooled], holds)
     path = evidence_of(context.out / task.path)
     write_evidence(path, Evidence(task.id, columns["sample"][fooled].astype(np.int64), form, stored))
 
@@ -129,11 +129,6 @@ def still_fools(
         images = torch.from_numpy(x_adv[start : start + size]).to(piece.x)
         wrong.append((predict(model, images) != piece.y[start : start + size]).cpu().numpy())
     return np.concatenate(wrong)
-
-
-def _pixels(x: Tensor) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = (x * 255).round().to(torch.uint8).cpu().contiguous().numpy()
-    return pixels
 
 
 class _Crafted(NamedTuple):
@@ -182,7 +177,7 @@ def craft(task: Task, context: Context, advance: Advance) -> None:
         images = {image_name(rule): o.x_adv.cpu().contiguous().numpy() for rule, o in outcomes.items()}
         (one, *others) = outcomes.values()
         told = {} if others or task.spec["goal"] == "transfer" else rows_of(piece, one)
-        costs = _passes(len(piece.y), one.forwards, one.backwards)
+        costs = passes_of(len(piece.y), one.forwards, one.backwards)
         return {**images, **costs, **{name: told[name] for name in _TOLD if name in told}}
 
     partial = (context.out / task.path).with_suffix(".partial")
@@ -221,12 +216,13 @@ def rows_of(piece: Sample, outcome: Outcome) -> Columns:
         "clean_prediction": outcome.clean_prediction.cpu().numpy(),
         "adversarial_prediction": outcome.prediction.cpu().numpy(),
         **{norm: geometry.size(moved, norm).cpu().numpy() for norm in DISTANCES},
-        **_passes(len(piece.y), outcome.forwards, outcome.backwards),
+        **passes_of(len(piece.y), outcome.forwards, outcome.backwards),
         **({} if outcome.way is None else {"way": outcome.way.cpu().numpy()}),
     }
 
 
-def _passes(n: int, forwards: float, backwards: float) -> Columns:
+def passes_of(n: int, forwards: float, backwards: float) -> Columns:
+    """The columns of passes per image, of ``n`` images."""
     return {"forwards": np.full(n, forwards), "backwards": np.full(n, backwards)}
 
 

@@ -2,13 +2,12 @@
 
 import time
 
-import numpy as np
 import torch
 
 from robustness_bench.attacks.adaptive import AdaptiveDetection
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.benchmark.context import Advance, Context
-from robustness_bench.benchmark.measure.attacks import Sample, image_name, test_sample
+from robustness_bench.benchmark.measure.attacks import Sample, image_name, passes_of, test_sample
 from robustness_bench.benchmark.measure.parts import Columns, forget, in_batches
 from robustness_bench.benchmark.plan.detectors import CALIBRATION
 from robustness_bench.benchmark.plan.tasks import Task
@@ -30,12 +29,10 @@ def adapt(task: Task, context: Context, advance: Advance) -> None:
 
     def work(rows: slice) -> Columns:
         found = attack.run(system, sample.x[rows], sample.y[rows])
-        n = len(found.success)
         return {
             "x_adv": found.x_adv.cpu().contiguous().numpy(),
             "success": found.success.cpu().numpy(),
-            "forwards": np.full(n, found.forwards),
-            "backwards": np.full(n, found.backwards),
+            **passes_of(len(found.success), found.forwards, found.backwards),
         }
 
     partial = (context.out / task.path).with_suffix(".partial")
@@ -60,11 +57,7 @@ def detect(task: Task, context: Context, advance: Advance) -> None:
 
     def work(rows: slice) -> Columns:
         piece = Sample(*(tensor[rows] for tensor in sample))
-        return {
-            **_judged(system, piece, x[rows]),
-            "forwards": np.full(len(piece.y), forwards),
-            "backwards": np.full(len(piece.y), backwards),
-        }
+        return _judged(system, piece, x[rows]) | passes_of(len(piece.y), forwards, backwards)
 
     partial = (context.out / task.path).with_suffix(".partial")
     columns, before = in_batches(len(sample.y), context, advance, work, partial)

@@ -5,6 +5,7 @@ A peer takes part if its package is installed. Every attack has the numbers of o
 
 import copy
 import importlib
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from robustness_bench.attacks.numerics.geometry import Norm
 from robustness_bench.attacks.numerics.noise import Noise
 from robustness_bench.attacks.registry import attack_presets
 from robustness_bench.benchmark.networks.fold import folded
+from robustness_bench.benchmark.sandbox.watcher import status_of
 from robustness_bench.benchmark.train.defenses import climbed
 from robustness_bench.benchmark.train.images import Batch
 from robustness_bench.defenses import base as contract
@@ -50,8 +52,13 @@ class Problem(NamedTuple):
     eps: float
 
 
-Run = Callable[[nn.Module, Problem, int], Tensor | None]
-"""(model, problem, seed) -> adversarial images, or nothing from a step of training."""
+Run = Callable[[nn.Module, Problem, int], Any]
+"""(model, problem, seed) -> adversarial images, or nothing from a step of training.
+
+torch's global generator is seeded before.
+"""
+Numbers = Callable[[Problem], dict[str, Any]]
+"""The parameters of a library's attack."""
 
 
 class Entry(NamedTuple):
@@ -98,10 +105,9 @@ class Figures(NamedTuple):
 
 
 def _ours(name: str, attack_set: str = "strict") -> Entry:
-    def run(model: nn.Module, on: Problem, seed: int) -> Tensor:
+    def run(model: nn.Module, on: Problem, seed: int) -> Any:
         attack = attack_presets(attack_set)[name].build(on.norm, on.eps)
-        images: Tensor = attack(model, on.x, on.y, seed=seed).x_adv
-        return images
+        return attack(model, on.x, on.y, seed=seed).x_adv
 
     return Entry(name, OURS, run)
 
@@ -120,18 +126,16 @@ def _pgd_by_hand(model: nn.Module, on: Problem, seed: int, steps: int = 40) -> T
     return x_adv
 
 
-def _foolbox(make: Callable[[Any, Problem], Any], *, eps: bool = False) -> Run:
-    def run(model: nn.Module, on: Problem, seed: int) -> Tensor:
+def _foolbox(make: Callable[[Any, Problem], Any], *, eps: bool = False) -> Entry:
+    def run(model: nn.Module, on: Problem, seed: int) -> Any:
         import foolbox
 
-        torch.manual_seed(seed)
         seen = foolbox.PyTorchModel(model.eval(), bounds=(0.0, 1.0), device=on.x.device)
         budget = {"epsilon": on.eps} if eps else {}
-        attack = make(foolbox.attacks, on)
-        found: Tensor = attack.run(seen, on.x, foolbox.criteria.Misclassification(on.y), **budget)
-        return found.detach()
+        criterion = foolbox.criteria.Misclassification(on.y)
+        return make(foolbox.attacks, on).run(seen, on.x, criterion, **budget)
 
-    return run
+    return Entry("foolbox", "foolbox", run)
 
 
 def _foolbox_pgd(attacks: Any, on: Problem) -> Any:
@@ -139,49 +143,36 @@ def _foolbox_pgd(attacks: Any, on: Problem) -> Any:
     return kind(rel_stepsize=_SHARE, steps=40)
 
 
-def _torchattacks(name: Mapping[Norm, str], **numbers: Callable[[Problem], float]) -> Run:
-    def run(model: nn.Module, on: Problem, seed: int) -> Tensor:
+def _torchattacks(name: Mapping[Norm, str], numbers: Numbers) -> Entry:
+    def run(model: nn.Module, on: Problem, seed: int) -> Any:
         import torchattacks  # type: ignore[import-not-found]
 
-        torch.manual_seed(seed)
-        attack = getattr(torchattacks, name[on.norm])
-        found: Tensor = attack(model, **{key: value(on) for key, value in numbers.items()})(on.x, on.y)
-        return found.detach()
+        return getattr(torchattacks, name[on.norm])(model, **numbers(on))(on.x, on.y)
 
-    return run
+    return Entry("torchattacks", "torchattacks", run)
 
 
-def _adv_lib(name: str, **numbers: Any) -> Run:
-    def run(model: nn.Module, on: Problem, seed: int) -> Tensor:
+def _adv_lib(name: str, numbers: Numbers) -> Entry:
+    def run(model: nn.Module, on: Problem, seed: int) -> Any:
         from adv_lib import attacks  # type: ignore[import-not-found]
 
-        torch.manual_seed(seed)
-        found: Tensor = getattr(attacks, name)(model, on.x, on.y, **numbers)
-        return found.detach()
+        return getattr(attacks, name)(model, on.x, on.y, **numbers(on))
 
-    return run
+    return Entry("adv-lib", "adv-lib", run)
 
 
-def _adv_lib_pgd(model: nn.Module, on: Problem, seed: int) -> Tensor:
-    from adv_lib.attacks import pgd_linf  # type: ignore[import-not-found]
-
-    torch.manual_seed(seed)
-    found: Tensor = pgd_linf(
-        model, on.x, on.y, ε=on.eps, steps=40, random_init=True, relative_step_size=_SHARE
-    )
-    return found.detach()
+def _adv_lib_pgd(on: Problem) -> dict[str, Any]:
+    return {"ε": on.eps, "steps": 40, "random_init": True, "relative_step_size": _SHARE}
 
 
-def _pyautoattack(model: nn.Module, on: Problem, seed: int) -> Tensor:
+def _pyautoattack(model: nn.Module, on: Problem, seed: int) -> Any:
     import logging
 
     from pyautoattack import AutoAttack
 
     logging.getLogger("auto-attack").setLevel(logging.CRITICAL)
     library = AutoAttack(model, norm={"linf": "Linf", "l2": "L2"}[on.norm], eps=on.eps, seed=seed)
-    found: Tensor
-    found, _ = library.run_standard_evaluation(on.x, on.y, batch_size=len(on.x))
-    return found.detach()
+    return library.run_standard_evaluation(on.x, on.y, batch_size=len(on.x))[0]
 
 
 _CW = {"binary_search_steps": 9, "steps": 1000, "confidence": 0.0, "initial_const": 1e-3}
@@ -218,18 +209,12 @@ FAMILIES: dict[str, dict[Norm, list[Entry]]] = {
         norm: [
             Entry(LOOP, "", _pgd_by_hand),
             _ours("pgd-40", "paper"),
-            Entry("foolbox", "foolbox", _foolbox(_foolbox_pgd, eps=True)),
-            Entry(
-                "torchattacks",
-                "torchattacks",
-                _torchattacks(
-                    {"linf": "PGD", "l2": "PGDL2"},
-                    eps=lambda on: on.eps,
-                    alpha=lambda on: _SHARE * on.eps,
-                    steps=lambda on: 40,
-                ),
+            _foolbox(_foolbox_pgd, eps=True),
+            _torchattacks(
+                {"linf": "PGD", "l2": "PGDL2"},
+                lambda on: {"eps": on.eps, "alpha": _SHARE * on.eps, "steps": 40},
             ),
-            *([Entry("adv-lib", "adv-lib", _adv_lib_pgd)] if norm == "linf" else []),
+            *([_adv_lib("pgd_linf", _adv_lib_pgd)] if norm == "linf" else []),
         ]
         for norm in ("linf", "l2")
     },
@@ -241,19 +226,15 @@ FAMILIES: dict[str, dict[Norm, list[Entry]]] = {
         "l2": [
             _ours("cw"),
             _ours("cw-fast"),
-            Entry("foolbox", "foolbox", _foolbox(lambda lib, on: lib.L2CarliniWagnerAttack(**_CW))),
-            Entry(
-                "adv-lib",
-                "adv-lib",
-                _adv_lib("carlini_wagner_l2", binary_search_steps=9, max_iterations=1000),
-            ),
+            _foolbox(lambda lib, on: lib.L2CarliniWagnerAttack(**_CW)),
+            _adv_lib("carlini_wagner_l2", lambda on: {"binary_search_steps": 9, "max_iterations": 1000}),
         ]
     },
     "ddn": {
         "l2": [
             _ours("ddn"),
-            Entry("foolbox", "foolbox", _foolbox(lambda lib, on: lib.DDNAttack(init_epsilon=1.0, steps=300))),
-            Entry("adv-lib", "adv-lib", _adv_lib("ddn", steps=300, levels=None)),
+            _foolbox(lambda lib, on: lib.DDNAttack(init_epsilon=1.0, steps=300)),
+            _adv_lib("ddn", lambda on: {"steps": 300, "levels": None}),
         ]
     },
     "training": {
@@ -310,6 +291,7 @@ def turn(entry: Entry, family: str, on: Problem, seed: int) -> Turn:
     if family == "training":  # a first step makes what all later ones have
         entry.run(model, on, seed)
         passes.forwards = passes.backwards = 0
+    torch.manual_seed(seed)
     before = _memory_reset(on.x.device)
     started = _now(on.x.device)
     x_adv = entry.run(model, on, seed)
@@ -320,7 +302,7 @@ def turn(entry: Entry, family: str, on: Problem, seed: int) -> Turn:
     passes.remove()
     if x_adv is None:
         return Turn(seconds, *counts, memory, None, None)
-    return Turn(seconds, *counts, memory, *_judged(family, on, x_adv))
+    return Turn(seconds, *counts, memory, *_judged(family, on, x_adv.detach()))
 
 
 def _judged(family: str, on: Problem, x_adv: Tensor) -> tuple[float, float | None]:
@@ -401,18 +383,16 @@ def _memory_reset(device: torch.device) -> float | None:
         return torch.cuda.memory_allocated(device) / 1e6
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        return _status("VmRSS")
+        return _memory("VmRSS")
     return None
 
 
 def _memory_peak(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    return _status("VmHWM")
+    return _memory("VmHWM")
 
 
-def _status(field: str) -> float:
+def _memory(field: str) -> float:
     """A line of this process's status on Linux, in MB."""
-    text = Path("/proc/self/status").read_text(encoding="ascii")
-    (line,) = (line for line in text.splitlines() if line.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1024 / 1e6
+    return status_of(os.getpid())[field] * 1024 / 1e6

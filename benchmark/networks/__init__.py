@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustness_bench.attacks.class_names import load, recorded
 from robustness_bench.attacks.plugins import Offer, Registry, check_keys, code_hash
-from robustness_bench.benchmark.errors import unknown
+from robustness_bench.benchmark.errors import check_known
 
 if TYPE_CHECKING:
     from torch import nn
@@ -97,8 +97,7 @@ def build_model(name: str, info: "DatasetInfo", width: int, *, stem: str = "") -
 
     from robustness_bench.benchmark.networks.layers import Normalize
 
-    if name not in MODELS:
-        raise unknown("model", name, MODELS)
+    check_known("model", [name], MODELS)
     shape = {"channels": info.channels, "classes": info.classes, "width": width, "size": info.size}
     first = {"stride": STEMS[stem].stride, "pool": STEMS[stem].pool} if stem else {}
     network: nn.Module = load(MODELS[name].network)(**shape, **first)

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.errors import BenchError, first_line
 from robustness_bench.benchmark.networks.weight_entries import shown
 from robustness_bench.benchmark.parts import part
 
@@ -117,17 +117,13 @@ def _fetched(source: str, at: _Address, name: str) -> Path | None:
         return Path(hub.hf_hub_download(at.repository, name, revision=at.revision))
     except errors.LocalEntryNotFoundError as error:
         raise _OutOfReachError(
-            f"{source} is not in the hub's cache, and the hub is out of reach ({_reason(error)}): "
+            f"{source} is not in the hub's cache, and the hub is out of reach ({shown(first_line(error))}): "
             f"where there is a network, hf download {at.repository}; then take the cache (HF_HOME) along"
         ) from error
     except errors.EntryNotFoundError:
         return None
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:
         raise BenchError(
-            f"{source} cannot be fetched from the hub ({_reason(error)}): check its name and revision; where "
-            "it is private, hf auth login"
+            f"{source} cannot be fetched from the hub ({shown(first_line(error))}): check its name and "
+            "revision; where it is private, hf auth login"
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    return shown(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)

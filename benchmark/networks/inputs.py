@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from robustness_bench.benchmark.errors import unknown
+from robustness_bench.benchmark.errors import check_known, unknown
 from robustness_bench.benchmark.networks import STEMS
 
 RULE = "evidence-1"
@@ -50,8 +50,7 @@ def parse(text: str) -> Reading:
         BenchError: a word that is not allowed.
     """
     first, *more = text.split("+")
-    if first not in INPUTS:
-        raise unknown("--weights-input", first, INPUTS)
+    check_known("--weights-input", [first], INPUTS)
     reading = Reading(input=first)
     for word in more:
         if word == "bgr":

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.errors import BenchError, first_line, unknown
 from robustness_bench.benchmark.networks.weight_entries import shown
 from robustness_bench.benchmark.networks.weights import check_finite, quiet, read_weights
 from robustness_bench.benchmark.parts import part
@@ -97,7 +97,7 @@ def load_named(named: Named, info: "DatasetInfo") -> "nn.Module":
         try:
             model[-1].load_state_dict(state, strict=True)
         except RuntimeError as error:
-            raise BenchError(f"{named.file} does not fit {named.name}: {_reason(error)}") from error
+            raise BenchError(f"{named.file} does not fit {named.name}: {shown(first_line(error))}") from error
     check_finite(model.state_dict(), named.name)
     return model
 
@@ -127,8 +127,8 @@ def build_named(name: str, info: "DatasetInfo", *, own: bool, published: bool = 
             network, expects = make(name, info, own, published)
         except (RuntimeError, OSError, ValueError, KeyError) as error:
             raise BenchError(
-                f"{name} cannot be loaded ({_reason(error)}): where its weights are not cached, fetch them "
-                "where there is a network"
+                f"{name} cannot be loaded ({shown(first_line(error))}): where its weights are not cached, "
+                "fetch them where there is a network"
             ) from error
     channels = len(expects.mean)
     with torch.no_grad():
@@ -162,7 +162,3 @@ def _torchvision(name: str, info: "DatasetInfo", own: bool, published: bool) -> 
     about = weights.transforms()
     network: nn.Module = models.get_model(bare, weights=weights if published else None)
     return network, _Input(about.crop_size[0], about.interpolation.value, tuple(about.mean), tuple(about.std))
-
-
-def _reason(error: Exception) -> str:
-    return shown(next(iter(str(error).strip().splitlines()), type(error).__name__))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.errors import BenchError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,5 +140,4 @@ def first_three(names: Iterable[str]) -> str:
 
 def shown(text: str) -> str:
     """Return text from a file or a library, made safe for a line on a terminal."""
-    text = "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
-    return text[:120] + "…" if len(text) > 120 else text
+    return printable(" ".join(text.split()), 120)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.errors import BenchError, check_known
 from robustness_bench.benchmark.networks.weights import check_finite, quiet, reading, short
 
 if TYPE_CHECKING:
@@ -26,10 +26,8 @@ def robustbench_file(name: str, dataset: str, norm: str, folder: Path) -> Path:
     Raises:
         BenchError: RobustBench has no such data set or norm.
     """
-    if dataset not in _DATASETS:
-        raise unknown("data set of RobustBench", dataset, _DATASETS)
-    if norm not in _NORMS:
-        raise unknown("norm", norm, _NORMS)
+    check_known("data set of RobustBench", [dataset], _DATASETS)
+    check_known("norm", [norm], _NORMS)
     return folder / dataset / _NORMS[norm] / f"{name}.pt"
 
 
@@ -48,8 +46,7 @@ def load_robustbench(name: str, dataset: str, norm: str, folder: Path) -> "nn.Mo
         load, models = _zoo(dataset, norm)
         if not models:
             raise BenchError(f"RobustBench has no models for {dataset} in {norm}; choose another norm")
-        if name not in models:
-            raise unknown(f"RobustBench model for {dataset} in {norm}", name, models)
+        check_known(f"RobustBench model for {dataset} in {norm}", [name], models)
         if not _is_one_file(models[name]):
             raise BenchError(f"RobustBench does not store {name} as one file, as bench needs; name another")
         model = _load_zoo(load, name, path)

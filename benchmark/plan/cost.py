@@ -6,8 +6,8 @@ is a range: from no sample to all samples.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from robustness_bench.attacks.class_names import load
 from robustness_bench.attacks.registry import build_attack
@@ -15,6 +15,9 @@ from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.plan.probe import BACKWARD, probe_passes
 from robustness_bench.benchmark.plan.protocol import ZOOS
 from robustness_bench.benchmark.plan.tasks import OWN, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _HALF = 0.5  # the middle of the range of withstanding samples, where one number is needed (a progress bar)
 _PART = 0.3  # cost of a pass through an auto-encoder or generator, as a share of the classifier's
@@ -68,7 +71,6 @@ def passes(task: Task, withstanding: float = _HALF) -> Passes:
 
 
 def training_passes(task: Task, withstanding: float) -> Passes:
-    """Return the passes that train a model."""
     recipe = task.spec["training"]
     steps = recipe["attack_steps"] if "norm" in task.spec else 0
     outputs = (2 if "estimators" in task.parents else 1) + (1 if steps and recipe.get("prior") else 0)
@@ -94,7 +96,6 @@ def no_passes(task: Task, withstanding: float) -> Passes:
 
 
 def diagnosis_passes(task: Task, withstanding: float) -> Passes:
-    """Return the passes of a probe."""
     work = probe_passes(task.spec["probe"], task.spec["n_examples"], withstanding)
     return Passes(_model_key(task.parents["model"]), *work)
 
@@ -184,29 +185,27 @@ def _probe(key: tuple[str, int, str], task: Task, device: str) -> Speed:
     model = model.to(device).to(memory_format=layout)
     x = torch.rand(_PROBE_IMAGES, info.channels, info.size, info.size, device=device)
     x = x.contiguous(memory_format=layout)
-
-    def forward() -> None:
-        with torch.no_grad():
-            model(x)
-
-    def both() -> None:
-        z = x.clone().requires_grad_()
-        torch.autograd.grad(model(z).sum(), z)
-
-    def seconds(run: Callable[[], None]) -> Seconds:
-        run()  # the first run also allocates memory
-        taken = []
-        for _ in range(_PROBE_RUNS):
-            started = time.perf_counter()
-            run()
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
-            taken.append((time.perf_counter() - started) / _PROBE_IMAGES)
-        return Seconds(min(taken), max(taken))
-
-    one, two = seconds(forward), seconds(both)
+    one, two = (pass_seconds(model, x, _PROBE_RUNS, gradient=each) for each in (False, True))
     unsteady = max(one.high / one.low, two.high / two.low)
     return Speed(one.low, max(two.low - one.low, 0.0), unsteady)
+
+
+def pass_seconds(model: "nn.Module", x: "Tensor", runs: int, *, gradient: bool) -> Seconds:
+    """Time some passes of a batch, with the gradient by ``x`` or without: seconds per image."""
+    import torch
+
+    taken = []
+    for _ in range(1 + runs):
+        started = time.perf_counter()
+        with torch.set_grad_enabled(gradient):
+            z = x.clone().requires_grad_() if gradient else x
+            logits = model(z)
+        if gradient:
+            torch.autograd.grad(logits.sum(), z)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        taken.append((time.perf_counter() - started) / len(x))
+    return Seconds(min(taken[1:]), max(taken[1:]))  # the first run also allocates memory
 
 
 def predicted_seconds(task: Task, speeds: Mapping[tuple[str, int, str], Speed]) -> Seconds:

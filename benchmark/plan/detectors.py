@@ -56,7 +56,6 @@ class _DetectionPlanner:
         self.model = self.planner.train(self.detection.classifier, norm, seed)
 
     def cells(self, system: SystemPreset) -> list[Task]:
-        """Return all cells of one system."""
         if self.dataset not in system.detectors:
             known = ", ".join(system.detectors)
             raise BenchError(f"{system.name} has no recipe for {self.dataset}; it knows {known}")

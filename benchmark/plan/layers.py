@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.errors import BenchError, check_known
 
 DEFAULT = Path(__file__).parents[1] / "protocols" / "default.toml"
 _SCHEDULES = Path(__file__).parents[1] / "schedules"
@@ -49,8 +49,7 @@ def schedule_texts() -> dict[str, str]:
 def with_schedule(layers: Sequence[Tree], dataset: str) -> Tree:
     """Return all keys of one data set: its training schedule below the layers."""
     name = overlaid(layers, dataset)["schedule"]
-    if name not in schedules():
-        raise unknown("schedule", str(name), schedules())
+    check_known("schedule", [str(name)], schedules())
     recipes = [read_toml(_SCHEDULES / f"{each}.toml") for each in (_FULL, name)]
     return overlaid([*recipes, *layers], dataset)
 

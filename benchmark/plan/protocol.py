@@ -25,7 +25,7 @@ from robustness_bench.attacks.registry import (
 from robustness_bench.benchmark.data.base import DatasetInfo
 from robustness_bench.benchmark.data.folder import FOLDER, parse_fit
 from robustness_bench.benchmark.data.registry import dataset_named, dataset_names
-from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.errors import BenchError, check_known, unknown
 from robustness_bench.benchmark.models import (
     AtLeast0,
     Finite,
@@ -479,9 +479,7 @@ def _check_surrogates(keys: Keys, whole: Whole) -> None:
 
 def _in_order(names: Iterable[str], known: Iterable[str], kind: str) -> tuple[str, ...]:
     known = list(known)
-    for name in names:
-        if name not in known:
-            raise unknown(kind, name, known)
+    check_known(kind, names, known)
     return tuple(name for name in known if name in names)
 
 

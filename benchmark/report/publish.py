@@ -133,7 +133,6 @@ def detection_tables(
 
 
 def _write(out: Path, table: Table) -> None:
-    """Write a table as HTML and LaTeX."""
     write_atomic(out / "tables" / f"{table.name}.html", to_html(table).encode())
     write_atomic(out / "tables" / f"{table.name}.tex", to_latex(table).encode())
 

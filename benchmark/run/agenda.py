@@ -1,6 +1,7 @@
 """Run tasks in an order that respects their parents: in this process, or in an engine's workers."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 from robustness_bench.benchmark.context import Context
@@ -119,11 +120,7 @@ def _run_here(agenda: Agenda, context: Context, reporter: Reporter) -> None:
     while ready := agenda.ready():
         task = ready[0]
         agenda.start(task)
-
-        def advance(done: float, total: float, unit: str, of: str = task.id) -> None:
-            reporter.advanced(of, done, total, unit)
-
-        agenda.finish(task, perform(task, context, advance))
+        agenda.finish(task, perform(task, context, partial(reporter.advanced, task.id)))
 
 
 def _run_in_workers(agenda: Agenda, contexts: Sequence[Context], reporter: Reporter, engine: Engine) -> None:

@@ -4,9 +4,10 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from robustness_bench.benchmark.errors import last_line
 from robustness_bench.benchmark.plan.cost import Passes, Seconds
 from robustness_bench.benchmark.plan.tasks import Task
-from robustness_bench.benchmark.run.watching.course import State, last_line
+from robustness_bench.benchmark.run.watching.course import State
 
 
 class Progress:

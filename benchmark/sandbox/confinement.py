@@ -110,14 +110,6 @@ def protections(at: Platform | None = None) -> list[Protection]:
     ]
 
 
-def confinement_report(at: Platform | None = None) -> str:
-    """Return ``protections`` as one line, with what applies everywhere."""
-    at = at or Platform.here()
-    walls = [f"{each.name}: {each.text}" for each in protections(at)]
-    counted = "memory, threads, " if at.system == "Linux" else ""
-    return "; ".join([*walls, f"{counted}time, open files and size of files: limited; environment: clean"])
-
-
 def require(*, allow_weak: bool = False, at: Platform | None = None, file: str = "model.py") -> None:
     """Raise an error if submitted code could harm this machine.
 
@@ -212,6 +204,6 @@ def devices(device: str) -> list[Path]:
 
 def _allowed(scratch: Path, packages: Path, device: str) -> dict[Path, int]:
     """Return where submitted code may read and write: path -> rights."""
-    allowed = landlock.reading(readable(packages, device))
+    allowed = dict.fromkeys(readable(packages, device), landlock.READ)
     allowed |= {Path("/dev/null"): landlock.USE_DEVICE, scratch: landlock.KEEP_FILES}
     return allowed | dict.fromkeys(devices(device), landlock.USE_DEVICE)

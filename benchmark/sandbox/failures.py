@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.errors import BenchError, printable
 
 _LONGEST = 300  # characters of the submitted code's own message in an error
 
@@ -68,8 +68,6 @@ class SubmittedAttackError(ModelError):
     reported = frozenset({"confine", "import", "perturb", "output", "memory"})
 
 
-def printable(text: str) -> str:
+def one_line(text: str) -> str:
     """Return untrusted text as one line that is safe on a terminal and not too long."""
-    text = " ".join(text[: 4 * _LONGEST].split())
-    text = "".join(sign if sign.isprintable() else "?" for sign in text)
-    return text[:_LONGEST] + "…" if len(text) > _LONGEST else text
+    return printable(" ".join(text[: 4 * _LONGEST].split()), _LONGEST)

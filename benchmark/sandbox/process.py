@@ -24,7 +24,7 @@ from robustness_bench.benchmark.sandbox.confinement import (
     environment,
     readable,
 )
-from robustness_bench.benchmark.sandbox.failures import ModelError, printable
+from robustness_bench.benchmark.sandbox.failures import ModelError, one_line
 from robustness_bench.benchmark.sandbox.untrusted import MODEL
 from robustness_bench.benchmark.sandbox.walls import bubblewrap
 from robustness_bench.benchmark.sandbox.watcher import Watcher
@@ -213,7 +213,7 @@ class ConfinedProcess:
         self._errors.seek(max(0, size - _LAST_WORDS))
         lines = self._errors.read(_LAST_WORDS).decode(errors="replace").split("\n")
         spoken = [line for line in lines if line.strip()]
-        return f", its last words: {printable(spoken[-1])}" if spoken else ""
+        return f", its last words: {one_line(spoken[-1])}" if spoken else ""
 
     def _tidy(self) -> None:
         self._errors.close()
@@ -226,7 +226,7 @@ class ConfinedProcess:
         stage, text = answer.header.get("stage"), answer.header.get("text")
         if not (isinstance(stage, str) and stage in self.error.reported and isinstance(text, str)):
             raise WireError("an error of an unknown kind")
-        return self.error(stage, printable(text))
+        return self.error(stage, one_line(text))
 
 
 class ModelProcess(ConfinedProcess):

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -87,9 +86,7 @@ class RemoteModel(nn.Module):
     def __enter__(self) -> "RemoteModel":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _ask(self, kind: str, token: int, x: Tensor, answer: tuple[str, Sequence[int]], **more: Any) -> Any:

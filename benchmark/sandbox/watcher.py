@@ -36,7 +36,7 @@ class Watcher(threading.Thread):
         limits = self._limits
         if private_memory(self._pid) - self._baseline > limits.memory:
             return "memory", f"its process took more than {limits.memory / MIB:.4g} MiB of memory"
-        if _status(self._pid).get("Threads", 0) > limits.threads:
+        if status_of(self._pid).get("Threads", 0) > limits.threads:
             return "limit", f"its process had more than {limits.threads} threads"
         if _overfull(self._scratch, limits.scratch):
             most = f"{limits.scratch / MIB:.4g} MiB or {SCRATCH_FILES} files"
@@ -46,11 +46,11 @@ class Watcher(threading.Thread):
 
 def private_memory(pid: int) -> int:
     """Return a process's private memory in bytes, without files; 0 if it cannot be read."""
-    status = _status(pid)
+    status = status_of(pid)
     return 1024 * (status.get("RssAnon", 0) + status.get("RssShmem", 0))
 
 
-def _status(pid: int) -> dict[str, int]:
+def status_of(pid: int) -> dict[str, int]:
     """Return the numbers of /proc/PID/status, memory in kB."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.report.rendering.formats import templates
 from robustness_bench.benchmark.site.contents import downloads, names, standings
 from robustness_bench.benchmark.site.contents.boards import Board, make_boards
 from robustness_bench.benchmark.site.contents.detectors import DetectorBoard, make_detector_boards
@@ -174,15 +175,7 @@ def _render(template: str, root: str, here: str, context: dict[str, Any]) -> byt
 
 @cache
 def _templates() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_HERE / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(_HERE / "templates", autoescape=True)
     environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
     return environment
 

@@ -52,6 +52,11 @@ class Record(CellMeasurement):
     diagnosis: Diagnosis | None = None
 
     @property
+    def threat_model(self) -> tuple[Any, ...]:
+        """What cells have in common that can be compared: the images, and the attacker's limits."""
+        return tuple(self.spec[key] for key in ("dataset", "data", "n_examples", "norm", "eps", "threat"))
+
+    @property
     def unranked(self) -> str:
         """Why no place may rest on it, as its model's diagnosis has it; nothing if one may."""
         if self.diagnosis is None or self.diagnosis.spec["eps"] != self.spec["eps"]:

@@ -25,14 +25,12 @@ class MIRecord(Measurement):
 
     @property
     def estimates(self) -> dict[str, NDArray[Any]]:
-        """The estimates alone."""
         return {name: column for name, column in self.rows.items() if name not in _FACTS}
 
 
 def write_mi_record(
     path: Path, task: Task, rows: dict[str, NDArray[Any]], *, environment: dict[str, Any], seconds: float
 ) -> None:
-    """Write the estimates of ``task``."""
     columns = {name: pa.array(column) for name, column in rows.items()}
     write_table(path, columns, story_of(task, FORMAT, environment, seconds))
 

@@ -65,16 +65,8 @@ def load_estimators(task: Task, context: Context) -> Estimators:
 def new_estimators(task: Task) -> Estimators:
     """Return freshly initialised estimators of a task; draws from torch's global generator."""
     info, recipe = task.data.info, task.spec["estimators"]
-    return build_estimators(
-        info.channels,
-        info.classes,
-        units=recipe["units"],
-        scores=recipe["scores"],
-        temperature=recipe["temperature"],
-        bound=recipe["bound"],
-        objective=recipe["objective"],
-        floor=recipe["floor"],
-    )
+    keys = ("units", "scores", "temperature", "bound", "objective", "floor")
+    return build_estimators(info.channels, info.classes, **{key: recipe[key] for key in keys})
 
 
 def import_weights(task: Task, context: Context, advance: Advance) -> None:
@@ -113,8 +105,8 @@ def _imported(task: Task, context: Context) -> tuple[dict[str, torch.Tensor], di
     if task.spec["model"] == OWN:
         _unchanged(Path(task.network), task.spec["network"])
         return _with_code(task, context, source), None
-    model = _architecture(task, context)
-    chosen = _trial(task, context, match(_read(task), model, str(source))).choose()
+    model, weights = _architecture(task, context), read_weights(source, task.spec.get("entry", ""))
+    chosen = _trial(task, context, match(weights, model, str(source))).choose()
     reading = {"name": chosen.reading.name, "stem": chosen.reading.stem, "note": chosen.note}
     return chosen.state, reading
 
@@ -129,10 +121,6 @@ def _with_code(task: Task, context: Context, source: Path) -> dict[str, torch.Te
     except BenchError:
         code.unlink()
         raise
-
-
-def _read(task: Task) -> dict[str, torch.Tensor]:
-    return read_weights(local_file(task.source), task.spec.get("entry", ""))
 
 
 def _trial(task: Task, context: Context, matched: Matched) -> Trial:
@@ -197,14 +185,10 @@ def _architecture(task: Task, context: Context, stem: str = "") -> nn.Module:
         )
     if name.startswith(NAMED):
         return build_named(name, task.data.info, own="weights" in task.spec)
-    if (preset := MODELS.get(name)) and preset.identity() != _planned(task):
+    planned = {key: task.spec[key] for key in ("architecture",) if key in task.spec}  # of a plugin
+    if (preset := MODELS.get(name)) and preset.identity() != planned:
         raise BenchError(
             f"{task.title}: the plugin of the network {name} has changed since; install the one it was made "
             "with, or run again"
         )
     return build_model(name, task.data.info, task.spec["width"], stem=stem)
-
-
-def _planned(task: Task) -> dict[str, Any]:
-    """Return the identity of a plugin's network, as its task has it."""
-    return {"architecture": task.spec["architecture"]} if "architecture" in task.spec else {}

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -33,8 +35,13 @@ class Batch:
         return len(self.y)
 
     def part(self, rows: slice) -> "Batch":
-        """Return some of its rows."""
         return Batch(self.x[rows], self.y[rows], Noise(self.noise.keys[rows]))
+
+
+def pixels(x: Tensor) -> NDArray[np.uint8]:
+    """Return images in [0, 1] as uint8."""
+    found: NDArray[np.uint8] = (x * 255).round().to(torch.uint8).cpu().contiguous().numpy()
+    return found
 
 
 class TrainingData:

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from robustness_bench.benchmark.context import Advance, Context
@@ -23,7 +21,7 @@ from robustness_bench.benchmark.store.generated import (
 )
 from robustness_bench.benchmark.store.models import load_model
 from robustness_bench.benchmark.store.tensors import keep
-from robustness_bench.benchmark.train.images import TrainingData
+from robustness_bench.benchmark.train.images import TrainingData, pixels
 from robustness_bench.benchmark.train.parts import load_part
 from robustness_bench.defenses.detectors.generator import GeneratorNetwork
 from robustness_bench.defenses.detectors.registry import build_detector
@@ -111,7 +109,6 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def load_networks(task: Task, context: Context) -> Networks:
-    """Load the classifier and the parts among a task's parents."""
     parts = {
         role.removeprefix(PART): load_part(parent, context)
         for role, parent in task.parents.items()
@@ -157,15 +154,10 @@ def _show(task: Task, context: Context, networks: Networks, name: str, x: Tensor
     rebuilt = view.generated(name, y)
     path = examples_of(context.out / task.parents[PART + name].path)
     examples = ConditionalExamples(
-        x=_pixels(x),
-        reconstruction=_pixels(rebuilt),
-        conditional=_pixels(view.conditional(name)),
+        x=pixels(x),
+        reconstruction=pixels(rebuilt),
+        conditional=pixels(view.conditional(name)),
         label=y.cpu().numpy(),
         predicted=view.conditional_logits(name).argmax(2).cpu().numpy(),
     )
     write_conditional_examples(path, examples)
-
-
-def _pixels(images: Tensor) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = (images * 255).round().to(torch.uint8).cpu().contiguous().numpy()
-    return pixels

@@ -10,7 +10,6 @@ from robustness_bench.defenses.detectors.view import DetectorError, View
 
 
 def check_temperature(temperature: float) -> None:
-    """Raise DetectorError unless ``temperature`` is positive and finite."""
     if not 0 < temperature < float("inf"):
         raise DetectorError(f"temperature must be positive and finite, got {temperature}")
 

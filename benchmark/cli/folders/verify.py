@@ -47,9 +47,7 @@ def verify(
 
     def look(path: Path) -> "Verdict":
         store = path.resolve().parents[5]
-        context = Context(
-            out=store, device=on, batch_size=0, threads=1, model_dir=model_dir, trust_code=trust_code
-        )
+        context = Context(out=store, device=on, model_dir=model_dir, trust_code=trust_code)
         return verify_record(path.resolve(), context, lambda spec: locate_labelled(spec, data_dir, fit))
 
     verdicts = [look(path) for path in _found(records)]

@@ -1,7 +1,7 @@
 """A figure that is ready to draw, and how its files are written."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,15 +26,22 @@ class Drawable(NamedTuple):
 
 
 def write(figure: Drawable, folder: Path, formats: Sequence[str], columns: int) -> None:
-    """Write the files atomically, and print the numbers and the files' paths."""
+    """Write the files, and print the numbers and the files' paths."""
+    files = {"csv": figure.csv.encode(), **{name: figure.draw(name, columns) for name in formats}}
+    paths = write_files(folder / figure.name, files, figure.table)
+    for note in figure.notes:
+        print(f"  {note}")
+    print(paths)
+
+
+def write_files(stem: Path, files: Mapping[str, bytes], table: "Table") -> str:
+    """Write files, suffix -> content, atomically, print a table, and return the files' paths."""
     from robustness_bench.benchmark.files import write_atomic
     from robustness_bench.benchmark.report.rendering.formats import to_text
 
-    files = {"csv": figure.csv.encode(), **{name: figure.draw(name, columns) for name in formats}}
-    for suffix, content in files.items():
-        write_atomic(folder / f"{figure.name}.{suffix}", content)
-    head, _, rows = to_text(figure.table).partition("\n\n")
+    paths = {stem.with_name(f"{stem.name}.{suffix}"): content for suffix, content in files.items()}
+    for path, content in paths.items():
+        write_atomic(path, content)
+    head, _, rows = to_text(table).partition("\n\n")
     print("\n".join(textwrap.fill(line, 100) for line in head.splitlines()), end=f"\n\n{rows}")
-    for note in figure.notes:
-        print(f"  {note}")
-    print(", ".join(str(folder / f"{figure.name}.{suffix}") for suffix in files))
+    return ", ".join(map(str, paths))

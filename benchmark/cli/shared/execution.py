@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from robustness_bench.benchmark.cli.shared.options import Request
+from robustness_bench.benchmark.errors import last_line
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.report.rendering.table import Table
@@ -58,5 +59,5 @@ def end_with(failures: Mapping[str, str], kind: str) -> None:
     if failures:
         print(f"\n{len(failures)} {kind} failed:", file=sys.stderr)
         for title, story in failures.items():
-            print(f"  {title}: {story.strip().splitlines()[-1]}", file=sys.stderr)
+            print(f"  {title}: {last_line(story)}", file=sys.stderr)
         raise typer.Exit(1)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from robustness_bench.benchmark.run.work import Work
 
 Names = list[str] | None
-WHAT, ATTACKS, TRAINING, WEIGHTS, WHERE, HOW = PANELS = (
+PANELS = (
     "What is evaluated",
     "Attacks",
     "Training",
@@ -32,6 +32,7 @@ WHAT, ATTACKS, TRAINING, WEIGHTS, WHERE, HOW = PANELS = (
     "Files, and what is kept",
     "How it runs",
 )
+HOW = PANELS[-1]
 _AS_KEYS = (
     *("seeds", "n_examples", "attack_set", "attack_precision", "schedule", "fit"),
     *("weights", "weights_input", "weights_entry", "network"),
@@ -269,7 +270,6 @@ class Request:
             out=self.out,
             device=device,
             batch_size=_batch_size(self.batch_size),
-            threads=1,
             processes=self.processes,
             plugins=tuple(path.resolve() for path in self.plugin or ()),
             model_dir=self.model_dir,
@@ -280,6 +280,13 @@ class Request:
             trackers=tuple(self.tracker or ()),
             command=typed(),
         )
+
+    def kappas(self) -> list[float]:
+        """Return the confidences that were named."""
+        try:
+            return [float(each) for each in split(self.kappa or [])]
+        except ValueError:
+            raise BenchError(f"--kappa must be numbers, got {', '.join(self.kappa or ())}") from None
 
     def chosen_engine(self) -> "Engine":
         """Return where tasks run."""
@@ -293,26 +300,20 @@ class Request:
         for text in self.tracker or ():
             parsed(text)
         _batch_size(self.batch_size)
-        if self.workers < 0:
-            raise BenchError(f"--workers must be 0 (automatic) or more, got {self.workers}")
-        if self.shard_size < 0:
-            raise BenchError(f"--shard-size must be 0 (automatic) or more, got {self.shard_size}")
-        if self.gallery < 0:
-            raise BenchError(f"--gallery must be 0 (none) or more, got {self.gallery}")
+        for name, meaning in (("workers", "automatic"), ("shard_size", "automatic"), ("gallery", "none")):
+            if (value := getattr(self, name)) < 0:
+                flag = name.replace("_", "-")
+                raise BenchError(f"--{flag} must be 0 ({meaning}) or more, got {value}")
         if self.processes < 1:
             raise BenchError(f"--processes must be at least 1, got {self.processes}")
-
-    def _exported(self) -> dict[str, Any]:
-        """Return name and width of the network of weights that bench export --hf has written."""
-        from robustness_bench.benchmark.networks.hub import described
-
-        return described(self.weights) if self.weights else {}
 
     def _overrides(self, plugins: list[str]) -> dict[str, Any]:
         """Return the given options as a protocol's keys."""
         from robustness_bench.attacks.registry import NORMS
+        from robustness_bench.benchmark.networks.hub import described
         from robustness_bench.benchmark.plan.protocol import attacks_by_norm
 
+        exported = described(self.weights) if self.weights else {}
         lists = {"datasets": self.dataset, "norms": self.norm, "threats": self.threat}
         lists["defenses"] = self.defense or plugins
         tree: dict[str, Any] = {key: split(value) for key, value in lists.items() if value}
@@ -321,7 +322,7 @@ class Request:
         tree |= {"diagnosis": False} if self.no_diagnosis else {}
         of_models: dict[str, dict[str, Any]] = {
             "training": {"epochs": self.epochs, "train_limit": self.train_limit},
-            "model": {**self._exported(), **_given({"name": self.model, "width": self.width})},
+            "model": exported | _given({"name": self.model, "width": self.width}),
         }
         sections: dict[str, dict[str, Any]] = {
             **of_models,
@@ -330,7 +331,7 @@ class Request:
                 "part_epochs": self.epochs,
                 "n_examples": self.n_examples,
                 "adaptive_examples": self.n_examples,
-                "confidences": _confidences(self.kappa),
+                "confidences": self.kappas() if self.kappa else None,
                 **{section: _given(keys) or None for section, keys in of_models.items()},
             },
             "eps": {"linf": _budget(self.eps_linf), "l2": _budget(self.eps_l2)},
@@ -344,7 +345,6 @@ class Request:
 
 
 def _given(keys: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys that have a value."""
     return {key: value for key, value in keys.items() if value is not None}
 
 
@@ -379,13 +379,6 @@ def _batch_size(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise BenchError(f"--batch-size must be a positive number or auto, got {text!r}")
     return int(text)
-
-
-def _confidences(given: Names) -> list[float] | None:
-    try:
-        return [float(each) for each in split(given)] if given else None
-    except ValueError:
-        raise BenchError(f"--kappa must be numbers, got {', '.join(given or ())}") from None
 
 
 def _budget(eps: float | None) -> float | None:

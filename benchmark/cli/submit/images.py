@@ -51,15 +51,9 @@ def attack(
     if record.status == "error":
         raise BenchError(f"{against} is of a cell that failed: name another record of the model")
     data = data_of(record, path, lambda spec: locate_labelled(spec, data_dir, fit))
-    context = Context(
-        out=path.parents[5],
-        device=choose_device(device),
-        batch_size=0,
-        threads=1,
-        trust_code=trust_code,
-        command=typed(),
-    )
-    with locked(path.parents[5]):
+    store, on = path.parents[5], choose_device(device)
+    context = Context(out=store, device=on, trust_code=trust_code, command=typed())
+    with locked(store):
         found, written = add_sent(file, path, record, credit, context, data)
     hold = int(found.hold.sum())
     print(f"{hold} of {len(found.hold)} images hold against {record.spec['defense']}, seed {record.seed}")

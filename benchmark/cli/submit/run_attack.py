@@ -61,14 +61,7 @@ def _run(campaign: "Campaign", request: "Request") -> dict[str, str]:
     device = choose_device(request.device)
     print(f"{len(campaign.todo)} of {cells} cells to do on {device}")
     context = Context(
-        out=request.out,
-        device=device,
-        batch_size=0,
-        threads=1,
-        gallery=0,
-        keep_examples=True,
-        trust_code=True,
-        command=typed(),
+        out=request.out, device=device, gallery=0, keep_examples=True, trust_code=True, command=typed()
     )
     try:
         return run_campaign(campaign.todo, context, live=sys.stdout.isatty())

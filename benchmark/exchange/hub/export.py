@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.errors import BenchError, check_known
 from robustness_bench.benchmark.exchange.hub.cells import Value, by_model, model_of, values
 from robustness_bench.benchmark.exchange.hub.models import exportable, folder_name, write_model
 from robustness_bench.benchmark.exchange.hub.records import write_records
@@ -43,9 +43,7 @@ def export_to_hub(store: Path, folder: Path, benchmark: str, defenses: Sequence[
     given(store)  # or an error
     records = read_records(store)
     known = sorted({record.spec["defense"] for record in records})
-    for name in defenses:
-        if name not in known:
-            raise unknown("defense in this store", name, known)
+    check_known("defense in this store", defenses, known)
     models, left_out, every = [], {}, list[Value]()
     for (_, seed), own in by_model(records).items():
         found = values(own, seed)

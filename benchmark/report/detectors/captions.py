@@ -10,7 +10,6 @@ _INTERVAL = "the 95 % Wilson interval of the mean over images, widened by the st
 
 
 def worst_caption(label: str, lines: Sequence[DetectionLine]) -> str:
-    """Return the caption of the table of the worst κ."""
     kappas = sorted({line.confidence for line in lines if line.setting == OBLIVIOUS})
     ran = f" ({', '.join(map(confidence, kappas))})" if kappas else ""
     return (
@@ -25,7 +24,6 @@ def worst_caption(label: str, lines: Sequence[DetectionLine]) -> str:
 
 
 def every_caption(label: str, lines: Sequence[DetectionLine]) -> str:
-    """Return the caption of the table of every κ."""
     own = [line for line in lines if line.setting == OBLIVIOUS]
     intervals = [interval for line in own if (interval := line.interval())]
     widest = max(((high - low) / 2 for low, high in intervals), default=0.0)

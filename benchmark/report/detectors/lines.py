@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.errors import StoreError, last_line
 from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.detectors.names import known_attacks, system_names
 from robustness_bench.benchmark.report.lines.results import position
@@ -137,11 +137,6 @@ def remarks(records: Sequence[Detection]) -> dict[str, str]:
         some = f" ({len(texts)} of {len(records)} seeds)" if len(texts) < len(records) else ""
         said[name] = "; ".join(dict.fromkeys(texts)) + some
     return said
-
-
-def last_line(traceback: str) -> str:
-    """Return the last line of a traceback."""
-    return (traceback.strip().splitlines() or ["no reason was kept"])[-1]
 
 
 def name_of(record: Detection) -> str:

@@ -1,5 +1,8 @@
 """Names and order of systems, detectors and attacks in the tables."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from robustness_bench.attacks.registry import attack_names, attack_presets
 from robustness_bench.defenses.detectors.registry import GROUPS, detector_presets, system_presets
 
@@ -13,10 +16,21 @@ def system_names() -> list[str]:
     return sorted(presets, key=lambda name: GROUPS.index(presets[name].group))
 
 
-def system_label(name: str) -> str:
+def _label(presets: Mapping[str, Any], name: str) -> str:
     """Return the preset's label, or the name if there is no preset."""
-    presets = system_presets()
-    return presets[name].label if name in presets else name
+    return str(presets[name].label) if name in presets else name
+
+
+def system_label(name: str) -> str:
+    return _label(system_presets(), name)
+
+
+def detector_label(name: str) -> str:
+    return _label(detector_presets(), name)
+
+
+def attack_label(name: str) -> str:
+    return _label(attack_presets("strict"), name)
 
 
 def system_group(name: str) -> str:
@@ -33,12 +47,6 @@ def detector_names() -> list[str]:
 def known_attacks() -> list[str]:
     """Return the attacks' names in the order of the tables."""
     return [*_FIRST, *(name for name in attack_names() if name not in _FIRST)]
-
-
-def attack_label(name: str) -> str:
-    """Return the preset's label, or the name if there is no preset."""
-    presets = attack_presets("strict")
-    return presets[name].label if name in presets else name
 
 
 def published_name(attack: str) -> str:

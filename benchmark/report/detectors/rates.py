@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from robustness_bench.benchmark.errors import last_line
 from robustness_bench.benchmark.plan.detectors import CALIBRATION
 from robustness_bench.benchmark.report.detectors.lines import (
     DetectionLine,
     by_family,
     detection_lines,
-    last_line,
     natural_cells,
     percent,
     remarks,
@@ -82,7 +82,6 @@ class DetectorLine:
         return mean_std(values) if values else None
 
     def false_positives(self) -> Interval | None:
-        """Return the interval of ``fpr``."""
         figure = self.figure("fpr")
         return widened(figure, self.natural) if figure and self.natural else None
 

@@ -123,7 +123,6 @@ def _row(there: Found, system: str, notes: Notes) -> Row:
 
 
 def _share(lines: Sequence[DetectionLine], name: str, notes: Notes) -> Cell:
-    """Return the share of one line, with its interval."""
     if not lines:
         return MISSING
     (line,) = lines

@@ -45,7 +45,6 @@ class Scale:
         return self._straight(low + (high - low) * place)
 
     def edges(self, bins: int = BINS) -> tuple[float, ...]:
-        """Return the scores that separate the bins."""
         return (self.low, *(self.score(index / bins) for index in range(1, bins)), self.high)
 
     def shares(self, scores: Scores, bins: int = BINS) -> tuple[float, ...]:

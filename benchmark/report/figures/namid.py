@@ -13,10 +13,10 @@ from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.plan.protocol import Settings
 from robustness_bench.benchmark.report.lines.information import mi_lines
 from robustness_bench.benchmark.report.lines.results import Line, summarize
-from robustness_bench.benchmark.report.rendering.csv import number
+from robustness_bench.benchmark.report.rendering.csv import number, numbers
 from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table, spread
-from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget
+from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, span
 from robustness_bench.benchmark.statistics import MeanStd, mean_std
 from robustness_bench.benchmark.store.cells import Record
 from robustness_bench.benchmark.store.information import MIRecord
@@ -184,7 +184,6 @@ class Figure:
 
     @property
     def panels(self) -> list[str]:
-        """The panels' titles in order."""
         return list(dict.fromkeys(value.spot.panel for value in self.values))
 
     @property
@@ -193,7 +192,6 @@ class Figure:
         return list(dict.fromkeys(value.spot.series for value in self.values))
 
     def groups(self, panel: str) -> list[str]:
-        """Return the groups of one panel in order."""
         return list(dict.fromkeys(v.spot.group for v in self.values if v.spot.panel == panel))
 
     def at(self, panel: str, group: str, series: str) -> Value | None:
@@ -378,7 +376,6 @@ def _offset(value: Value, worst: float) -> Value:
 
 
 def _finished(question: Question, values: Sequence[Value], notes: Sequence[str], remedy: Remedy) -> Figure:
-    """Return the finished figure, with notes on what is missing."""
     seeds = max([question.seeds, *(1 + seed for value in values for seed in value.per_seed)])
     values = [
         replace(value, lacking=tuple(seed for seed in range(seeds) if value.per_seed.get(seed) is None))
@@ -458,14 +455,14 @@ def _title(question: Question, values: Sequence[Value]) -> str:
 def _caption(question: Question, values: Sequence[Value]) -> str:
     settings = question.settings
     there = [value for value in values if value.figure]
-    counts = sorted({value.figure.n for value in there if value.figure})
-    seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+    counts = [value.figure.n for value in there if value.figure]
+    seeds = span(counts)
     several = f"Means over {seeds} training seeds; error bars: sample std over {seeds} seeds."
     return (
         f"{_says(question.number, there)} {there[0].images} test images of {question.label}, "
         f"{NORM_SYMBOLS[question.norm]}, ε = {question.budget}, attacks of the set {settings.attack_set}, "
         f"{_trained(settings)}. "
-        f"{several if counts[-1] > 1 else 'One training seed.'}"
+        f"{several if max(counts) > 1 else 'One training seed.'}"
     )
 
 
@@ -509,7 +506,6 @@ def _says(number: Number, values: Sequence[Value]) -> str:
 
 
 def _worst(panel: str, values: Sequence[Value]) -> str:
-    """Return the offset of one panel."""
     offsets = {value.offset for value in values if value.spot.panel == panel and value.offset is not None}
     return f"{offsets.pop():.3f}" if offsets else "not there"
 
@@ -521,12 +517,12 @@ def to_csv(figure: Figure) -> str:
 
 def _row(figure: Figure, value: Value) -> list[object]:
     spot, shown = value.spot, value.figure
+    mean, std = numbers(shown, 5)
     return [
         *(figure.number, figure.dataset, figure.norm, f"{figure.eps:.6g}", figure.attack_set),
         *(spot.panel, spot.group, spot.series, spot.defense, spot.attack, spot.objective, spot.estimate),
         "nats" if figure.number in ESTIMATED else "%",
-        number(shown.mean, 5) if shown else value.status,
-        number(shown.std if shown else None, 5),
+        *(mean or value.status, std),
         shown.n if shown else 0,
         value.images or "",
         " ".join(f"{s}:{number(v, 5) or 'ERROR'}" for s, v in value.per_seed.items()),

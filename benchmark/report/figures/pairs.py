@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness_bench.attacks.registry import attack_names
-from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.errors import BenchError, last_line
 from robustness_bench.benchmark.files import canonical_json
 from robustness_bench.benchmark.report.detectors.lines import (
     NATURAL,
     OBLIVIOUS,
     SETTINGS,
-    last_line,
     name_of,
     natural_cells,
     scores_of,
@@ -28,7 +27,6 @@ from robustness_bench.benchmark.report.detectors.names import (
 )
 from robustness_bench.benchmark.report.lines.results import position
 from robustness_bench.benchmark.store.detections import Detection
-from robustness_bench.defenses.detectors.registry import detector_presets
 
 _BOX = {"grey": "grey box", "white": "white box"}
 
@@ -76,12 +74,6 @@ class Pair:
     fpr: float
     tpr: float
     remark: str
-
-
-def detector_label(name: str) -> str:
-    """Return the preset's label, or the name if there is no preset."""
-    presets = detector_presets()
-    return presets[name].label if name in presets else name
 
 
 def pair_up(detections: Sequence[Detection], kappas: Sequence[float] = ()) -> tuple[list[Pair], list[str]]:

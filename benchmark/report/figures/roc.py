@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from robustness_bench.benchmark.grouping import grouped
+from robustness_bench.benchmark.report.detectors.names import detector_label
 from robustness_bench.benchmark.report.detectors.roc import RATES, auroc, roc, tpr_at
 from robustness_bench.benchmark.report.figures.namid import NothingToDrawError
-from robustness_bench.benchmark.report.figures.pairs import Pair, Panel, detector_label, pair_up, panels_of
+from robustness_bench.benchmark.report.figures.pairs import Pair, Panel, pair_up, panels_of
 from robustness_bench.benchmark.statistics import MeanStd, mean_std
 from robustness_bench.benchmark.store.detections import Detection
 
@@ -72,7 +73,6 @@ class RocFigure:
 
     @property
     def panels(self) -> list[Panel]:
-        """The panels with a curve, in order."""
         return list(dict.fromkeys(curve.panel for curve in self.curves if curve.drawn))
 
     @property

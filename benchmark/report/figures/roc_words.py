@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Sequence
 
 from robustness_bench.benchmark.report.detectors.lines import OBLIVIOUS
+from robustness_bench.benchmark.report.detectors.names import detector_label
 from robustness_bench.benchmark.report.detectors.roc import FPRS, RATES
-from robustness_bench.benchmark.report.figures.pairs import Panel, detector_label
+from robustness_bench.benchmark.report.figures.pairs import Panel
 from robustness_bench.benchmark.report.figures.roc import WORST_AT, Curve, RocFigure, which
-from robustness_bench.benchmark.report.rendering.csv import number
+from robustness_bench.benchmark.report.rendering.csv import numbers
 from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.report.rendering.table import Table, plain_table
-from robustness_bench.benchmark.statistics import MeanStd
+from robustness_bench.benchmark.report.rendering.wording import span
 
 COLUMNS = (
     *("figure", "dataset", "setting", "attack", "system", "detector", "kappa", "drawn"),
@@ -52,11 +53,9 @@ def claim(panels: Iterable[Panel]) -> list[str]:
 
 def seeds_in_words(counts: Sequence[int]) -> str:
     """Return how many trainings a mean is over, in words."""
-    low, high = min(counts), max(counts)
-    if high == 1:
+    if max(counts) == 1:
         return "One training seed."
-    span = f"{low} to {high}" if low < high else f"{low}"
-    return f"Means over {span} training seeds, of curves at equal FPR."
+    return f"Means over {span(counts)} training seeds, of curves at equal FPR."
 
 
 def to_csv(figure: RocFigure) -> str:
@@ -73,20 +72,13 @@ def _row(figure: RocFigure, curve: Curve) -> list[object]:
         *("roc", figure.dataset, *curve.panel, curve.detector, f"{curve.kappa:g}"),
         "yes" if curve.drawn else "",
         *(curve.seeds, curve.natural_images, curve.adversarial_images),
-        *(text for figure in (curve.auroc, *reported, curve.fpr, curve.tpr) for text in _mean_std(figure)),
+        *(text for figure in (curve.auroc, *reported, curve.fpr, curve.tpr) for text in numbers(figure, 5)),
         _points(curve) if curve.drawn else "",
         curve.remark,
     ]
 
 
-def _mean_std(figure: MeanStd | None) -> tuple[str, str]:
-    if figure is None:
-        return "", ""
-    return number(figure.mean, 5), number(figure.std, 5)
-
-
 def _points(curve: Curve) -> str:
-    """Return the points where the curve steps."""
     steps = [(FPRS[0], curve.points[0])]
     for fpr, tpr in zip(FPRS, curve.points, strict=True):
         if tpr != steps[-1][1]:

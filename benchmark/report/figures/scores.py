@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from robustness_bench.benchmark.report.detectors.names import detector_label
 from robustness_bench.benchmark.report.figures.bins import Scale, scale_of
-from robustness_bench.benchmark.report.figures.pairs import Pair, Panel, detector_label, pair_up
+from robustness_bench.benchmark.report.figures.pairs import Pair, Panel, pair_up
 from robustness_bench.benchmark.report.figures.roc import Curve, RocFigure, roc_figure, suffix, which
 from robustness_bench.benchmark.report.figures.roc_words import chosen, claim
 from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text

@@ -245,7 +245,6 @@ def _stack(seeds: Seeds) -> Outcomes:
 
 
 def in_points(difference: Difference) -> Difference:
-    """Return a difference of shares in points."""
     return Difference(*(100 * value for value in difference))
 
 
@@ -261,10 +260,8 @@ def points(value: float) -> str:
 
 
 def p_text(p: float) -> str:
-    """Format a p value."""
     return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
 def span(of: Difference | Interval) -> str:
-    """Format an interval."""
     return f"[{points(of.low)}, {points(of.high)}]"

@@ -22,14 +22,8 @@ def costs(records: Sequence[Record]) -> str:
 def _row(record: Record) -> list[object]:
     spec = record.spec
     return [
-        *(
-            spec["dataset"],
-            spec["norm"],
-            f"{spec['eps']:.6g}",
-            spec["threat"],
-            spec["defense"],
-            spec["attack"],
-        ),
+        *(spec["dataset"], spec["norm"], f"{spec['eps']:.6g}"),
+        *(spec["threat"], spec["defense"], spec["attack"]),
         *(record.seed, spec["n_examples"]),
         *(f"{record.rows[name].mean():.2f}" for name in ("forwards", "backwards")),
         *(f"{record.seconds:.3f}", record.environment["hardware"], record.family),

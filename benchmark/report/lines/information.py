@@ -14,7 +14,7 @@ from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.plan.protocol import OBJECTIVES, Protocol, Settings
 from robustness_bench.benchmark.plan.tasks import make_mi_plan
 from robustness_bench.benchmark.report.lines.results import position
-from robustness_bench.benchmark.report.rendering.csv import number
+from robustness_bench.benchmark.report.rendering.csv import number, numbers
 from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table, spread
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, count
@@ -107,19 +107,12 @@ def _order(line: MILine) -> tuple[object, ...]:
 
 
 def to_csv(lines: Iterable[MILine]) -> str:
-    """Return the lines as CSV text with a header."""
     rows = [
         [
             *(line.dataset, line.norm, f"{line.eps:.6g}", line.defense, line.attack, line.objective),
-            line.estimate,
-            number(line.all.mean, 5),
-            number(line.all.std, 5),
-            line.all.n,
-            line.images,
+            *(line.estimate, *numbers(line.all, 5), line.all.n, line.images),
             " ".join(f"{seed}:{value:.5f}" for seed, value in line.per_seed.items()),
-            number(line.selected, 5),
-            line.selected_images,
-            line.setting,
+            *(number(line.selected, 5), line.selected_images, line.setting),
         ]
         for line in lines
     ]

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from robustness_bench.attacks.registry import EXACT, SETS, attack_place, attack_preset
+from robustness_bench.benchmark.errors import last_line
 from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.flags import flags_by_family, looked_at
-from robustness_bench.benchmark.report.rendering.csv import number
+from robustness_bench.benchmark.report.rendering.csv import number, numbers
 from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.statistics import MeanStd, audit_words, mean_std
 from robustness_bench.benchmark.store.cells import Record
@@ -105,7 +106,7 @@ def _line(records: list[Record], flags: tuple[str, ...]) -> Line:
         flags=flags,
         per_seed=per_seed,
         images=spec["n_examples"],
-        error=failed[0].error.strip().splitlines()[-1] if failed else "",
+        error=last_line(failed[0].error) if failed else "",
         setting=records[0].family,
         unlooked=looked_at(records),
         reading=str(records[0].environment.get("input", "")),
@@ -172,16 +173,14 @@ def to_csv(lines: Iterable[Line]) -> str:
 
 
 def _row(line: Line) -> list[object]:
-    bounded, unbounded = line.bounded, line.unbounded
+    mean, std = numbers(line.bounded)
     return [
         *(line.dataset, line.norm, f"{line.eps:.6g}", line.threat, line.defense, line.attack),
         " ".join(line.sets),
-        number(bounded.mean) if bounded else _absent(line),
-        number(bounded.std if bounded else None),
+        *(mean or _absent(line), std),
         *(len(line.per_seed), line.images),
         " ".join(f"{seed}:{number(v) or _absent(line)}" for seed, v in line.per_seed.items()),
-        number(unbounded.mean if unbounded else None),
-        number(unbounded.std if unbounded else None),
+        *numbers(line.unbounded),
         *(number(value) for value in (line.median_distance, line.forwards, line.backwards)),
         "; ".join(filter(None, [" ".join(line.flags), line.unlooked, *particulars(line), line.audit])),
         *(line.error or "ok", line.setting),

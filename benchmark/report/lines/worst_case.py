@@ -18,7 +18,6 @@ from robustness_bench.benchmark.store.cells import Record, robust_to_all
 NAME = "worst-case"
 SUBMITTED = "submitted"
 """The kind of cells whose images someone sent in: they count against one model, no other needs them."""
-Group = tuple[object, ...]
 
 
 def worst_case(records: Sequence[Record], attack_set: str) -> list[Line]:
@@ -35,7 +34,7 @@ def worst_case(records: Sequence[Record], attack_set: str) -> list[Line]:
         if attack_set in sets_of(record.spec) or record.spec["kind_of_attack"] == SUBMITTED
     ]
     lines = []
-    for members in grouped(counted, _threat_model).values():
+    for members in grouped(counted, lambda record: record.threat_model).values():
         natural = [record for record in members if record.spec["kind_of_attack"] == "natural"]
         attacked = [record for record in members if record.spec["kind_of_attack"] != "natural"]
         for crafted in grouped(attacked, surrogates_of).values():
@@ -44,11 +43,6 @@ def worst_case(records: Sequence[Record], attack_set: str) -> list[Line]:
                 own = [record for record in [*natural, *crafted] if record.model_family == family]
                 lines.append(_line(own, required, attack_set))
     return lines
-
-
-def _threat_model(record: Record) -> Group:
-    spec = record.spec
-    return tuple(spec[key] for key in ("dataset", "data", "n_examples", "norm", "eps", "threat"))
 
 
 def _line(records: list[Record], required: list[str], attack_set: str) -> Line:

@@ -34,7 +34,6 @@ class Block(Generic[AnyLine]):
 
     @property
     def dataset(self) -> str:
-        """The name of the data set."""
         return self.settings.dataset
 
 
@@ -69,7 +68,6 @@ class PaperCell(Generic[AnyLine]):
 
     @property
     def difference(self) -> float | None:
-        """Our mean minus the published one."""
         return self.ours.mean - self.published.mean if self.ours and self.published else None
 
     @property

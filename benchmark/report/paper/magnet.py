@@ -54,20 +54,8 @@ class Magnet(Paper[DetectionLine]):
     marks_best = False
     printed_decimals = 1
     columns = (
-        *(
-            "table",
-            "dataset",
-            "kappa",
-            "system",
-            "attack",
-            "beta",
-            "mean",
-            "std",
-            "seeds",
-            "n",
-            "low",
-            "high",
-        ),
+        *("table", "dataset", "kappa", "system", "attack", "beta"),
+        *("mean", "std", "seeds", "n", "low", "high"),
         *("per_seed", "attack_success", "published_mean", "difference", "inside", "note", "family"),
     )
 
@@ -76,18 +64,15 @@ class Magnet(Paper[DetectionLine]):
         return replace(super().layout(table), spread=True)
 
     def records(self, out: Path) -> list[Detection]:
-        """Return all cells of detectors."""
         return detections(out)
 
     def lines(
         self, protocol: Protocol, settings: Settings, located: Located, records: Sequence[Any]
     ) -> list[DetectionLine]:
-        """Return the lines of the records with these settings."""
         check_unions(records)
         return detection_lines(fitting(protocol, settings, {settings.dataset: located}, records))
 
     def place(self, line: DetectionLine, threat: str) -> tuple[str, str, str] | None:
-        """Return κ, system, attack."""
         if line.setting != OBLIVIOUS:
             return None
         return confidence(line.confidence), line.system, published_name(line.attack)
@@ -95,7 +80,6 @@ class Magnet(Paper[DetectionLine]):
     def measured(
         self, line: DetectionLine, column: Axis, block: Block[DetectionLine]
     ) -> tuple[MeanStd | None, Interval | None]:
-        """Return the share withstood."""
         return line.figure("both"), line.interval()
 
     def doubts(self) -> dict[Published, str]:
@@ -110,23 +94,18 @@ class Magnet(Paper[DetectionLine]):
         return f"not comparable: β = {printed:g} in the paper, {line.beta or 0:g} here"
 
     def decimals(self, block: Block[DetectionLine]) -> int:
-        """Return as many as the paper prints."""
         return self.printed_decimals
 
     def row_label(self, row: Axis) -> str:
-        """Return κ."""
         return row.key
 
     def column(self, axis: Axis, blocks: Blocks[DetectionLine]) -> Column:
-        """Return system and attack."""
         return Column(group=system_label(axis.group), label=axis.key.upper())
 
     def remarks(self, line: DetectionLine) -> tuple[str, ...]:
-        """Return the remarks on the system's detectors."""
         return line.remarks
 
     def title(self, shape: Layout, blocks: Blocks[DetectionLine]) -> str:
-        """Return the paper's table number and the data sets."""
         names = " and ".join(block.label for block in blocks)
         return f"Table {_number(shape)} of {self.name}: oblivious attacks, {names}"
 
@@ -199,11 +178,9 @@ class Magnet(Paper[DetectionLine]):
             )
 
     def gap(self, cell: PaperCell[DetectionLine]) -> str:
-        """Return the data set."""
         return cell.block.label
 
     def options(self, cells: Cells[DetectionLine]) -> dict[str, str]:
-        """Return the options of one data set."""
         return {
             "--defense": ",".join(dict.fromkeys(cell.column.group for cell in cells)),
             "--dataset": cells[0].block.dataset,

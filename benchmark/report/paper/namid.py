@@ -53,7 +53,6 @@ class Namid(Paper[Line]):
         return layout(table, published("namid"), groups)
 
     def records(self, out: Path) -> list[Record]:
-        """Return all cells of defenses."""
         return read_records(out)
 
     def lines(
@@ -64,7 +63,6 @@ class Namid(Paper[Line]):
         return summarize([each for each in own if each.spec["eps"] == settings.eps[each.spec["norm"]]])
 
     def place(self, line: Line, threat: str) -> tuple[str, str, str] | None:
-        """Return defense, norm, attack."""
         return (line.defense, line.norm, line.attack) if line.threat == threat else None
 
     def measured(
@@ -95,7 +93,6 @@ class Namid(Paper[Line]):
         return 2 if block.images >= 1000 else 1
 
     def row_label(self, row: Axis) -> str:
-        """Return the defense's label."""
         return defense_presets()[row.key].label
 
     def column(self, axis: Axis, blocks: Blocks[Line]) -> Column:
@@ -114,7 +111,6 @@ class Namid(Paper[Line]):
         return "".join(map(suffix_of, dict.fromkeys(block.settings.attack_set for block in blocks)))
 
     def title(self, shape: Layout, blocks: Blocks[Line]) -> str:
-        """Return the threat model and the data sets."""
         sets = dict.fromkeys(block.settings.attack_set for block in blocks)
         named = "".join(f", {each} set" for each in sets if each != "strict")
         names = " and ".join(block.label for block in blocks)
@@ -173,11 +169,9 @@ class Namid(Paper[Line]):
                 yield f"{NORM_SYMBOLS[norm]} ε = {budget(settings.eps[norm])} for {budget(eps)}"
 
     def gap(self, cell: PaperCell[Line]) -> str:
-        """Return data set and norm."""
         return f"{cell.block.label}, {NORM_SYMBOLS[cell.column.group]}"
 
     def options(self, cells: Cells[Line]) -> dict[str, str]:
-        """Return the options of one data set, norm and threat."""
         first, attacks = cells[0], {cell.column.key for cell in cells}
         return {
             "--defense": ",".join(dict.fromkeys(cell.row.key for cell in cells)),

@@ -62,7 +62,6 @@ class Paper(ABC, Generic[AnyLine]):
         return SOURCES[self.source]
 
     def layout(self, table: str) -> Layout:
-        """Return the layout of one of the tables."""
         return layout(table, published(self.source))
 
     @abstractmethod

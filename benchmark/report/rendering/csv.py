@@ -4,6 +4,8 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
+from robustness_bench.benchmark.statistics import MeanStd
+
 
 def to_csv(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     """Return CSV text: a header and a line per row, None as an empty field."""
@@ -17,3 +19,9 @@ def to_csv(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
 def number(value: float | None, decimals: int = 4) -> str:
     """Return the number as text, empty for None."""
     return "" if value is None else f"{value:.{decimals}f}"
+
+
+def numbers(figure: MeanStd | None, decimals: int = 4) -> tuple[str, str]:
+    """Return mean and standard deviation as text, empty for None."""
+    mean, std, _ = figure or (None, None, 0)
+    return number(mean, decimals), number(std, decimals)

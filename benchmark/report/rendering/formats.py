@@ -147,10 +147,21 @@ def _column_rules(table: Table) -> str:
     return " ".join(rules)
 
 
-@cache
-def _template(name: str) -> Any:
+def templates(folder: Path, **settings: Any) -> Any:
+    """Return jinja2's environment for the templates of a folder; an undefined name is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    return Environment(
+        loader=FileSystemLoader(folder),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **settings,
+    )
+
+
+@cache
+def _template(name: str) -> Any:
     latex = name.endswith(".tex.j2")
     marks = {
         "block_start_string": "<%",
@@ -160,14 +171,8 @@ def _template(name: str) -> Any:
         "comment_start_string": "<#",
         "comment_end_string": "#>",
     }
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=not latex,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        **(marks if latex else {}),  # type: ignore[arg-type]
-    )
+    folder = Path(__file__).parent / "templates"
+    environment = templates(folder, autoescape=not latex, **(marks if latex else {}))
     environment.filters["tex"] = latex_escape
     environment.filters["label"] = latex_label
     environment.filters["oneline"] = lambda text: " ".join(text.split())

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.errors import BenchError, check_known
 from robustness_bench.benchmark.run.engines.base import Engine
 
 ENGINES = {"local": "", "ray": "ray", "slurm": "submitit"}
@@ -24,8 +24,7 @@ def choose_engine(name: str, address: str, options: Sequence[str], out: Path) ->
     Raises:
         BenchError: unknown, not installed, or an option that it has no use for.
     """
-    if name not in ENGINES:
-        raise unknown("engine", name, ENGINES)
+    check_known("engine", [name], ENGINES)
     if address and name != "ray":
         raise BenchError(f"--address {address} is that of a Ray cluster: add --engine ray")
     if options and name == "local":

@@ -12,7 +12,7 @@ from socket import getfqdn
 from typing import Any
 
 from robustness_bench.benchmark.context import Context
-from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.errors import BenchError, first_line
 from robustness_bench.benchmark.run.engines.base import Meeting, Options, cluster_device, cluster_seats
 from robustness_bench.benchmark.run.engines.worker import serve
 
@@ -71,8 +71,9 @@ class Slurm:
             executor.update_parameters(**self._parameters)
             jobs = executor.map_array(serve, [meeting] * len(seats), *zip(*seats.items(), strict=True))
         except (RuntimeError, NameError, ValueError, AssertionError, TypeError, OSError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise BenchError(f"submitit cannot start jobs on {self._cluster!r}: {first}") from error
+            raise BenchError(
+                f"submitit cannot start jobs on {self._cluster!r}: {first_line(error)}"
+            ) from error
         run_here = self._cluster == "debug"
         launched = {number: _Job(job, run_here) for number, job in zip(seats, jobs, strict=True)}
         self._jobs += launched.values()

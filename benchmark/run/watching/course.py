@@ -26,8 +26,3 @@ class Course(Protocol):
     def seconds_left(self) -> float | None:
         """Return the seconds that the open tasks take at the speed so far; None if nothing is done yet."""
         ...
-
-
-def last_line(error: str) -> str:
-    """Return what a traceback ends with: the error itself."""
-    return error.strip().splitlines()[-1]

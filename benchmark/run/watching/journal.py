@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.errors import StoreError, last_line
 from robustness_bench.benchmark.files import check_format, read_json, write_json
-from robustness_bench.benchmark.run.watching.course import Course, last_line
+from robustness_bench.benchmark.run.watching.course import Course
 
 FORMAT = 1
 EVERY = 5.0

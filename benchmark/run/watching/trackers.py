@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from robustness_bench.attacks.plugins import Offer, PresetError, Registry
-from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.errors import BenchError, check_known, first_line
 from robustness_bench.benchmark.run.watching.adapters import OWN
 from robustness_bench.benchmark.run.watching.contract import About, Options, Tracker
 
@@ -30,14 +30,12 @@ def parsed(text: str) -> tuple[str, type[Tracker], dict[str, str]]:
         BenchError: an unknown name or key, or no value.
     """
     name, _, rest = text.partition(":")
-    if name not in TRACKERS:
-        raise unknown("tracker", name, TRACKERS)
+    check_known("tracker", [name], TRACKERS)
     kind = TRACKERS[name]
     options: dict[str, str] = {}
     for each in filter(None, rest.split(",")):
         key, equals, value = each.partition("=")
-        if key not in kind.options:
-            raise unknown(f"option of --tracker {name}", key, kind.options)
+        check_known(f"option of --tracker {name}", [key], kind.options)
         if not equals or not value:
             raise BenchError(f"--tracker {text}: {key} has no value: write {key}=VALUE")
         options[key] = value
@@ -63,10 +61,8 @@ class Trackers:
         # Whatever other software raises: hours of training must not end because a chart cannot be drawn.
         except Exception as error:
             self._open.pop(name, None)
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            print(
-                f"bench: warning: the tracker {name} stops here, the run goes on: {reason}", file=sys.stderr
-            )
+            told = f"the tracker {name} stops here, the run goes on: {first_line(error)}"
+            print(f"bench: warning: {told}", file=sys.stderr)
 
     def log(self, group: str, values: Mapping[str, float], step: int) -> None:
         for name, tracker in list(self._open.items()):

@@ -1,7 +1,6 @@
 """A thread beside a run that keeps its journal and tells its trackers."""
 
 import threading
-from types import TracebackType
 
 from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.run.watching.contract import About
@@ -40,9 +39,7 @@ class Watch:
         if self._figures is not None:
             self._figures.tell()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._stop.set()
         self._thread.join()
         self._journal.write(self._how(kind))

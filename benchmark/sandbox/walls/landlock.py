@@ -6,7 +6,7 @@ https://docs.kernel.org/userspace-api/landlock.html
 import ctypes
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from robustness_bench.benchmark.sandbox.walls.kernel import system_call
@@ -19,6 +19,7 @@ _TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
 _OF_FILES = _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV  # the rights that a rule on a file may grant
 
 READ = _READ_FILE | _READ_DIR
+"""Rights to read a file, or everything beneath a folder."""
 KEEP_FILES = READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE
 """Rights to read, write, create and remove plain files, but not folders, links, sockets or devices."""
 USE_DEVICE = _READ_FILE | _WRITE_FILE | _IOCTL_DEV
@@ -65,11 +66,6 @@ def restrict(allowed: Mapping[Path, int]) -> None:
         system_call(_RESTRICT_SELF, descriptor, 0)
     finally:
         os.close(descriptor)
-
-
-def reading(paths: Iterable[Path]) -> dict[Path, int]:
-    """Return reading rights for ``paths`` and everything beneath them."""
-    return dict.fromkeys(paths, READ)
 
 
 def _allow(ruleset: int, path: Path, rights: int) -> None:

@@ -47,7 +47,6 @@ class Row:
 
     @property
     def records(self) -> Records:
-        """The records of all cells."""
         return [record for cell in self.cells.values() for record in cell.records]
 
 
@@ -87,12 +86,10 @@ class Board:
 
     @property
     def set_text(self) -> str:
-        """The parameter set of its attacks, in words."""
         return names.set_text(self.attack_set)
 
     @property
     def natural(self) -> Column | None:
-        """The column of natural accuracy."""
         return next((column for column in self.columns if column.kind == "natural"), None)
 
     @property
@@ -102,7 +99,6 @@ class Board:
 
     @property
     def ranked(self) -> int:
-        """The number of rows that have a rank."""
         return sum(row.rank is not None for row in self.rows)
 
 
@@ -138,8 +134,7 @@ def make_boards(
 
 
 def _threat_model(record: Record) -> tuple[str, ...]:
-    spec = record.spec
-    return tuple(str(spec[key]) for key in ("dataset", "data", "n_examples", "norm", "eps", "threat"))
+    return tuple(map(str, record.threat_model))
 
 
 def _model(record: Record) -> tuple[str, ...]:

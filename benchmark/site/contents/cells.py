@@ -36,7 +36,6 @@ class Cell:
 
     @cached_property
     def images(self) -> int:
-        """The number of images."""
         return next((len(outcome) for outcome in self.outcomes.values() if outcome is not None), 0)
 
     @cached_property
@@ -98,7 +97,6 @@ class Cell:
 
 
 def make_cell(records: Sequence[Record], seeds: Sequence[int], *, any_distance: bool) -> Cell:
-    """Return the cell of some seeds' records."""
     ordered = tuple(sorted(records, key=lambda record: record.seed))
     failed = [record for record in ordered if record.status == "error"]
     return Cell(

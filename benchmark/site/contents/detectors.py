@@ -58,7 +58,6 @@ class DetectorBoard:
 
     @cached_property
     def lines(self) -> Lines:
-        """The lines, one per cell."""
         return found(self.dataset, detection_lines(self.cells), self._detectors)
 
     @cached_property

@@ -64,7 +64,6 @@ def _absent(status: str) -> dict[str, Any]:
 
 
 def to_json(lines: list[dict[str, Any]]) -> bytes:
-    """Return a list of objects as JSON."""
     return (json.dumps(lines, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 

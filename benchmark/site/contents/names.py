@@ -63,7 +63,6 @@ def sets(attack: str) -> tuple[str, ...]:
 
 
 def set_text(name: str) -> str:
-    """Return a parameter set in words."""
     return "parameters of no named set" if name == OWN_SET else f"{name} set"
 
 

@@ -73,13 +73,8 @@ def robustness(family: Family, board: Board) -> Chart | None:
 
 
 def _same_threat(record: Record, board: Board) -> bool:
-    spec = record.spec
-    return (spec["data"], spec["n_examples"], spec["norm"], spec["threat"]) == (
-        board.data,
-        board.images,
-        board.norm,
-        board.threat,
-    )
+    wanted = {"data": board.data, "n_examples": board.images, "norm": board.norm, "threat": board.threat}
+    return wanted.items() <= record.spec.items()
 
 
 def learning(family: Family) -> Chart | None:
@@ -197,6 +192,4 @@ def _ends(series: Sequence[Series], x: str) -> str:
 
 
 def _mean_text(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    return spread(*mean_std(values)[:2], 1)
+    return spread(*mean_std(values)[:2], 1) if values else "–"

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from robustness_bench.benchmark.report.detectors.names import detector_label
 from robustness_bench.benchmark.report.detectors.roc import FPRS
-from robustness_bench.benchmark.report.figures.pairs import Panel, detector_label
+from robustness_bench.benchmark.report.figures.pairs import Panel
 from robustness_bench.benchmark.report.figures.roc import Curve, RocFigure
 from robustness_bench.benchmark.report.figures.roc_words import HEADS, chosen, claim, seeds_in_words, texts
 from robustness_bench.benchmark.site.drawing.charts import Chart

@@ -70,7 +70,6 @@ class Plot(NamedTuple):
 
 
 def percent_axis(label: str) -> Axis:
-    """Return an axis from 0 to 100 %."""
     return Axis(label, 0.0, 100.0)
 
 

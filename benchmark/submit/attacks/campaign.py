@@ -1,12 +1,13 @@
 """A submitted attack against every listed defense whose models are in a store."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.data import DATASETS, Located
-from robustness_bench.benchmark.errors import BenchError, unknown
+from robustness_bench.benchmark.errors import BenchError, check_known
 from robustness_bench.benchmark.measure.verification import data_of
 from robustness_bench.benchmark.plan.cost import passes
 from robustness_bench.benchmark.plan.tasks import Task
@@ -54,7 +55,8 @@ def plan_campaign(
     """
     records = [(path, read_record(path)) for path in find_records(aim.store)]
     natural = [(path, record) for path, record in records if _is_natural(record)]
-    _check_names(aim, {record.spec["defense"] for _, record in natural})
+    if known := sorted({record.spec["defense"] for _, record in natural}):
+        check_known("defense", aim.defenses, known)
     done = {record.id for _, record in records if record.status == "ok"}
     campaign = Campaign({}, [], {})
     for path, record in natural:
@@ -113,12 +115,6 @@ def _is_natural(record: Record) -> bool:
     return record.status == "ok" and spec["threat"] == "white" and spec["kind_of_attack"] == "natural"
 
 
-def _check_names(aim: Aim, known: Collection[str]) -> None:
-    for name in aim.defenses:
-        if known and name not in known:
-            raise unknown("defense", name, sorted(known))
-
-
 def _nothing(attack: AttackSubmission, aim: Aim) -> str:
     inner = sorted(path.parent for path in aim.store.glob("*/records"))
     if inner and not (aim.store / "records").is_dir():
@@ -137,19 +133,11 @@ def run_campaign(todo: Sequence[Task], context: Context, *, live: bool) -> dict[
     with Progress(todo, {task.id: passes(task) for task in todo}, live=live) as progress:
         for task in todo:
             progress.started(task)
-
-            def advance(done: float, total: float, unit: str, of: str = task.id) -> None:
-                progress.advanced(of, done, total, unit)
-
-            error = _performed(task, context, advance)
+            try:
+                error = perform(task, context, partial(progress.advanced, task.id))
+            except BenchError as problem:  # not a result of the cell: a damaged file, a full disk
+                error = str(problem)
             progress.finished(task, error)
             if error:
                 failures[task.title] = error
     return failures
-
-
-def _performed(task: Task, context: Context, advance: Callable[[float, float, str], None]) -> str:
-    try:
-        return perform(task, context, advance)
-    except BenchError as error:  # not a result of the cell: a damaged file, a full disk
-        return str(error)

@@ -7,7 +7,7 @@ import numpy as np
 
 from robustness_bench.benchmark.report.lines.results import percent
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED, worst_case
-from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table
+from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table, spread
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget
 from robustness_bench.benchmark.statistics import MeanStd, mean_std
 from robustness_bench.benchmark.store.cells import Record
@@ -26,20 +26,15 @@ def campaign_tables(name: str, wanted: Mapping[str, Record], records: Sequence[R
     """
     groups: dict[tuple[object, ...], dict[str, list[tuple[str, Record]]]] = {}
     for identity, natural in wanted.items():
-        of = groups.setdefault(_threat_model(natural), {})
+        of = groups.setdefault(natural.threat_model, {})
         of.setdefault(natural.model_family, []).append((identity, natural))
     return [_table(name, of, records) for _, of in sorted(groups.items(), key=lambda item: str(item[0]))]
-
-
-def _threat_model(record: Record) -> tuple[object, ...]:
-    spec = record.spec
-    return tuple(spec[key] for key in ("dataset", "data", "n_examples", "norm", "eps", "threat"))
 
 
 def _table(name: str, families: dict[str, list[tuple[str, Record]]], records: Sequence[Record]) -> Table:
     own = {identity for cells in families.values() for identity, _ in cells}
     natural = next(iter(families.values()))[0][1]
-    faced = [r for r in records if _threat_model(r) == _threat_model(natural) and _counts(r)]
+    faced = [r for r in records if r.threat_model == natural.threat_model and _counts(r)]
     sent = [r for r in records if r.id in own and _counts(r)]
     if sent:
         faced = [_restricted(record, sent[0]) for record in faced]
@@ -104,6 +99,4 @@ def _worst(family: str, records: Sequence[Record]) -> MeanStd | None:
 
 
 def _text(value: MeanStd | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value.mean:.1f}" + (f" ± {value.std:.1f}" if value.std is not None else "")
+    return "–" if value is None else spread(*value[:2], 1)

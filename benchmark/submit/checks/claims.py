@@ -1,18 +1,13 @@
 """Compare the claims with a few hundred images, and estimate the time of the whole protocol."""
 
-import time
-from collections.abc import Callable
-
-import torch
-from torch import Tensor, nn
-
 from robustness_bench.attacks.registry import attack_presets
+from robustness_bench.benchmark.plan.cost import pass_seconds
 from robustness_bench.benchmark.run.progress import duration
 from robustness_bench.benchmark.statistics import Interval, wilson
 from robustness_bench.benchmark.submit.checks.subject import Subject
 from robustness_bench.benchmark.submit.intake.static import Status
 
-_LEVEL = 0.99
+_LEVEL, _RUNS = 0.99, 2
 _FIX = "fix the claim or the weights"
 
 
@@ -34,7 +29,6 @@ def robust(s: Subject) -> tuple[Status, str]:
 
 
 def interval(share: float, images: int) -> Interval:
-    """Return the interval for the share over all images."""
     return wilson(round(share * images), images, _LEVEL)
 
 
@@ -45,8 +39,8 @@ def _share(share: float, images: int, at: Interval) -> str:
 def speed(s: Subject) -> tuple[Status, str]:
     """Report images per second, and how long the protocol's attacks would take on all test images."""
     x = s.x[:64]
-    forward = _seconds(lambda: _forward(s.model, x)) / len(x)
-    both = max(_seconds(lambda: _gradient(s.model, x)) / len(x), forward)
+    forward, both = (pass_seconds(s.model, x, _RUNS, gradient=each).low for each in (False, True))
+    both = max(both, forward)
     names, forwards, backwards = _protocol_passes(s)
     n = s.data.test_images
     seconds = n * (forwards * forward + backwards * (both - forward))
@@ -54,27 +48,6 @@ def speed(s: Subject) -> tuple[Status, str]:
         f"{1 / forward:.0f} images/s, {1 / both:.0f} with gradients on {s.x.device}; the protocol "
         f"({', '.join(names)}) on {n} images takes about {duration(seconds)}"
     )
-
-
-def _forward(model: nn.Module, x: Tensor) -> None:
-    with torch.no_grad():
-        model(x)
-
-
-def _gradient(model: nn.Module, x: Tensor) -> None:
-    z = x.clone().requires_grad_()
-    torch.autograd.grad(model(z).sum(), z)
-
-
-def _seconds(run: Callable[[], None]) -> float:
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 def _protocol_passes(s: Subject) -> tuple[list[str], float, float]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness_bench.benchmark.report.figures.drawing.namid import FONT, INK, WIDTHS, saved, style
+from robustness_bench.benchmark.report.figures.drawing.namid import FONT, INK, WIDTHS, saved
 from robustness_bench.benchmark.report.figures.generated import caption
 
 if TYPE_CHECKING:
@@ -23,9 +23,8 @@ _HEAD = 0.36  # inches above the images
 
 def draw_generated(figure: "GeneratedFigure", form: str, columns: int = 1) -> bytes:
     """Return the bytes of a png, svg or pdf file, one or two page columns wide."""
-    with style():
-        canvas = _generated(figure, columns)
-        return saved(canvas, form, f"Generated. {figure.title}", " ".join([caption(figure), *figure.notes]))
+    text = " ".join([caption(figure), *figure.notes])
+    return saved(lambda: _generated(figure, columns), form, f"Generated. {figure.title}", text)
 
 
 def _generated(figure: "GeneratedFigure", columns: int) -> "Canvas":

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from robustness_bench.benchmark.report.figures.drawing.namid import INK, legend, saved, style
+from robustness_bench.benchmark.report.figures.drawing.namid import INK, legend, saved
 from robustness_bench.benchmark.report.figures.drawing.roc import grid, wrapped
 from robustness_bench.benchmark.report.figures.scores import caption
 
@@ -20,9 +20,8 @@ _DASHES: dict[str, Any] = {"solid": "-", "dashed": (0, (2.5, 1.2)), "dotted": (0
 
 def draw_scores(figure: "ScoresFigure", form: str, columns: int = 1) -> bytes:
     """Return the bytes of a png, svg or pdf file, one or two page columns wide."""
-    with style():
-        canvas = _scores(figure, columns)
-        return saved(canvas, form, f"Scores. {figure.title}", " ".join([caption(figure), *figure.notes]))
+    text = " ".join([caption(figure), *figure.notes])
+    return saved(lambda: _scores(figure, columns), form, f"Scores. {figure.title}", text)
 
 
 def _scores(figure: "ScoresFigure", columns: int) -> "Canvas":

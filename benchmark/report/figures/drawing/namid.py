@@ -7,11 +7,11 @@ at the width on the page; its font (matplotlib's own) is embedded in PDF; in SVG
 
 import io
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
@@ -56,29 +56,22 @@ def draw(figure: "Figure", form: str, columns: int = 1) -> bytes:
         form: png, svg or pdf.
         columns: how many of a page's two columns it spans.
     """
-    with style():
-        canvas = _radar(figure.drawn, columns) if figure.shape == "radar" else _bars(figure.drawn, columns)
-        title = f"Figure {figure.number}. {figure.title}"
-        return saved(canvas, form, title, " ".join([figure.caption, *figure.notes]))
+    draw = _radar if figure.shape == "radar" else _bars
+    text = " ".join([figure.caption, *figure.notes])
+    return saved(lambda: draw(figure.drawn, columns), form, f"Figure {figure.number}. {figure.title}", text)
 
 
-def saved(canvas: "Canvas", form: str, title: str, description: str) -> bytes:
-    """Return the bytes of a file, without a date; call it under ``style``."""
-    buffer = io.BytesIO()
-    about = {"Title": title, _DESCRIPTION[form]: description}
-    canvas.savefig(buffer, format=form, dpi=_DPI, metadata={**about, **_UNDATED[form]})
-    return buffer.getvalue()
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Set a style in which a figure looks the same whatever the user's matplotlib style."""
+def saved(draw: "Callable[[], Canvas]", form: str, title: str, description: str) -> bytes:
+    """Return the bytes of a file, without a date: the same whatever the user's matplotlib style."""
     import matplotlib
 
+    buffer = io.BytesIO()
+    about = {"Title": title, _DESCRIPTION[form]: description}
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # ignore the user's style
         matplotlib.rcParams.update(_RC)
-        yield
+        draw().savefig(buffer, format=form, dpi=_DPI, metadata={**about, **_UNDATED[form]})
+    return buffer.getvalue()
 
 
 def _canvas(columns: int, heights: dict[int, float]) -> "Canvas":

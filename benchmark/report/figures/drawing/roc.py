@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustness_bench.benchmark.files import canonical_json
 from robustness_bench.benchmark.report.detectors.roc import FPRS
-from robustness_bench.benchmark.report.figures.drawing.namid import GRID, INK, WIDTHS, legend, saved, style
+from robustness_bench.benchmark.report.figures.drawing.namid import GRID, INK, WIDTHS, legend, saved
 from robustness_bench.benchmark.report.figures.roc_words import caption
 from robustness_bench.defenses.detectors.registry import detector_presets
 
@@ -35,9 +35,8 @@ _TICKS = (0.001, 0.01, 0.1, 1.0)
 
 def draw_roc(figure: "RocFigure", form: str, columns: int = 1) -> bytes:
     """Return the bytes of a png, svg or pdf file, one or two page columns wide."""
-    with style():
-        canvas = _roc(figure, columns)
-        return saved(canvas, form, f"ROC. {figure.title}", " ".join([caption(figure), *figure.notes]))
+    text = " ".join([caption(figure), *figure.notes])
+    return saved(lambda: _roc(figure, columns), form, f"ROC. {figure.title}", text)
 
 
 def grid(
@@ -60,7 +59,6 @@ def grid(
 
 
 def wrapped(text: str, width: int) -> str:
-    """Return the text wrapped to this width."""
     return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
