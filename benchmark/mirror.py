@@ -77,18 +77,14 @@ class Mirror:
         """Fetch each file that is new or has changed at the URL."""
         known = self._known()
         with self._telling("read"):
-            found: dict[str, Any] = {}
             if self._files.isfile(self._root):
                 raise BenchError(f"{self._url} is a file: name the URL of a folder of results")
-            if self._files.exists(self._root):
-                found = self._files.find(self._root, detail=True)
-            for there, info in found.items():
-                name, mark = self._name(there), _mark(info)
-                file = self.folder / name
+            for name, info in self._found().items():
+                mark, file = _mark(info), self.folder / name
                 # A worker on this machine has put there what is here.
                 same = file.is_file() and file.stat().st_size == info["size"]
                 if known.get(name, {}).get("there", mark if same else "") != mark or not file.is_file():
-                    self._get(there, file)
+                    self._get(self._there(name), file)
                 known[name] = {"here": _stamp(file), "there": mark}
         self._keep(known)
 
@@ -96,17 +92,24 @@ class Mirror:
         """Put each file there that is new or has changed here, and delete what has been deleted here."""
         known = self._known()
         with self._telling("write to"):
-            for file in self._here():
-                name = self._name_here(file)
-                if known.get(name, {}).get("here") != _stamp(file):
-                    self._put(file)
-                    known[name] = {"here": _stamp(file), "there": _mark(self._files.info(self._there(name)))}
-            for name in [name for name in known if not (self.folder / name).is_file()]:
-                there, mark = self._there(name), known.pop(name)["there"]
-                # Else it would be fetched again, damaged or not; but what another has put there since stays.
-                if self._files.exists(there) and _mark(self._files.info(there)) == mark:
-                    self._files.rm_file(there)
+            stamps = {self._name_here(file): _stamp(file) for file in self._here()}
+            new = [name for name, stamp in stamps.items() if known.get(name, {}).get("here") != stamp]
+            for name in new:
+                self._put(self.folder / name)
+            gone = [name for name in known if not (self.folder / name).is_file()]
+            # Marks are always those of a listing: some file systems tell of a single file in another way.
+            there = {name: _mark(info) for name, info in self._found().items()} if new or gone else {}
+            known |= {name: {"here": stamps[name], "there": there[name]} for name in new}
+            for name in gone:  # else it would be fetched again; but what another has put there since stays
+                if there.get(name) == known.pop(name)["there"]:
+                    self._files.rm_file(self._there(name))
         self._keep(known)
+
+    def _found(self) -> dict[str, dict[str, Any]]:
+        """Return what the URL's file system tells of every file there, by name."""
+        if not self._files.exists(self._root):
+            return {}
+        return {self._name(path): info for path, info in self._files.find(self._root, detail=True).items()}
 
     def fetch(self, results: Iterable[Path]) -> None:
         """Fetch what is not here of some results, and of what is finished of them.

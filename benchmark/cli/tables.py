@@ -172,4 +172,5 @@ def _write(request: Request, made: "Table", csv: str, formats: Sequence[str]) ->
 
     setting = {"csv": lambda _: csv, "html": to_html, "latex": to_latex, "markdown": to_markdown}
     files = {_FORMATS[name]: setting[name](made).encode() for name in formats}
-    print(f"{write_files(request.out / 'tables' / made.name, files, made)}\n")
+    paths = write_files(request.out / "tables" / made.name, files, made)
+    print(f"{paths.replace(str(request.out), place(request.out))}\n")

@@ -45,9 +45,7 @@ class AttackProcess(ConfinedProcess):
         packages = str(Path(torch.__file__).parents[1])
         shape = {"classes": 0, "channels": 0, "size": 0}
         threads = torch.get_num_threads()
-        settings = Settings(
-            **shape, device="cpu", threads=threads, packages=packages, weak=False, file=ATTACK
-        )
+        settings = Settings(**shape, device="cpu", threads=threads, packages=packages, file=ATTACK)
         return cls(code, None, limits, settings)
 
     def perturb(

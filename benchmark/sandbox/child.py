@@ -55,7 +55,6 @@ def _serve(settings: dict[str, Any], channel: Channel) -> None:
             parent=settings["parent"],
             packages=Path(settings["packages"]),
             device=settings["device"],
-            weak=settings["weak"],
         )
     except (OSError, KeyError) as error:
         raise Refused("confine", words(error)) from error

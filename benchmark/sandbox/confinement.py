@@ -110,21 +110,20 @@ def protections(at: Platform | None = None) -> list[Protection]:
     ]
 
 
-def require(*, allow_weak: bool = False, at: Platform | None = None, file: str = "model.py") -> None:
+def require(*, at: Platform | None = None, file: str = "model.py") -> None:
     """Raise an error if submitted code could harm this machine.
 
     Raises:
-        ConfinementError: a protection is missing and ``allow_weak`` is false, or this is not a POSIX
-            system.
+        ConfinementError: a protection is missing, or this is Windows.
     """
     at = at or Platform.here()
     if at.system == "Windows":
         raise ConfinementError(f"a submitted {file} cannot be run on Windows; use Linux 6.2 or later")
     missing = [f"{each.name} ({each.text})" for each in protections(at) if not each.stands]
-    if missing and not allow_weak:
+    if missing:
         raise ConfinementError(
             f"this machine cannot confine a submitted {file}: {', '.join(missing)}; use Linux 6.2 or later "
-            "with Landlock and seccomp, or allow weak confinement if you have read and trust the code"
+            "with Landlock and seccomp"
         )
 
 
@@ -141,29 +140,25 @@ def environment(scratch: Path, threads: int) -> dict[str, str]:
     return {**kept, **home, **fixed}
 
 
-def confine(scratch: Path, limits: Limits, *, parent: int, packages: Path, device: str, weak: bool) -> None:
+def confine(scratch: Path, limits: Limits, *, parent: int, packages: Path, device: str) -> None:
     """Confine this process for good; it must still have only one thread.
 
     Args:
         parent: this process ends when that process does; 0 = bubblewrap sees to that.
         packages: the folder that torch is imported from.
-        weak: skip protections that this machine lacks; otherwise a missing one is an error.
 
     Raises:
         OSError: the kernel refused.
     """
-    at = Platform.here()
     _limit(limits)
-    if at.system == "Linux":
+    if Platform.here().system == "Linux":
         kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         kernel.drop_capabilities()
     if parent and os.getppid() != parent:
         os._exit(1)
-    if at.landlock or not weak:
-        landlock.restrict(_allowed(scratch, packages, device))
-    if at.seccomp or not weak:
-        seccomp.restrict()
+    landlock.restrict(_allowed(scratch, packages, device))
+    seccomp.restrict()
 
 
 def limit_memory(taken: int, limits: Limits) -> None:

@@ -8,7 +8,7 @@ from robustness_bench.benchmark.errors import BenchError, printable
 _LONGEST = 300  # characters of the submitted code's own message in an error
 
 REMEDIES = {
-    "confine": "use another machine, or allow weak confinement if you have read and trust the code",
+    "confine": "use another machine: bench doctor says what this one lacks",
     "import": "fix model.py",
     "build": "fix model.py: build(*, classes, channels, size) returns the network",
     "weights": "save the state_dict() of what build() returns with safetensors.torch.save_file",

@@ -50,7 +50,6 @@ class Settings(NamedTuple):
     threads: int
     packages: str
     """The folder that torch is imported from."""
-    weak: bool
     file: str = MODEL
     """The submitted file's name in the scratch folder, which says whether it is a model or an attack."""
 

@@ -45,7 +45,6 @@ class RemoteModel(nn.Module):
         size: int,
         limits: Limits,
         device: str = "cpu",
-        allow_weak: bool = False,
     ) -> "RemoteModel":
         """Start a process with copies of the two files; it can read neither the originals nor their folder.
 
@@ -55,18 +54,15 @@ class RemoteModel(nn.Module):
         Args:
             model_file: defines ``build(*, classes, channels, size)``, which returns an ``nn.Module``.
             weights: safetensors, loaded strictly; None keeps the weights that ``build`` made.
-            allow_weak: continue even if this machine lacks a protection (``confinement.protections``).
 
         Raises:
             ConfinementError: a protection is missing.
             ModelError: the submission did not start.
             BenchError: a file cannot be read.
         """
-        require(allow_weak=allow_weak)
+        require()
         packages = str(Path(torch.__file__).parents[1])
-        settings = Settings(
-            classes, channels, size, device, torch.get_num_threads(), packages=packages, weak=allow_weak
-        )
+        settings = Settings(classes, channels, size, device, torch.get_num_threads(), packages=packages)
         process = ModelProcess(model_file, weights, limits, settings)
         return cls(process, classes=classes, channels=channels, size=size)
 

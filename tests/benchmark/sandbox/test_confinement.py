@@ -36,7 +36,7 @@ from pathlib import Path
 from robustness_bench.benchmark.sandbox.confinement import Limits, confine
 program = Path("model.py").read_text()
 confine(
-    Path.cwd(), Limits(), parent=os.getppid(), packages=Path(sys.prefix, "lib"), device="cpu", weak=False
+    Path.cwd(), Limits(), parent=os.getppid(), packages=Path(sys.prefix, "lib"), device="cpu"
 )
 exec(compile(program, "model.py", "exec"), {"__name__": "__main__"})
 """
@@ -235,9 +235,8 @@ def test_process_ends_where_its_parent_is_not_the_one_that_was_named(tmp_path: P
         (Platform("Linux", 3, True), set()),
     ],
 )
-def test_missing_walls_are_refused_unless_allowed(at: Platform, missing: set[str]) -> None:
+def test_missing_walls_are_refused(at: Platform, missing: set[str]) -> None:
     assert {wall.name for wall in protections(at) if not wall.stands} == missing
-    require(allow_weak=True, at=at)
     if not missing:
         require(at=at)
         return
@@ -246,9 +245,9 @@ def test_missing_walls_are_refused_unless_allowed(at: Platform, missing: set[str
     assert all(name in str(refusal.value) for name in missing)
 
 
-def test_windows_is_refused_even_so() -> None:
+def test_windows_is_refused() -> None:
     with pytest.raises(ConfinementError, match="Windows"):
-        require(allow_weak=True, at=Platform("Windows", 0, False))
+        require(at=Platform("Windows", 0, False))
 
 
 def test_environment_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
