@@ -50,4 +50,6 @@ def tell(merged: "Merged", out: Path, dry_run: bool) -> None:
     said = ", ".join(f"{count} {what}" for what, count in counts.items())
     print(f"{'would come ' if dry_run else ''}into {place(out)}: {said}")
     if not dry_run and merged.taken:
-        print(f"bench run --out {place(out)} with the --config of these results rebuilds tables")
+        print(
+            f"bench run --out {place(out)} with the --config of these results rebuilds results.csv and tables"
+        )
