@@ -52,8 +52,10 @@ def protocol_of(entry: Entry, folder: Path | None = None, *, quick: bool = False
         tree["model"] = {"name": sent.architecture, "width": sent.width}
     if folder is not None:
         tree["weights"] = str(folder / sent.weights)
-        tree["weights_input"] = "plain" if sent.weights_plain else "normalised"
-        tree["network"] = str(folder / MODEL_FILE) if sent.own else ""
+        if sent.own:
+            tree["network"] = str(folder / MODEL_FILE)
+        else:
+            tree["weights_input"] = "plain" if sent.weights_plain else "normalised"
     attacks = load_protocol(None, tree).settings[0].attacks[sent.norm]
     if sent.randomised:
         tree["attacks"] = {"strict": {sent.norm: [_RANDOMISED.get(name, name) for name in attacks]}}

@@ -187,7 +187,7 @@ def test_export_says_what_is_wrong(
     bench: Bench, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "must be named like results.zip" in bench("export", store).err
+    assert "must be a file named like results.zip" in bench("export", store).err
     assert "takes a folder and an archive" in bench("export", store, "b", "c.zip").err
     assert "there is no folder nowhere" in bench("export", "nowhere", "a.zip").err
     assert bench("export", "a.zip").status == 0, "results is the folder unless one is named"
