@@ -76,11 +76,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_submissions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers is forgotten after it."""
-    from robustness_bench.defenses import registry
+def _nothing_from_outside_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Submissions and plugin files that a test makes known are forgotten after it."""
+    from robustness_bench.attacks import plugins as offers
+    from robustness_bench.defenses import plugins, registry
 
     monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(plugins, "_loaded", dict(plugins._loaded))
+    monkeypatch.setattr(offers, "_files", {group: dict(points) for group, points in offers._files.items()})
 
 
 def run_bench(*arguments: object) -> Said:

@@ -465,11 +465,12 @@ tempfile.tempdir = {str(tmp_path)!r}
 from pathlib import Path
 from robustness_bench.benchmark.sandbox.confinement import Limits
 from robustness_bench.benchmark.sandbox.process import ModelProcess, Settings
-settings = Settings(5, 1, 8, "cpu", 1, {str(Path(torch.__file__).parents[1])!r}, False)
+settings = Settings(5, 1, 8, "cpu", 1, {str(Path(torch.__file__).parents[1])!r})
 ModelProcess(Path({str(tmp_path)!r}, "model.py"), None, Limits(), settings)
 """
     with subprocess.Popen([sys.executable, "-c", program]) as parent:
-        _until(lambda: any(tmp_path.glob("bench-model-*/busy")))
+        _until(lambda: parent.poll() is not None or any(tmp_path.glob("bench-model-*/busy")))
+        assert parent.returncode is None
         (pid,) = _children(parent.pid)
         parent.kill()
     _until(lambda: not Path(f"/proc/{pid}/cwd").exists())
