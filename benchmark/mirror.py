@@ -99,7 +99,7 @@ class Mirror:
             gone = [name for name in known if not (self.folder / name).is_file()]
             # Marks are always those of a listing: some file systems tell of a single file in another way.
             there = {name: _mark(info) for name, info in self._found().items()} if new or gone else {}
-            known |= {name: {"here": stamps[name], "there": there[name]} for name in new}
+            known |= {name: {"here": stamps[name], "there": there.get(name, "")} for name in new}
             for name in gone:  # else it would be fetched again; but what another has put there since stays
                 if there.get(name) == known.pop(name)["there"]:
                     self._files.rm_file(self._there(name))

@@ -205,6 +205,7 @@ def run(
     from robustness_bench.benchmark.store.protocols import protocol_file
     from robustness_bench.benchmark.submit.board.publish import publish
 
+    _check_counts(workers=workers, batch_size=batch_size, shard_size=shard_size)
     checked = load_protocol(protocol if isinstance(protocol, Mapping) else Path(protocol))
     folder = local_folder(out)
     options = [f"{key}={json.dumps(value)}" for key, value in (engine_options or {}).items()]
@@ -214,9 +215,8 @@ def run(
         config = protocol_file(folder, checked) if isinstance(protocol, Mapping) else protocol
         said = {"--config": config, "--out": out, "--data-dir": data_dir}
         command = shlex.join(["bench", "run", *(str(word) for pair in said.items() for word in pair)])
-        context = Context(
-            out=folder, device=where.device(device), batch_size=batch_size, threads=1, command=command
-        )
+        chosen = where.device(device) if work.todo else "cpu"  # a cluster is asked only for work
+        context = Context(out=folder, device=chosen, batch_size=batch_size, threads=1, command=command)
         work = work.in_shards(shard_size, context)
         return running.run(work, context, publish, workers=workers, live=False, engine=where)
 
@@ -244,7 +244,11 @@ def _check_types(model: Any, eps: Any, attacks: Any, seed: Any, batch_size: Any)
         raise BenchError(f"ε must be a positive finite number, got {eps!r}")
     if isinstance(attacks, str) or not isinstance(attacks, Iterable):
         raise BenchError(f"attacks must be a list of names, got {attacks!r}")
-    for name, value in (("seed", seed), ("batch_size", batch_size)):
+    _check_counts(seed=seed, batch_size=batch_size)
+
+
+def _check_counts(**numbers: Any) -> None:
+    for name, value in numbers.items():
         if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
             raise BenchError(f"{name} must be a whole number from 0, got {value!r}")
 

@@ -284,5 +284,9 @@ def test_a_protocol_file_is_taken_too(tmp_path: Path) -> None:
             api.run(given, out=tmp_path / "results")
     with pytest.raises(BenchError, match="defences"):
         api.run({"defences": ["standard"]}, out=tmp_path / "results")
+    with pytest.raises(BenchError, match="shard_size must be a whole number from 0, got -1"):
+        api.run(TINY, out=tmp_path / "results", shard_size=-1)
+    with pytest.raises(BenchError, match="unknown engine 'lokal'; did you mean local"):
+        api.run(TINY, out=tmp_path / "results", engine="lokal")
     with pytest.raises(BenchError, match="there is no folder"):
         api.records(tmp_path / "nowhere")

@@ -50,7 +50,7 @@ class Figures:
         if self._mirror and not failed:
             self._mirror.fetch([task.path])
         if task.is_cell:
-            self._cell(task, {} if failed else _values(path, task))
+            self._cell(task, None if failed else _values(path, task))
         elif is_kept(path, task):
             self._epochs(task, read_card(path).get("history", []))
 
@@ -59,10 +59,10 @@ class Figures:
             self._trackers.log(group_of(task), history[epoch], epoch + 1)
             self._epochs_told[task.id] = epoch + 1
 
-    def _cell(self, task: Task, values: Mapping[str, float]) -> None:
-        self._ended["cells_done" if values else "cells_failed"] += 1
+    def _cell(self, task: Task, values: Mapping[str, float] | None) -> None:
+        self._ended["cells_failed" if values is None else "cells_done"] += 1
         step = sum(self._ended.values())
-        if values:
+        if values is not None:
             self._trackers.log(group_of(task), values, step)
         self._trackers.log(_RUN, self._ended, step)
 

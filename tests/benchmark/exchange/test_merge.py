@@ -89,7 +89,7 @@ def test_elsewhere_there_is_nothing_left_to_do_and_the_table_is_the_same(
     assert exported.splitlines()[1] in said.out.replace(", digest", "\ndigest")
     assert f"bench run --out {there} with the --config of these results" in said.out
     assert "nothing to do: all 4 cells are done" in bench("run", *ASKED, "--out", there).out
-    for name in ("results.csv", "costs.csv", "learning.csv", "tables/digits-white.html"):
+    for name in ("results.csv", "costs.csv", "learning.csv", "references.bib", "tables/digits-white.html"):
         assert (there / name).read_bytes() == (ours / name).read_bytes()
 
 
