@@ -32,10 +32,12 @@ class Local:
     def seats(self, context: Context, workers: int, chains: int) -> list[Context]:
         """Each has a GPU (or ``context.processes`` of them), or a share of the cores.
 
-        Without a number there is one per GPU, or on CPU one per core up to four and up to ``chains``.
+        Without a number there is one per GPU, or on CPU one per core up to four and up to ``chains``. None
+        has more threads than OMP_NUM_THREADS says, where that is set.
         """
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        each = context.processes
+        each, most = context.processes, os.environ.get("OMP_NUM_THREADS", "")
+        limit = max(1, int(most)) if most.isdecimal() else cores
         if context.device == "cuda":
             import torch
 
@@ -43,10 +45,10 @@ class Local:
             if each > gpus:
                 raise BenchError(f"--processes {each} needs as many GPUs, torch sees {gpus}")
             count = min(workers, gpus // each) if workers else gpus // each
-            threads = max(1, cores // (count * each))
+            threads = max(1, min(limit, cores // (count * each)))
             return [context.on(f"cuda:{index * each}", threads) for index in range(count)]
         count = workers or max(1, min(cores, 4, chains) // each)
-        return [context.on(context.device, max(1, cores // (count * each)))] * count
+        return [context.on(context.device, max(1, min(limit, cores // (count * each))))] * count
 
     def launch(self, meeting: Meeting, seats: Mapping[int, Context]) -> dict[int, "_Process"]:
         spawn = multiprocessing.get_context("spawn")  # fork is not safe with CUDA or torch's threads

@@ -12,6 +12,7 @@ import pytest
 from robustness_bench.attacks import registry
 from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.errors import BenchError, StoreError
+from robustness_bench.benchmark.run.engines.local import Local
 from robustness_bench.benchmark.run.engines.ray import Ray
 from tests.conftest import Bench
 
@@ -215,6 +216,19 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(
     with pytest.raises(StoreError, match=r"has a file '\.\./\.\./out', which would lie outside"):
         mirror.pull()
     assert not list(tmp_path.rglob("out"))
+
+
+@pytest.mark.parametrize(
+    ("limit", "processes", "threads"),
+    [("", 1, [4, 4]), ("3", 1, [3, 3]), ("9", 2, [2, 2]), ("all", 1, [4, 4])],
+)
+def test_no_worker_has_more_threads_than_openmp_is_told(
+    monkeypatch: pytest.MonkeyPatch, limit: str, processes: int, threads: list[int]
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    context = Context(out=Path("r"), device="cpu", batch_size=0, threads=1, processes=processes)
+    assert [seat.threads for seat in Local().seats(context, 2, 9)] == threads
 
 
 def test_an_address_where_nobody_listens_is_refused_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
