@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from robustness_bench.benchmark.report.detectors.captions import every_caption, worst_caption
 from robustness_bench.benchmark.report.detectors.lines import GREY, NATURAL, OBLIVIOUS, WHITE, DetectionLine
 from robustness_bench.benchmark.report.detectors.names import (
     attack_label,
@@ -17,10 +16,12 @@ from robustness_bench.benchmark.report.detectors.names import (
 from robustness_bench.benchmark.report.detectors.rates import UNION, DetectorLine
 from robustness_bench.benchmark.report.lines.results import position
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Notes, Row, Table, spread
+from robustness_bench.benchmark.report.rendering.wording import counts, span
 
 NOT_A_CLAIM = "oblivious only: not a security claim"
 MISSING = Cell(text="–")
 _ADAPTIVE = {WHITE: "White box", GREY: "Grey box"}
+_INTERVAL = "the 95 % Wilson interval of the mean over images, widened by the standard deviation over seeds"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,3 +220,50 @@ def plain(line: DetectionLine | None, name: str, notes: Notes) -> Cell:
     if figure is None:
         return failed(line, notes)
     return Cell(text=spread(figure.mean, figure.std, 1), marks=notes.marks(*line.remarks))
+
+
+def worst_caption(label: str, lines: Sequence[DetectionLine]) -> str:
+    kappas = sorted({line.confidence for line in lines if line.setting == OBLIVIOUS})
+    ran = f" ({', '.join(map(confidence, kappas))})" if kappas else ""
+    return (
+        f"{_withstood(label, lines)} In brackets {_INTERVAL}. Oblivious attacks see the classifier alone; "
+        f"the worst κ is that of those run{ran} at which least is withstood, for the defender does not "
+        "choose it. Natural images: accuracy counts a flagged image as wrong; flagged is the share of false "
+        "alarms, nominal the sum of the shares that the detectors' thresholds flag of held-out images. "
+        "Success: share of the images on which an attack that knows the system (white box; grey box: how it "
+        "is made, but not its weights) is neither flagged nor classified correctly. A row without one was "
+        "attacked obliviously only: it is not a security claim."
+    )
+
+
+def every_caption(label: str, lines: Sequence[DetectionLine]) -> str:
+    own = [line for line in lines if line.setting == OBLIVIOUS]
+    intervals = [interval for line in own if (interval := line.interval())]
+    widest = max(((high - low) / 2 for low, high in intervals), default=0.0)
+    several = any(len(line.per_seed) > 1 for line in own)
+    spread = " ± sample standard deviation over seeds" if several else ""
+    return (
+        f"{_withstood(label, own)} Mean{spread}; every interval ({_INTERVAL}) is in detections.csv."
+        f" The widest is ± {widest:.1f} points. Oblivious only: not a security claim."
+    )
+
+
+def _withstood(label: str, lines: Sequence[DetectionLine]) -> str:
+    """Return the measure, and the numbers of images and seeds."""
+    kinds = {
+        "under oblivious attacks": [line for line in lines if line.setting == OBLIVIOUS],
+        "under adaptive ones": [line for line in lines if line.setting not in (OBLIVIOUS, NATURAL)],
+    }
+    counted = [f"{_counted_images(found)} {what}" for what, found in kinds.items() if found]
+    natural = [line for line in lines if line.setting == NATURAL]
+    everything = [f"{_counted_images(natural)} natural ones"] if natural else []
+    attacked = f"of the test images that the classifier gets right {', '.join(counted)}" if counted else ""
+    seeds = counts((len(line.per_seed) for line in lines), "training seed")
+    return (
+        "Withstood: share in % of the attacked images that are flagged or, reformed, classified correctly. "
+        f"{label}: {'; '.join(filter(None, [attacked, *everything]))}; {seeds}."
+    )
+
+
+def _counted_images(lines: Iterable[DetectionLine]) -> str:
+    return span(line.n for line in lines if line.n)

@@ -8,7 +8,7 @@ from typing import Any
 from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.collapse import collapsed_seeds
-from robustness_bench.benchmark.report.lines.flags import flags_by_family, looked_at
+from robustness_bench.benchmark.report.lines.results import flags_by_family, looked_at
 from robustness_bench.benchmark.report.lines.trained import epochs_of, said
 from robustness_bench.benchmark.site.contents import names
 from robustness_bench.benchmark.site.contents.boards import Board, Row

@@ -15,7 +15,7 @@ from robustness_bench.benchmark.measure.information import _blocks
 from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.plan.tasks import Task, make_mi_plan
 from robustness_bench.benchmark.report.lines.information import COLUMNS, MILine, mi_lines, to_csv
-from robustness_bench.benchmark.report.lines.learning import find_trainings, learning
+from robustness_bench.benchmark.report.lines.trained import find_trainings, learning
 from robustness_bench.benchmark.store.cards import card_of, read_card
 from robustness_bench.benchmark.store.folder import is_done
 from robustness_bench.benchmark.store.information import (
