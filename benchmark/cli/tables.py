@@ -167,8 +167,7 @@ def command(request: Request, paper: "Paper[Any]", cells: "Sequence[PaperCell[An
 
 def _write(request: Request, made: "Table", csv: str, formats: Sequence[str]) -> None:
     """Write the files, and print the table and its paths."""
-    from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex
-    from robustness_bench.benchmark.report.rendering.markdown import to_markdown
+    from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex, to_markdown
 
     setting = {"csv": lambda _: csv, "html": to_html, "latex": to_latex, "markdown": to_markdown}
     files = {_FORMATS[name]: setting[name](made).encode() for name in formats}

@@ -88,7 +88,7 @@ _ALL = (
         name="part",
         title="{dataset} train {part}, seed {seed}",
         folder="checkpoints",
-        run=f"{_TRAIN}.parts:fit_part",
+        run=f"{_TRAIN}.detectors:fit_part",
         passes=f"{_COST}:part_passes",
         chain=True,
     ),
@@ -96,7 +96,7 @@ _ALL = (
         name="calibrate",
         title="{dataset} calibrate {detector}, seed {of_parts}",
         folder="calibrations",
-        run=f"{_TRAIN}.thresholds:calibrate",
+        run=f"{_TRAIN}.detectors:calibrate",
         passes=f"{_COST}:calibration_passes",
         archived=f"{_FACTS}.facts:calibration_facts",
         seeded=False,  # its name has the seed of its parts, which may be an attacker's

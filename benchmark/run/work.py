@@ -11,7 +11,7 @@ from robustness_bench.benchmark.mirror import mirror_of
 from robustness_bench.benchmark.plan.protocol import Protocol, Settings, check_budgets
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
 from robustness_bench.benchmark.report.rendering.table import Table
-from robustness_bench.benchmark.store import tensors
+from robustness_bench.benchmark.store import cards
 from robustness_bench.benchmark.store.folder import locked, open_tasks
 from robustness_bench.benchmark.store.protocols import keep_protocol
 
@@ -104,7 +104,7 @@ def _verify_parents(out: Path, todo: list[Task]) -> None:
     parents = {parent.path: parent for task in todo for parent in task.needs}
     for path, parent in sorted(parents.items()):
         if parent.id not in running:
-            tensors.verify(out / path)
+            cards.verify(out / path)
 
 
 def run(

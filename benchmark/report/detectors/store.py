@@ -13,9 +13,8 @@ from robustness_bench.benchmark.plan.detectors import make_detection_plan
 from robustness_bench.benchmark.plan.protocol import ADAPTIVE, Protocol, Settings
 from robustness_bench.benchmark.report.detectors.lines import NATURAL, OBLIVIOUS, DetectionLine, name_of
 from robustness_bench.benchmark.report.detectors.roc import Scores
-from robustness_bench.benchmark.store.cards import read_card
+from robustness_bench.benchmark.store.cards import read_card, verify
 from robustness_bench.benchmark.store.detections import Detection, find_detections, read_detection
-from robustness_bench.benchmark.store.tensors import verify
 from robustness_bench.defenses.detectors.registry import system_presets
 
 _SHOWN = ("sample", "label", "prediction", "l1", "l2", "linf")  # equal in both: the same images were judged

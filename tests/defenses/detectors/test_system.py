@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustness_bench.attacks.guarded import Guarded
+from robustness_bench.attacks.adaptive import Guarded
 from robustness_bench.defenses.detectors.base import Detector
 from robustness_bench.defenses.detectors.system import Judged, System, score_all
 from robustness_bench.defenses.detectors.thresholds import threshold
