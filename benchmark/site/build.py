@@ -24,7 +24,7 @@ from robustness_bench.benchmark.site.pages import defense, overview
 from robustness_bench.benchmark.site.pages import detectors as detectorpage
 
 MARKER = ".robustness-bench-site"
-_OF_DETECTORS = ("detectors.css", "detectors.js")
+_OF_DETECTORS = "detectors.css"
 _HERE = Path(__file__).parent
 
 
@@ -102,7 +102,7 @@ def _write_all(
 ) -> None:
     _put(folder / MARKER, b"bench leaderboard build may replace this folder.\n")
     for asset in sorted((_HERE / "assets").iterdir()):
-        if detectors or asset.name not in _OF_DETECTORS:
+        if detectors or asset.name != _OF_DETECTORS:
             _put(folder / "assets" / asset.name, asset.read_bytes())
     index = overview.index(found, boards, families, detectors)
     _put(folder / "index.html", _render("index.html.j2", "", "index", index))

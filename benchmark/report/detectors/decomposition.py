@@ -7,7 +7,7 @@ from robustness_bench.benchmark.report.detectors.names import attack_label, conf
 from robustness_bench.benchmark.report.detectors.tables import NOT_A_CLAIM, Found, plain
 from robustness_bench.benchmark.report.literature.published import LU, Curve, curves
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Notes, Row, Table
-from robustness_bench.benchmark.report.rendering.wording import counts, span
+from robustness_bench.benchmark.report.rendering.wording import span, training_seeds
 
 _SYSTEM = "magnet"
 _PARTS = {"none": "None", "det_only": "Detectors", "ref_only": "Reformer", "both": "Both"}
@@ -48,7 +48,7 @@ def _caption(label: str, lines: Sequence[DetectionLine], beside: bool) -> str:
         f"Share in % of {span(line.n for line in lines)} attacked test images of {label} that are "
         "withstood with none of MagNet's parts, its detectors alone (flagged or classified correctly), its "
         f"reformer alone (classified correctly once reformed), and both; "
-        f"{counts((len(line.per_seed) for line in lines), 'training seed')}"
+        f"{training_seeds(len(line.per_seed) for line in lines)}"
     )
     text += ", mean ± sample standard deviation." if any(len(line.per_seed) > 1 for line in lines) else "."
     if beside:

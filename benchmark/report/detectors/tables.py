@@ -16,7 +16,7 @@ from robustness_bench.benchmark.report.detectors.names import (
 from robustness_bench.benchmark.report.detectors.rates import UNION, DetectorLine
 from robustness_bench.benchmark.report.lines.results import position
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Notes, Row, Table, spread
-from robustness_bench.benchmark.report.rendering.wording import counts, span
+from robustness_bench.benchmark.report.rendering.wording import span, training_seeds
 
 NOT_A_CLAIM = "oblivious only: not a security claim"
 MISSING = Cell(text="–")
@@ -258,7 +258,7 @@ def _withstood(label: str, lines: Sequence[DetectionLine]) -> str:
     natural = [line for line in lines if line.setting == NATURAL]
     everything = [f"{_counted_images(natural)} natural ones"] if natural else []
     attacked = f"of the test images that the classifier gets right {', '.join(counted)}" if counted else ""
-    seeds = counts((len(line.per_seed) for line in lines), "training seed")
+    seeds = training_seeds(len(line.per_seed) for line in lines)
     return (
         "Withstood: share in % of the attacked images that are flagged or, reformed, classified correctly. "
         f"{label}: {'; '.join(filter(None, [attacked, *everything]))}; {seeds}."

@@ -34,7 +34,7 @@ from robustness_bench.benchmark.report.paper.cells import Block, Blocks, Cells, 
 from robustness_bench.benchmark.report.paper.tables import Paper
 from robustness_bench.benchmark.report.rendering.csv import number
 from robustness_bench.benchmark.report.rendering.table import Column, Note
-from robustness_bench.benchmark.report.rendering.wording import counts, span
+from robustness_bench.benchmark.report.rendering.wording import span, training_seeds
 from robustness_bench.benchmark.statistics import Interval, MeanStd
 from robustness_bench.benchmark.store.detections import Detection
 
@@ -217,7 +217,7 @@ def _made(block: Block[DetectionLine], lines: Sequence[DetectionLine]) -> str:
     betas = sorted({line.beta for line in lines if line.beta is not None})
     ead = f", EAD with β = {', '.join(f'{beta:g}' for beta in betas)}" if betas else ""
     images = span(line.n for line in lines if line.n)
-    seeds = counts((len(line.per_seed) for line in lines), "training seed")
+    seeds = training_seeds(len(line.per_seed) for line in lines)
     return f"{block.label}: {images} test images that the classifier gets right, {seeds}{ead}."
 
 
