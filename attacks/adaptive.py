@@ -231,7 +231,7 @@ class AdaptiveDetection:
                     nearest.offer(judged, images, distance[quiet], evaded)
 
                 descent.step(gradient, self.step_size)
-                if self._checks_progress(step):
+                if self.abort_early and step % max(self.steps // _CHECKS, 1) == 0:
                     stay = improved(loss, previous)
                     rows, previous = rows[stay], loss[stay]
                     descent.keep(stay)
@@ -242,9 +242,6 @@ class AdaptiveDetection:
         surfaces, excess = probe.differentiable(x_adv, target)
         scores = self.weight * (excess + self.slack).relu().sum(1)
         return sum((hinge(-margin(logits, target), self.confidence) for logits in surfaces), scores), excess
-
-    def _checks_progress(self, step: int) -> bool:
-        return self.abort_early and step % max(self.steps // _CHECKS, 1) == 0
 
 
 class _Adam:

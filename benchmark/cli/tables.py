@@ -65,7 +65,8 @@ def tables(
 
     asked = _chosen(table, [*NAMID.numbers, *MAGNET.numbers], "table") if table else []
     wanted = _chosen(formats, list(_FORMATS), "format")
-    _check(request)
+    if strange := [flag(each.type) for each in given(request) if each.name in _THE_PAPERS]:
+        raise BenchError(f"the tables have the paper's rows and columns: leave {', '.join(strange)} out")
     detections = MAGNET.records(request.out)
     asked = asked or _with_results(request, detections)
     defenses = [name for name in asked if name in NAMID.numbers]
@@ -151,12 +152,6 @@ def _chosen(given: Names, known: Sequence[str], kind: str) -> list[str]:
     asked = split(given or list(known))
     check_known(kind, asked, known)
     return [name for name in known if name in asked]
-
-
-def _check(request: Request) -> None:
-    """Reject options that would change the paper's rows and columns."""
-    if strange := [flag(each.type) for each in given(request) if each.name in _THE_PAPERS]:
-        raise BenchError(f"the tables have the paper's rows and columns: leave {', '.join(strange)} out")
 
 
 def command(request: Request, paper: "Paper[Any]", cells: "Sequence[PaperCell[Any]]", seeds: int) -> str:

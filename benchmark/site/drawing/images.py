@@ -52,17 +52,13 @@ def sprite(record: Record, file: Path) -> Sprite | None:
     x, x_adv = kept.x[:MOST].astype(np.float64) / 255.0, kept.x_adv[:MOST].astype(np.float64)
     if not len(x):
         return None
-    gain = _gain(float(np.abs(x_adv - x).max()))
+    largest = float(np.abs(x_adv - x).max())
+    gain = max((gain for gain in _GAINS if gain * largest <= 0.5), default=1)  # inside the picture's range
     tiles = [x, x_adv, 0.5 + gain * (x_adv - x)]
     sheet = sheet_of(np.stack(tiles))
     figures = (kept.label, kept.clean_prediction, kept.adversarial_prediction)
     labels, natural, adversarial = (tuple(int(value) for value in each[:MOST]) for each in figures)
     return Sprite(png_of(sheet), sheet.shape[1], sheet.shape[0], gain, labels, natural, adversarial)
-
-
-def _gain(largest: float) -> int:
-    """Return the largest gain that keeps every difference inside the picture's range."""
-    return max((gain for gain in _GAINS if gain * largest <= 0.5), default=1)
 
 
 def sheet_of(tiles: NDArray[np.float64]) -> NDArray[np.uint8]:

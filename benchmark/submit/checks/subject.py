@@ -1,6 +1,5 @@
 """The model under check, with measurements that are made only once."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,13 +47,10 @@ class Subject:
 
     def accuracy(self, model: nn.Module, x: Tensor) -> float:
         """Return the share of correct predictions, in [0, 1]."""
-        right = sum(int((each.argmax(1) == y).sum()) for each, y in self._answers(model, x))
-        return right / len(self.y)
-
-    def _answers(self, model: nn.Module, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = zip(x.split(BATCH), self.y.split(BATCH), strict=True)
         with torch.no_grad():
-            for rows, y in zip(x.split(BATCH), self.y.split(BATCH), strict=True):
-                yield model(rows), y
+            right = sum(int((model(rows).argmax(1) == y).sum()) for rows, y in batches)
+        return right / len(self.y)
 
     @cached_property
     def natural(self) -> float:
