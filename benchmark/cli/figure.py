@@ -166,7 +166,10 @@ def detection_figures(request: Request, kind: str) -> Iterator[Drawable | BenchE
     Raises:
         BenchError: options that the figure does not use.
     """
-    _check(request, kind)
+    used = (*_WHERE, *(() if kind == "generated" else _OF_SCORES))
+    for each in given(request):
+        if each.name not in used:
+            raise BenchError(f"figure {kind} draws stored results: leave {flag(each.type)} out")
     if kind == "generated":
         yield from _generated(request)
         return
@@ -266,13 +269,6 @@ def _known(kind: str, asked: list[str] | None, met: set[str]) -> set[str]:
     names = set(split(asked or []))
     check_known(f"{kind} in the detections of the store", sorted(names), sorted(met))
     return names or met
-
-
-def _check(request: Request, kind: str) -> None:
-    used = (*_WHERE, *(() if kind == "generated" else _OF_SCORES))
-    for each in given(request):
-        if each.name not in used:
-            raise BenchError(f"figure {kind} draws stored results: leave {flag(each.type)} out")
 
 
 def _nothing(request: Request, dataset: str, why: str) -> BenchError:

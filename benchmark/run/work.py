@@ -83,7 +83,12 @@ def prepare(
     data = {each.dataset: locate_for(each, data_dir, download=download) for each in protocol.settings}
     tasks = make(protocol, data)
     todo = open_tasks(out, tasks)
-    _verify_parents(out, todo)
+    # Damaged checkpoints are found before any work, not hours into it.
+    running = {task.id for task in todo}
+    parents = {parent.path: parent for task in todo for parent in task.needs}
+    for path, parent in sorted(parents.items()):
+        if parent.id not in running:
+            cards.verify(out / path)
     return Work(protocol=protocol, data=data, tasks=tasks, todo=todo)
 
 
@@ -96,15 +101,6 @@ def locate_for(settings: Settings, data_dir: Path, *, download: bool = False) ->
     located = locate(settings.dataset, data_dir, download=download, fit=settings.fit)
     check_budgets(located.info, settings.eps, settings.budgets if any(settings.curve.values()) else ())
     return located
-
-
-def _verify_parents(out: Path, todo: list[Task]) -> None:
-    """Find damaged checkpoints before any work, not hours into it."""
-    running = {task.id for task in todo}
-    parents = {parent.path: parent for task in todo for parent in task.needs}
-    for path, parent in sorted(parents.items()):
-        if parent.id not in running:
-            cards.verify(out / path)
 
 
 def run(

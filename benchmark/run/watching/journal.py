@@ -91,13 +91,6 @@ def status_of(out: Path) -> dict[str, Any]:
         BenchError: not a folder of results.
     """
     journal = read_journal(out)
-    results = _results(out)
-    if journal is None and not any(results.values()):
-        raise BenchError(f"{place(out)} holds no results: name a folder that bench run has as --out")
-    return {"folder": place(out), "results": results, "run": None if journal is None else _run(journal)}
-
-
-def _results(out: Path) -> dict[str, Any]:
     counts, damaged = Counter[str](), []
     for folder in dict.fromkeys(kind.folder for kind in TASK_KINDS.values() if kind.result):
         for path in find_tables(out, folder):
@@ -105,7 +98,10 @@ def _results(out: Path) -> dict[str, Any]:
                 counts[read_story(path).get("status", "ok")] += 1
             except StoreError as error:
                 damaged.append(str(error))
-    return {"done": counts["ok"], "failed": counts["error"], "damaged": damaged}
+    results = {"done": counts["ok"], "failed": counts["error"], "damaged": damaged}
+    if journal is None and not any(results.values()):
+        raise BenchError(f"{place(out)} holds no results: name a folder that bench run has as --out")
+    return {"folder": place(out), "results": results, "run": None if journal is None else _run(journal)}
 
 
 def _run(journal: Journal) -> dict[str, Any]:
