@@ -1,4 +1,4 @@
-"""How many epochs a model was trained on natural and on adversarial images, from its card."""
+"""How models were trained, from their cards: epochs of which images, and learning curves (``learning.csv``)."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path

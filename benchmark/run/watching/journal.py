@@ -1,4 +1,4 @@
-"""The journal: a file in the folder of results that says how far its run is."""
+"""The journal, a file in the folder of results that says how far its run is, and what it shows of the run."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""One cell of a board: the outcomes of one attack for all seeds of a defense."""
+"""The columns of a board, and its cells: the outcomes of one attack for all seeds of a defense."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The plots of a defense's page, each with the table of its numbers."""
+"""The plots of the pages of defenses and of detectors, each with the table of its numbers."""
 
 from collections.abc import Sequence
 from statistics import fmean

@@ -1,4 +1,4 @@
-"""Kept images of a cell as one PNG: rows for natural, adversarial and amplified difference."""
+"""Images as one PNG: those kept of a cell, and a generator's for every class, with their predictions."""
 
 import io
 from pathlib import Path
