@@ -1,4 +1,4 @@
-"""How models were trained, from their cards: epochs of which images, and learning curves (``learning.csv``)."""
+"""How models were trained, from their cards: epochs of which images, and learning curves."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
