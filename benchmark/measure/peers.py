@@ -41,7 +41,7 @@ class Problem(NamedTuple):
     """What everything runs on."""
 
     model: nn.Module
-    """As trained, which is what others are given: evaluating, weights frozen."""
+    """As trained and evaluating, which is what others are given (``turn``)."""
     ours: nn.Module
     """As ``bench run`` has it: batch norm folded, channels last."""
     x: Tensor
@@ -276,8 +276,12 @@ def measure(
 
 
 def turn(entry: Entry, family: str, on: Problem, seed: int) -> Turn:
-    """Run an entry once."""
-    model = on.ours if entry.package == OURS else on.model
+    """Run an entry once.
+
+    A library gets a network as it comes, with weights that require gradients; whether it leaves them out of
+    its passes is the library's own doing. A loop gets them frozen.
+    """
+    model = on.ours if entry.package == OURS else on.model.requires_grad_(bool(entry.package))
     if family == "training":  # of a copy, whose weights do move
         model = copy.deepcopy(on.model).requires_grad_().train()
         if entry.package == OURS:
@@ -359,9 +363,9 @@ def _row(family: str, entry: Entry, mine: list[Turn], first: list[Turn]) -> Figu
 
 
 def problem_of(model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float) -> Problem:
-    """What everything runs on, from a model as trained: frozen here, and folded for our own entries."""
+    """What everything runs on, from a model as trained: folded and frozen for our own entries."""
     known: dict[str, Norm] = {"linf": "linf", "l2": "l2"}
-    model = model.eval().requires_grad_(False)
+    model = model.eval()
     ours = folded(model).requires_grad_(False).to(memory_format=torch.channels_last)
     return Problem(model, ours, x.contiguous(), y, known[norm], eps)
 

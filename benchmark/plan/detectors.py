@@ -122,12 +122,13 @@ class _DetectionPlanner:
     def adapt(self, system: SystemPreset, setting: str) -> Task:
         """Return the task for images that fool a whole system, the defending one or the attacker's copy."""
         seed = self.seed if setting == "white" else _ATTACKER + self.seed
+        images = self.data.test_images
         spec = {
             "setting": setting,
             "parameters": {"attack": _ADAPTIVE_CLASS, **self.detection.adaptive_attack.identity()},
             **self._described(system),
             **self.planner.dataset(),
-            "n_examples": min(self.detection.adaptive_examples, self.data.test_images),
+            "n_examples": min(self.detection.adaptive_examples or images, images),
         }
         stem, parents = f"detectors/{setting}-{system.name}-seed{self.seed}", self._parents(system, seed)
         return self.planner.task("adapt", spec, self.seed, stem, parents, system=system.name)

@@ -230,7 +230,7 @@ class Detection(Strict):
     n_examples: Limit
     parameters: Searches
     adaptive: Several[Literal["white", "grey"]]
-    adaptive_examples: Count
+    adaptive_examples: Limit
     adaptive_attack: AdaptiveAttack
     part_epochs: Limit
 

@@ -1,77 +1,24 @@
 """AutoAttack's cheap members: what they leave to the whole of it, and what the audit says of the rest."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustness_bench.attacks import fast as fast_module
 from robustness_bench.attacks.autoattack import AutoAttack
 from robustness_bench.attacks.fast import ALONE, AUDITED, ESCALATED, FastAutoAttack, audited, linear_distances
 from robustness_bench.attacks.numerics.geometry import Norm
 from robustness_bench.attacks.numerics.losses import margin
+from tests.attacks.masked import MASKED, Drawing, Rounded
 from tests.attacks.parity.problem import Problem, problem
 from tests.support import Linear, images
 
 EPS: dict[Norm, float] = {"linf": 0.1, "l2": 0.53}
 SAMPLES = 40
 both_norms = pytest.mark.parametrize("norm", ["linf", "l2"])
-
-
-class Wrapped(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-
-class Rounded(Wrapped):
-    """The image in 17 levels: no gradient at all."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.inner((16.0 * x).round() / 16.0)
-        return logits
-
-
-class Saturated(Wrapped):
-    """Logits squeezed so that their slope is lost to float32, and the order of the classes is not."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.inner(x)
-        return 50.0 * (0.5 * (logits - logits.detach().mean(1, keepdim=True))).tanh() + 1e-3 * logits.detach()
-
-
-class Lying(Wrapped):
-    """A gradient that points anywhere, the same for the same image."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.inner(x.detach())
-        generator = torch.Generator().manual_seed(0)
-        slope = torch.randn(x[0].numel(), logits.shape[1], generator=generator)
-        value = x.flatten(1) @ slope
-        return logits + value - value.detach()
-
-
-class Drawing(Wrapped):
-    """Noise on the image, anew in every pass."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__(inner)
-        self.generator = torch.Generator().manual_seed(0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.inner(x + 0.05 * torch.randn(x.shape, generator=self.generator))
-        return logits
-
-
-MASKED: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "rounded": Rounded,
-    "saturated": Saturated,
-    "lying": Lying,
-    "drawing": Drawing,
-}
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,17 @@ def test_both_training_steps_take_eleven_passes_and_move_no_weight_of_the_proble
         assert (found.forwards, found.backwards) == (11, 11), entry.name
         assert found.accuracy is None
     assert all(torch.equal(value, before[name]) for name, value in on.model.state_dict().items())
-    assert not any(weight.requires_grad for weight in on.model.parameters())
+
+
+def test_a_library_gets_a_network_as_it_comes_and_a_loop_and_we_frozen_weights() -> None:
+    on, asked = digits("linf", 1), []
+
+    def look(model: nn.Module, on: Problem, seed: int) -> None:
+        asked.append({weight.requires_grad for weight in model.parameters()})
+
+    for package in ("foolbox", "", peers.OURS):
+        peers.turn(Entry("looks", package, look), "pgd", on, 0)
+    assert asked == [{True}, {False}, {False}]
 
 
 def moved(step: float) -> Entry:

@@ -77,6 +77,13 @@ def test_natural_accuracy_is_of_all_test_images() -> None:
     assert counts == {("natural", 360), ("oblivious", 50), ("white", 20), ("grey", 20)}
 
 
+def test_no_limit_is_all_test_images() -> None:
+    """`--n-examples 0`, for attacks that know the system too."""
+    unlimited = {"detection": {"n_examples": 0, "adaptive_examples": 0}}
+    cells = [task for task in _plan({**BOTH, **unlimited}) if task.kind == "detect"]
+    assert {task.spec["n_examples"] for task in cells} == {360}
+
+
 def test_defenses_and_detectors_share_a_run() -> None:
     protocol = load_protocol(None, {"defenses": ["undefended", "magnet"], "threats": ["white"]})
     assert (protocol.defenses, protocol.detectors) == (("undefended",), ("magnet",))
