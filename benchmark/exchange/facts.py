@@ -38,8 +38,8 @@ from robustness_bench.benchmark.store.cards import read_card
 from robustness_bench.benchmark.store.cells import Record, read_record
 from robustness_bench.benchmark.store.detections import Detection, read_detection
 from robustness_bench.benchmark.store.diagnoses import read_diagnosis
+from robustness_bench.benchmark.store.folder import protocol_name
 from robustness_bench.benchmark.store.information import MIRecord, read_mi_record
-from robustness_bench.benchmark.store.protocols import protocol_name
 from robustness_bench.benchmark.submit.board.entries import read_entry
 from robustness_bench.benchmark.submit.board.external import read_row
 

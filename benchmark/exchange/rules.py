@@ -127,7 +127,7 @@ def _check_range(rows: Rows, dataset: str) -> None:
 def check_scores(path: Path, spec: dict[str, Any], threshold: float) -> None:
     """Raise WrongError unless a calibration's scores give its threshold.
 
-    The rule of ``robustness_bench.defenses.detectors.thresholds``: the int(n · rate)-th largest of n
+    The rule of ``robustness_bench.defenses.detectors.scores``: the int(n · rate)-th largest of n
     scores, reached by no more than that many.
     """
     from safetensors.numpy import load_file

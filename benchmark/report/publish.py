@@ -8,7 +8,6 @@ from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.files import write_atomic
 from robustness_bench.benchmark.plan.protocol import THREATS, Protocol
 from robustness_bench.benchmark.report.detectors.csv import detections_csv, detectors_csv
-from robustness_bench.benchmark.report.detectors.decomposition import decomposition
 from robustness_bench.benchmark.report.detectors.lines import detection_lines
 from robustness_bench.benchmark.report.detectors.rates import Validation, detector_lines
 from robustness_bench.benchmark.report.detectors.store import (
@@ -18,10 +17,9 @@ from robustness_bench.benchmark.report.detectors.store import (
     validation_scores,
 )
 from robustness_bench.benchmark.report.detectors.store import fitting as fit
-from robustness_bench.benchmark.report.detectors.tables import every_table, found, worst_table
-from robustness_bench.benchmark.report.lines.costs import costs
+from robustness_bench.benchmark.report.detectors.tables import decomposition, every_table, found, worst_table
 from robustness_bench.benchmark.report.lines.curves import curves
-from robustness_bench.benchmark.report.lines.results import ordered, summarize, to_csv
+from robustness_bench.benchmark.report.lines.results import costs, ordered, summarize, to_csv
 from robustness_bench.benchmark.report.lines.selection import fitting
 from robustness_bench.benchmark.report.lines.trained import find_trainings, learning
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED, worst_case

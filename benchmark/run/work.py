@@ -12,8 +12,7 @@ from robustness_bench.benchmark.plan.protocol import Protocol, Settings, check_b
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
 from robustness_bench.benchmark.report.rendering.table import Table
 from robustness_bench.benchmark.store import cards
-from robustness_bench.benchmark.store.folder import locked, open_tasks
-from robustness_bench.benchmark.store.protocols import keep_protocol
+from robustness_bench.benchmark.store.folder import keep_protocol, locked, open_tasks
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.run.engines.base import Engine
@@ -136,7 +135,7 @@ def _run_open(
     from robustness_bench.benchmark.plan.cost import passes
     from robustness_bench.benchmark.run.agenda import run_tasks
     from robustness_bench.benchmark.run.engines.local import Local
-    from robustness_bench.benchmark.run.progress import Progress
+    from robustness_bench.benchmark.run.watching.progress import Progress
     from robustness_bench.benchmark.run.watching.watch import Watch
 
     engine = engine or Local()

@@ -28,7 +28,7 @@ from robustness_bench.benchmark.train.loop import Fit, one_cycle, shuffled, step
 from robustness_bench.defenses.detectors.base import Part
 from robustness_bench.defenses.detectors.generator import GeneratorNetwork
 from robustness_bench.defenses.detectors.registry import build_detector, build_part
-from robustness_bench.defenses.detectors.thresholds import threshold
+from robustness_bench.defenses.detectors.scores import threshold
 from robustness_bench.defenses.detectors.view import DetectorError, Networks, View
 
 _AT_ONCE = 100

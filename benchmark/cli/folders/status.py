@@ -34,7 +34,7 @@ def status(
 
 
 def _say(run: dict[str, Any]) -> None:
-    from robustness_bench.benchmark.run.progress import duration
+    from robustness_bench.benchmark.run.watching.progress import duration
 
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run["began"]))
     silent = duration(run["silent"])

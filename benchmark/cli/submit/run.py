@@ -190,7 +190,7 @@ def _run(campaign: "Campaign", request: "Request") -> dict[str, str]:
 def _show_effect(name: str, campaign: "Campaign", out: Path) -> None:
     from robustness_bench.benchmark.report.rendering.formats import to_text
     from robustness_bench.benchmark.store.cells import find_records, read_record
-    from robustness_bench.benchmark.submit.attacks.campaign_table import campaign_tables
+    from robustness_bench.benchmark.submit.attacks.campaign import campaign_tables
     from robustness_bench.benchmark.submit.board.entries import register_entries
 
     register_entries(out)

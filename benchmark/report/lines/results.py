@@ -22,6 +22,10 @@ COLUMNS = (
     *("images", "per_seed", "unbounded_mean", "unbounded_std", "median_distance", "forwards"),
     *("backwards", "flags", "status", "setting"),
 )
+COST_COLUMNS = (
+    *("dataset", "norm", "eps", "threat", "defense", "attack", "seed", "images", "forwards"),
+    *("backwards", "seconds", "hardware", "setting"),
+)
 
 
 def flags_by_family(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
@@ -254,3 +258,22 @@ def particulars(line: Line) -> list[str]:
 def _absent(line: Line) -> str:
     """Return what replaces a missing number."""
     return "missing" if line.missing else "ERROR"
+
+
+def costs(records: Sequence[Record]) -> str:
+    """Return ``costs.csv``, a line per record; passes are per image, seconds per cell.
+
+    Separate from ``results.csv``, because seconds differ from run to run.
+    """
+    return csv_text(COST_COLUMNS, (_cost_row(record) for record in records if record.status == "ok"))
+
+
+def _cost_row(record: Record) -> list[object]:
+    spec = record.spec
+    return [
+        *(spec["dataset"], spec["norm"], f"{spec['eps']:.6g}"),
+        *(spec["threat"], spec["defense"], spec["attack"]),
+        *(record.seed, spec["n_examples"]),
+        *(f"{record.rows[name].mean():.2f}" for name in ("forwards", "backwards")),
+        *(f"{record.seconds:.3f}", record.environment["hardware"], record.family),
+    ]

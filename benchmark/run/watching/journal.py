@@ -13,7 +13,7 @@ from robustness_bench.benchmark.errors import BenchError, StoreError, last_line
 from robustness_bench.benchmark.files import check_format, read_json, write_json
 from robustness_bench.benchmark.mirror import place
 from robustness_bench.benchmark.plan.kinds import TASK_KINDS
-from robustness_bench.benchmark.run.watching.course import Course
+from robustness_bench.benchmark.run.watching.progress import Progress
 from robustness_bench.benchmark.store.parquet import find_tables, read_story
 
 FORMAT = 1
@@ -31,7 +31,7 @@ class Writer:
 
     out: Path
     command: str
-    progress: Course
+    progress: Progress
     began: float = field(default_factory=time.time)
 
     def write(self, ended: str = "") -> None:

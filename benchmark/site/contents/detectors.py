@@ -7,7 +7,6 @@ from functools import cached_property
 from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.plan.detectors import PART
 from robustness_bench.benchmark.report.detectors.csv import detections_csv, detectors_csv
-from robustness_bench.benchmark.report.detectors.decomposition import decomposition
 from robustness_bench.benchmark.report.detectors.lines import (
     NATURAL,
     OBLIVIOUS,
@@ -19,13 +18,19 @@ from robustness_bench.benchmark.report.detectors.names import system_label
 from robustness_bench.benchmark.report.detectors.rates import DetectorLine, Validation, detector_lines
 from robustness_bench.benchmark.report.detectors.store import check_unions
 from robustness_bench.benchmark.report.detectors.tables import Found as Lines
-from robustness_bench.benchmark.report.detectors.tables import every_table, found, worst_of, worst_table
+from robustness_bench.benchmark.report.detectors.tables import (
+    decomposition,
+    every_table,
+    found,
+    worst_of,
+    worst_table,
+)
 from robustness_bench.benchmark.report.figures.namid import NothingToDrawError
 from robustness_bench.benchmark.report.figures.roc import RocFigure, roc_figure
 from robustness_bench.benchmark.report.rendering.table import Table
 from robustness_bench.benchmark.site.contents import names
-from robustness_bench.benchmark.site.contents.parts import base
 from robustness_bench.benchmark.site.contents.reading import Found
+from robustness_bench.benchmark.site.contents.reproduce import base
 from robustness_bench.benchmark.statistics import MeanStd
 from robustness_bench.benchmark.store.detections import Detection
 from robustness_bench.benchmark.store.generated import ConditionalExamples

@@ -8,11 +8,10 @@ from torch import Tensor, nn
 from robustness_bench.attacks.registry import attack_presets
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.plan.cost import pass_seconds
-from robustness_bench.benchmark.run.progress import duration
+from robustness_bench.benchmark.run.watching.progress import duration
 from robustness_bench.benchmark.statistics import Interval, wilson
 from robustness_bench.benchmark.store.flags import FLAGS, flags
-from robustness_bench.benchmark.submit.checks.opening import listed_model
-from robustness_bench.benchmark.submit.checks.subject import BATCH, Subject
+from robustness_bench.benchmark.submit.checks.subject import BATCH, Subject, listed_model
 from robustness_bench.benchmark.submit.intake.static import Status
 
 Verdict = tuple[Status, str]

@@ -11,10 +11,10 @@ import pytest
 
 from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.parts import PARTS
-from robustness_bench.benchmark.run.progress import Progress
 from robustness_bench.benchmark.run.watching import journal as journals
 from robustness_bench.benchmark.run.watching.adapters import OWN
 from robustness_bench.benchmark.run.watching.contract import About, Options, Tracker
+from robustness_bench.benchmark.run.watching.progress import Progress
 from robustness_bench.benchmark.run.watching.trackers import TRACKERS, Trackers
 from robustness_bench.benchmark.run.watching.watch import Watch
 from robustness_bench.benchmark.store.cells import read_records
