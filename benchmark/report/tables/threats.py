@@ -214,14 +214,18 @@ def _lowered(lines: list[Line]) -> str:
 
 
 def _audited(lines: list[Line]) -> str:
-    """Return what audits say of the accuracies that have one."""
+    """Return what audits say of accuracies, once for all defenses of which they say the same."""
     presets, labels = defense_presets(), _labels(lines)
-    told = [
-        f" {labels[x.attack]} on {presets[x.defense].label} in {NORM_SYMBOLS[x.norm]}: {x.audit}."
-        for x in lines
-        if x.audit
-    ]
-    return "".join(told)
+    told: dict[tuple[str, str, str], list[str]] = {}
+    for x in lines:
+        if x.audit:
+            told.setdefault((labels[x.attack], NORM_SYMBOLS[x.norm], x.audit), []).append(
+                presets[x.defense].label
+            )
+    return "".join(
+        f" {attack} in {norm} on {', '.join(names)}: {audit}."
+        for (attack, norm, audit), names in told.items()
+    )
 
 
 def _models(settings: Settings, lines: list[Line]) -> str:

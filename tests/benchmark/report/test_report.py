@@ -189,6 +189,18 @@ def test_gradients_in_bf16_are_said_beside_the_figure() -> None:
         assert (worst.precision, worst.per_seed) == ("", {0: 50.0})
 
 
+def test_what_an_audit_says_of_several_defenses_is_said_once(lines: list[Line]) -> None:
+    words = {"standard": "not audited", "undefended": "not audited", "namid": "at most 3 below"}
+    lines = [
+        dataclasses.replace(line, audit=words.get(line.defense, "") if line.attack == "pgd-40" else "")
+        for line in lines
+    ]
+    caption = threat_tables("white", lines, load_protocol().settings[0], "digits")[0].caption
+    assert "PGD-40 in L∞ on Undefended, Standard AT: not audited." in caption
+    assert "PGD-40 in L∞ on NAMID: at most 3 below." in caption
+    assert caption.count("not audited") == 1
+
+
 def test_order_of_records_changes_nothing(lines: list[Line]) -> None:
     records = [record("standard", "none", seed, 8 - seed) for seed in range(3)]
     assert to_csv(summarize(records)) == to_csv(summarize(records[::-1]))
