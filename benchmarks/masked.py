@@ -33,8 +33,8 @@ class Row(NamedTuple):
     aa: int
     aa_fast: int
     left_by_aa_fast_alone: int
-    aa_passes: float
-    aa_fast_passes: float
+    aa_passes: str
+    aa_fast_passes: str
 
 
 def row_of(name: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: float) -> Row:
@@ -42,7 +42,7 @@ def row_of(name: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: f
     found = robustness_bench.evaluate(model, x, y, attacks=["aa", "aa-fast"], norm="linf", eps=eps)
     of = {attack: rows.reset_index() for attack, rows in found.images.groupby("attack")}
     robust = {attack: rows["robust"] for attack, rows in of.items()}
-    passes = {attack: float((rows["forwards"] + rows["backwards"]).mean()) for attack, rows in of.items()}
+    passes = {attack: f"{(rows['forwards'] + rows['backwards']).mean():.1f}" for attack, rows in of.items()}
     missed = robust["aa-fast"] & ~robust["aa"]
     natural, full, fast = (int(robust[attack].sum()) for attack in ("none", "aa", "aa-fast"))
     return Row(name, len(y), natural, full, fast, int(missed.sum()), passes["aa"], passes["aa-fast"])

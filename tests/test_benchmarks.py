@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.defenses.registry import build_defense, defense_presets
 
 ROOT = Path(__file__).parents[1]
@@ -251,6 +252,22 @@ def test_wrong_options_are_refused(
 def test_standard_is_always_among_the_defenses(script: ModuleType) -> None:
     assert script.parse(["--defense", "namid,undefended"]).defense == ("undefended", "standard", "namid")
     assert script.parse([]).defense == tuple(PASSES)
+
+
+def test_every_training_option_has_the_same_passes_and_changes_nothing_else() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        options = importlib.import_module("options")
+    base = {"datasets": ["digits"], "norms": ["linf"], "training": {"attack_steps": 1, "lr": 0.3}}
+    plain, *others = [
+        load_protocol(options.protocol_of(base, option, 6)).settings[0] for option in options.OPTIONS.values()
+    ]
+    assert (plain.training.epochs, plain.training.lr) == (6, 0.3)
+    for settings, option in zip(others, list(options.OPTIONS.values())[1:], strict=True):
+        assert settings.training.epochs * option.passes == 12
+        undone = {key: getattr(plain.training, key) for key in (*option.keys, "epochs")}
+        assert not undone.items() & option.keys.items()
+        assert settings.training.model_copy(update=undone) == plain.training
 
 
 @pytest.fixture(scope="module")
