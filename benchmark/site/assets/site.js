@@ -99,7 +99,7 @@
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
   }
 
-  // A table of detectors, by the number a cell begins with
+  // A table by itself, by the number a cell begins with
 
   function sortable(table) {
     var heads = Array.from(table.tHead.rows[table.tHead.rows.length - 1].cells);
