@@ -6,24 +6,88 @@ to adversarial examples", https://arxiv.org/abs/1711.08478, and their code, gith
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from robustness_bench.attacks.base import check_images, check_result, frozen
+from robustness_bench.attacks.base import AttackError, check_images, check_result, frozen
 from robustness_bench.attacks.constant_search import ConstantSearch, Nearest, hinge, improved
-from robustness_bench.attacks.guarded import Guarded, Probe
 from robustness_bench.attacks.numerics import geometry
-from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.losses import margin
 
 __all__ = ["AdaptiveDetection", "Evasion", "Guarded"]
-
 _INSIDE = 0.999  # pixels of exactly 0 and 1 stay at finite w, where tanh is not yet flat
 _DECAY_1, _DECAY_2, _TINY = 0.9, 0.999, 1e-8  # Adam: Kingma and Ba 2015, https://arxiv.org/abs/1412.6980
 _CHECKS = 10  # of progress, per search step
 _CLEAR = 1e-4  # beyond boundary and thresholds, since the same image rounds differently in another batch
+
+
+class Guarded(nn.Module, ABC):
+    """A system that classifies or flags an image. All three methods are differentiable in x."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """The final logits, after reforming: (N, C, H, W) -> (N, K)."""
+
+    @abstractmethod
+    def surfaces(self, x: Tensor, target: Tensor) -> list[Tensor]:
+        """All logits that ``target`` (N,) int64 must win for the image to pass unflagged: (N, K) each.
+
+        For example of x, of its reconstruction, and of the image generated from its code and ``target``.
+        """
+
+    @abstractmethod
+    def excess(self, x: Tensor) -> Tensor:
+        """(score - threshold) / scale of each of D detectors, flagged exactly where >= 0: (N, D)."""
+
+
+class Probe:
+    """The system as an attack sees it: checks that outputs are finite and counts passes of samples.
+
+    Attributes:
+        forwards: samples evaluated; ``surfaces`` and ``excess`` of one image count as one pass, as do
+            class and flag of a judged image.
+        backwards: samples for which a gradient was computed.
+    """
+
+    def __init__(self, system: Guarded) -> None:
+        self.system = system
+        self.forwards = 0
+        self.backwards = 0
+
+    def differentiable(self, x: Tensor, target: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return ``surfaces`` and ``excess`` of the same tensor object, which lets a system cache passes."""
+        self.forwards += len(x)
+        surfaces = [_finite("logits", logits) for logits in self.system.surfaces(x, target)]
+        return surfaces, _finite("excess", self.system.excess(x))
+
+    def gradient(self, loss: Tensor, w: Tensor) -> Tensor:
+        """Return the gradient of each sample's loss (N,) by its row of ``w``; zero where not finite."""
+        self.backwards += len(w)
+        (gradient,) = torch.autograd.grad(loss.sum(), w)
+        return geometry.mended(gradient)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The final logits without gradients: (N, C, H, W) -> (N, K)."""
+        self.forwards += len(x)
+        with torch.no_grad():
+            return _finite("logits", self.system(x))
+
+    def evaded(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return whether each image passes unflagged with a class other than ``y``: (N,) bool."""
+        wrong = self.logits(x).argmax(1) != y
+        with torch.no_grad():
+            flagged = (_finite("excess", self.system.excess(x)) >= 0).any(1)
+        return wrong & ~flagged
+
+
+def _finite(what: str, values: Tensor) -> Tensor:
+    if not torch.isfinite(values).all():
+        raise AttackError(f"the guarded system's {what} is not finite (NaN or infinity)")
+    return values
 
 
 class Evasion(NamedTuple):
@@ -167,7 +231,7 @@ class AdaptiveDetection:
                     nearest.offer(judged, images, distance[quiet], evaded)
 
                 descent.step(gradient, self.step_size)
-                if self._checks_progress(step):
+                if self.abort_early and step % max(self.steps // _CHECKS, 1) == 0:
                     stay = improved(loss, previous)
                     rows, previous = rows[stay], loss[stay]
                     descent.keep(stay)
@@ -178,9 +242,6 @@ class AdaptiveDetection:
         surfaces, excess = probe.differentiable(x_adv, target)
         scores = self.weight * (excess + self.slack).relu().sum(1)
         return sum((hinge(-margin(logits, target), self.confidence) for logits in surfaces), scores), excess
-
-    def _checks_progress(self, step: int) -> bool:
-        return self.abort_early and step % max(self.steps // _CHECKS, 1) == 0
 
 
 class _Adam:

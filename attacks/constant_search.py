@@ -16,7 +16,7 @@ from robustness_bench.attacks.base import MinimumNormAttack
 from robustness_bench.attacks.foolbox import DDN
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.geometry import Norm
-from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.losses import margin
 from robustness_bench.attacks.numerics.noise import Noise
 
 _LARGEST_CONSTANT = 1e10  # of the authors' code

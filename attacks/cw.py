@@ -11,7 +11,7 @@ from robustness_bench.attacks.constant_search import (
     hinge,
     improved,
 )
-from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.losses import margin
 from robustness_bench.attacks.numerics.noise import Noise
 
 _INSIDE = 0.999999  # of the authors' code: pixels of exactly 0 and 1 stay at finite w

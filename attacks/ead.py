@@ -12,7 +12,7 @@ from robustness_bench.attacks.constant_search import (
     hinge,
     improved,
 )
-from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.losses import margin
 from robustness_bench.attacks.numerics.noise import Noise
 
 Rule = Literal["en", "l1"]

@@ -16,8 +16,7 @@ from robustness_bench.attacks.autoattack import AutoAttack
 from robustness_bench.attacks.base import BudgetAttack
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.geometry import Norm, per_sample
-from robustness_bench.attacks.numerics.losses import targeted_margin
-from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.losses import margin, targeted_margin
 from robustness_bench.attacks.numerics.noise import Noise, key_of
 from robustness_bench.attacks.numerics.precision import ByAge, Precision, confirmed, lowered_steps
 from robustness_bench.attacks.searches.pool import Rows, Samples, Search, searched

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from robustness_bench.attacks.base import MinimumNormAttack
 from robustness_bench.attacks.numerics.geometry import Norm
-from robustness_bench.attacks.numerics.losses import temperature
-from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.losses import margin, temperature
 from robustness_bench.attacks.numerics.noise import Noise, NoiseOfSamples
 
 _LEAD = 8.0  # the true class's largest lead in logits: its probability then still keeps ten bits

@@ -102,7 +102,8 @@ def attack_preset(name: str, attack_set: str) -> AttackPreset | None:
         return preset
     # A natural image that is stored is an image at any distance.
     kind = "unbounded" if preset.kind == "natural" else preset.kind
-    return replace(preset, name=name, label=f"{preset.label} {_spelled(storage)}", kind=kind, storage=storage)
+    label = f"{preset.label} {storage.replace(JPEG, 'JPEG ')}"
+    return replace(preset, name=name, label=label, kind=kind, storage=storage)
 
 
 def parsed(name: str) -> tuple[str, str]:
@@ -116,10 +117,6 @@ def parsed(name: str) -> tuple[str, str]:
     if (is_jpeg and 1 <= int(quality) <= 100) or (storage == EIGHT_BIT and base != "none"):
         return base, storage
     return name, ""
-
-
-def _spelled(storage: str) -> str:
-    return storage if storage == EIGHT_BIT else storage.replace(JPEG, "JPEG ")
 
 
 def attack_place(name: str) -> tuple[int, int, str]:

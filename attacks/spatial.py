@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from robustness_bench.attacks.base import Attack
 from robustness_bench.attacks.numerics.geometry import mended, per_sample
-from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.losses import margin
 from robustness_bench.attacks.numerics.noise import Noise
 
 _ROUNDING = 0.1  # pixels: below this length the optimised flow loss is smooth

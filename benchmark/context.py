@@ -36,7 +36,7 @@ class Context:
         accept_low: whether given weights are accepted whatever their accuracy on training images.
         trackers: what ``--tracker`` names, told by the command's own process.
         command: the command line that this is part of, kept with every result.
-        protocol: the name of its protocol (``store.protocols``), likewise; empty: there is none.
+        protocol: the name of its protocol (``store.folder``), likewise; empty: there is none.
     """
 
     out: Path

@@ -5,7 +5,7 @@
 Every kind is run once undisturbed. Then, until its share of the kills is spent: the same command in a fresh
 folder, SIGKILL of its whole process group at a random moment, again for half of them, and the command to its
 end. Then disturbances of other kinds follow, one run each. A result counts as equal if its id and the hash
-of all that was measured agree (seconds and host differ, `exchange.known.Facts.result`), weights, images,
+of all that was measured agree (seconds and host differ, `exchange.facts.Facts.result`), weights, images,
 results.csv and tables to the byte.
 """
 

@@ -202,7 +202,7 @@ def run(
     from robustness_bench.benchmark.plan.protocol import load_protocol
     from robustness_bench.benchmark.run import work as running
     from robustness_bench.benchmark.run.engines.choice import choose_engine
-    from robustness_bench.benchmark.store.protocols import protocol_file
+    from robustness_bench.benchmark.store.folder import protocol_file
     from robustness_bench.benchmark.submit.board.publish import publish
 
     _check_counts(workers=workers, batch_size=batch_size, shard_size=shard_size)

@@ -8,11 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustness_bench.attacks.numerics.margins import margin
-
 LossName = Literal["log-odds", "ce", "margin", "dlr"]
-
 _WIDEST = 16.0  # logits: below it float32's cross-entropy has its whole gradient
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """max over k ≠ y of z_k - z_y, above 0 exactly where the model errs: (N, K), (N,) -> (N,).
+
+    Needs two classes or more. The gradient is that of the one runner-up.
+    """
+    true = y[:, None]
+    others = logits.scatter(1, true, -torch.inf)
+    return others.max(1).values - logits.gather(1, true)[:, 0]
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

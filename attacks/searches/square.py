@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.geometry import Norm, per_sample
-from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.losses import margin
 from robustness_bench.attacks.numerics.noise import Noise, key_of
 from robustness_bench.attacks.searches.pool import Found, Rows
 

@@ -7,20 +7,21 @@ from typing import Annotated
 import typer
 
 from robustness_bench.attacks.registry import PresetError
-from robustness_bench.benchmark.cli import compare as compare_verb
-from robustness_bench.benchmark.cli import doctor as doctor_verb
-from robustness_bench.benchmark.cli import estimate_mi as estimate_mi_verb
-from robustness_bench.benchmark.cli import figure as figure_verb
-from robustness_bench.benchmark.cli import leaderboard as leaderboard_verb
-from robustness_bench.benchmark.cli import list_ as list_verb
-from robustness_bench.benchmark.cli import perf as perf_verb
-from robustness_bench.benchmark.cli import plan as plan_verb
-from robustness_bench.benchmark.cli import run as run_verb
-from robustness_bench.benchmark.cli import tables as tables_verb
-from robustness_bench.benchmark.cli.folders import export, import_, mend, merge, status, verify
+from robustness_bench.benchmark.cli import (
+    compare,
+    doctor,
+    estimate_mi,
+    figure,
+    leaderboard,
+    list_,
+    perf,
+    run,
+    tables,
+)
+from robustness_bench.benchmark.cli.folders import export, mend, merge, status, verify
 from robustness_bench.benchmark.cli.shared.options import PanelCommand
 from robustness_bench.benchmark.cli.submit import check, images
-from robustness_bench.benchmark.cli.submit import run as submit_run_verb
+from robustness_bench.benchmark.cli.submit import run as submit_run
 from robustness_bench.benchmark.errors import BenchError
 
 app = typer.Typer(
@@ -30,25 +31,25 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("run", cls=PanelCommand)(run_verb.run)
-app.command("plan", cls=PanelCommand)(plan_verb.plan)
-app.command("estimate-mi", cls=PanelCommand)(estimate_mi_verb.estimate_mi)
-app.command("compare", cls=PanelCommand)(compare_verb.compare)
-app.command("figure", cls=PanelCommand)(figure_verb.figure)
-app.command("tables", cls=PanelCommand)(tables_verb.tables)
-app.command("perf", cls=PanelCommand)(perf_verb.perf)
+app.command("run", cls=PanelCommand)(run.run)
+app.command("plan", cls=PanelCommand)(run.plan)
+app.command("estimate-mi", cls=PanelCommand)(estimate_mi.estimate_mi)
+app.command("compare", cls=PanelCommand)(compare.compare)
+app.command("figure", cls=PanelCommand)(figure.figure)
+app.command("tables", cls=PanelCommand)(tables.tables)
+app.command("perf", cls=PanelCommand)(perf.perf)
 app.command("export")(export.export)
-app.command("import")(import_.import_)
+app.command("import")(merge.import_)
 app.command("merge")(merge.merge)
 app.command("mend")(mend.mend)
 app.command("verify")(verify.verify)
 app.command("status")(status.status)
-app.command("doctor")(doctor_verb.doctor)
-check.app.command("run")(submit_run_verb.run)
+app.command("doctor")(doctor.doctor)
+check.app.command("run")(submit_run.run)
 check.app.command("attack")(images.attack)
-app.add_typer(leaderboard_verb.app, name="leaderboard")
+app.add_typer(leaderboard.app, name="leaderboard")
 app.add_typer(check.app, name="submit")
-app.add_typer(list_verb.app, name="list")
+app.add_typer(list_.app, name="list")
 
 
 def _version(wanted: bool) -> None:

@@ -144,12 +144,9 @@ def _show(entries: list[dict[str, Any]], as_json: bool, describe: Any) -> None:
         print(f"{entry['name']:<{width}}  {describe(entry)}")
 
 
-def _parameters(entry: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in entry["parameters"].items())
-
-
 def _defense(entry: dict[str, Any]) -> str:
-    return "; ".join(filter(None, [entry["label"], _parameters(entry), entry["source"]]))
+    parameters = ", ".join(f"{key}={value}" for key, value in entry["parameters"].items())
+    return "; ".join(filter(None, [entry["label"], parameters, entry["source"]]))
 
 
 def _detector(entry: dict[str, Any]) -> str:

@@ -1,10 +1,11 @@
-"""`bench run`: train missing models, attack and evaluate them, and write the tables."""
+"""`bench run`: train, attack and evaluate what is missing. `bench plan`: show what that is."""
 
 from typing import Annotated
 
 import typer
 
 from robustness_bench.benchmark.cli.shared.execution import execute
+from robustness_bench.benchmark.cli.shared.labelled import Json
 from robustness_bench.benchmark.cli.shared.options import HOW, Request, show_plan, takes_request
 
 
@@ -27,3 +28,9 @@ def run(
         show_plan(work, request)
         return
     execute(work, request, publish, "records, results.csv and tables")
+
+
+@takes_request
+def plan(request: Request, as_json: Json = False) -> None:
+    """Show the cells of a run, done and to do, with a time estimate from a timed batch."""
+    show_plan(request.prepare(), request, as_json=as_json)

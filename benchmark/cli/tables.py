@@ -65,7 +65,8 @@ def tables(
 
     asked = _chosen(table, [*NAMID.numbers, *MAGNET.numbers], "table") if table else []
     wanted = _chosen(formats, list(_FORMATS), "format")
-    _check(request)
+    if strange := [flag(each.type) for each in given(request) if each.name in _THE_PAPERS]:
+        raise BenchError(f"the tables have the paper's rows and columns: leave {', '.join(strange)} out")
     detections = MAGNET.records(request.out)
     asked = asked or _with_results(request, detections)
     defenses = [name for name in asked if name in NAMID.numbers]
@@ -153,12 +154,6 @@ def _chosen(given: Names, known: Sequence[str], kind: str) -> list[str]:
     return [name for name in known if name in asked]
 
 
-def _check(request: Request) -> None:
-    """Reject options that would change the paper's rows and columns."""
-    if strange := [flag(each.type) for each in given(request) if each.name in _THE_PAPERS]:
-        raise BenchError(f"the tables have the paper's rows and columns: leave {', '.join(strange)} out")
-
-
 def command(request: Request, paper: "Paper[Any]", cells: "Sequence[PaperCell[Any]]", seeds: int) -> str:
     """Return the command line that runs the cells of one gap (``gaps``), with all other options."""
     options = paper.options(cells) | {"--seeds": str(seeds)}
@@ -167,8 +162,7 @@ def command(request: Request, paper: "Paper[Any]", cells: "Sequence[PaperCell[An
 
 def _write(request: Request, made: "Table", csv: str, formats: Sequence[str]) -> None:
     """Write the files, and print the table and its paths."""
-    from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex
-    from robustness_bench.benchmark.report.rendering.markdown import to_markdown
+    from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex, to_markdown
 
     setting = {"csv": lambda _: csv, "html": to_html, "latex": to_latex, "markdown": to_markdown}
     files = {_FORMATS[name]: setting[name](made).encode() for name in formats}

@@ -19,9 +19,8 @@ import numpy as np
 
 from robustness_bench.benchmark.data import parquet
 from robustness_bench.benchmark.data.base import Dataset, DatasetInfo, Images, Labels, Reading, Source, Splits
-from robustness_bench.benchmark.data.images import decode_plain
+from robustness_bench.benchmark.data.images import SUFFIXES, decode_plain, image_files, subfolders
 from robustness_bench.benchmark.data.labels import numberings, numbers_of
-from robustness_bench.benchmark.data.trees import SUFFIXES, image_files, subfolders
 from robustness_bench.benchmark.errors import BenchError, DataError
 
 _NAME = "folder"

@@ -1,10 +1,11 @@
-"""Read the pixels of any image file as uint8, which stands for [0, 1]; reject what would need a guess."""
+"""Find image files, and read pixels as uint8, which stands for [0, 1]; reject what would need a guess."""
 
 import io
 import struct
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,8 @@ _ORIENTATION = 0x0112
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _PLAIN = ("1", "L", "RGB", "P")
 _ALPHA = ("LA", "PA", "RGBA")
+SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
+_CLUTTER = {"thumbs.db", "desktop.ini"}
 
 
 def decode_all(cells: Sequence[tuple[str, Callable[[], bytes]]], info: DatasetInfo) -> Images:
@@ -180,3 +183,25 @@ def _fit(pixels: Images, info: DatasetInfo, where: str) -> Images:
     if (pixels != pixels[..., :1]).any():
         raise DataError(f"{where} has colours, {info.name} is grey: is --data-dir right?")
     return np.ascontiguousarray(pixels[None, ..., 0])
+
+
+def subfolders(place: Path) -> list[Path]:
+    """Return the folders in a folder, by name, without hidden ones."""
+    return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def image_files(place: Path) -> list[Path]:
+    """Return the images directly in a folder, by name; hidden files, texts and system files are ignored.
+
+    Raises:
+        DataError: another file.
+    """
+    found = []
+    for path in sorted(place.iterdir()):
+        passed = path.name.startswith(".") or path.name.lower() in _CLUTTER or path.suffix == ".txt"
+        if passed or path.is_dir():
+            continue
+        if path.suffix.lower() not in SUFFIXES:
+            raise DataError(f"{path} is no image; remove it")
+        found.append(path)
+    return found

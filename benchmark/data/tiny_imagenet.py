@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robustness_bench.benchmark.data.base import Dataset, DatasetInfo, Reading, Source, Splits
-from robustness_bench.benchmark.data.images import decode_all
+from robustness_bench.benchmark.data.images import decode_all, image_files, subfolders
 from robustness_bench.benchmark.data.labels import check_split, numberings
-from robustness_bench.benchmark.data.trees import image_files, subfolders
 from robustness_bench.benchmark.data.wordnet import TINY_IMAGENET_WNIDS
 from robustness_bench.benchmark.errors import DataError
 

@@ -4,11 +4,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from robustness_bench.benchmark.errors import StoreError
-from robustness_bench.benchmark.exchange.detector_rules import check_generated, check_scores
-from robustness_bench.benchmark.exchange.facts import examine, opened
-from robustness_bench.benchmark.exchange.known import Facts
+from robustness_bench.benchmark.exchange.facts import Facts, examine, opened
 from robustness_bench.benchmark.exchange.layout import companions_of, owner_of
-from robustness_bench.benchmark.exchange.rules import WrongError, bound_table
+from robustness_bench.benchmark.exchange.rules import (
+    WrongError,
+    bound_table,
+    check_generated,
+    check_scores,
+)
 from robustness_bench.benchmark.exchange.sources import Source, tracked
 from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.store.evidence import read_evidence

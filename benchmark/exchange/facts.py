@@ -1,5 +1,6 @@
 """Read one file of results, and check that it is what its name and id say."""
 
+import hashlib
 import struct
 import tokenize
 import tomllib
@@ -7,38 +8,38 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from robustness_bench.attacks.class_names import load
 from robustness_bench.benchmark.errors import StoreError
-from robustness_bench.benchmark.exchange.detector_rules import (
-    check_detector_place,
-    check_flagging,
-    check_judged,
-)
-from robustness_bench.benchmark.exchange.known import Facts, Flagging, digest
 from robustness_bench.benchmark.exchange.rules import (
     WrongError,
     bound_file,
     bound_table,
+    check_detector_place,
+    check_flagging,
+    check_judged,
     check_place,
     check_rows,
     check_samples,
 )
 from robustness_bench.benchmark.exchange.sources import Source
 from robustness_bench.benchmark.exchange.stories import kind_of, told
-from robustness_bench.benchmark.files import file_hash, read_json, short_hash
+from robustness_bench.benchmark.files import canonical_json, file_hash, read_json, short_hash
 from robustness_bench.benchmark.plan.detectors import CALIBRATION
-from robustness_bench.benchmark.plan.kinds import TaskKind, kinds_in
+from robustness_bench.benchmark.plan.kinds import TASK_KINDS, TaskKind, kinds_in
 from robustness_bench.benchmark.store.cards import read_card
 from robustness_bench.benchmark.store.cells import Record, read_record
 from robustness_bench.benchmark.store.detections import Detection, read_detection
 from robustness_bench.benchmark.store.diagnoses import read_diagnosis
+from robustness_bench.benchmark.store.folder import protocol_name
 from robustness_bench.benchmark.store.information import MIRecord, read_mi_record
-from robustness_bench.benchmark.store.protocols import protocol_name
 from robustness_bench.benchmark.submit.board.entries import read_entry
 from robustness_bench.benchmark.submit.board.external import read_row
 
@@ -53,6 +54,57 @@ _UNREADABLE = (
     *(SyntaxError, TypeError, ValueError, Warning),
 )
 """What readers raise on hostile content, besides their own errors."""
+
+
+class Flagging(NamedTuple):
+    """A detector's threshold, and the remark on it."""
+
+    threshold: float
+    remark: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Facts that other files must agree with.
+
+    Attributes:
+        ok: False for a cell that failed.
+        result: hash of the result without time, place and speed; equal results have equal hashes.
+        sha256: for a card, the hash of its tensors.
+        family, model_family: as a record states them; empty if it does not.
+        found: for a calibration, its result.
+        used: for a detector cell, calibration id -> what the cell took from it.
+    """
+
+    id: str
+    seed: int
+    spec: dict[str, Any]
+    result: str
+    ok: bool = True
+    sha256: str = ""
+    family: str = ""
+    model_family: str = ""
+    found: Flagging | None = None
+    used: dict[str, Flagging] = field(default_factory=dict)
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """Role -> id."""
+        return dict(self.spec["parents"])
+
+    @property
+    def cell(self) -> str:
+        """Which cell it is of, in words; nothing if it is of none."""
+        kind = TASK_KINDS.get(self.spec["kind"])
+        return kind.cell.format(**{**self.spec, "seed": self.seed}) if kind else ""
+
+
+def digest(rows: dict[str, NDArray[Any]], *more: Any) -> str:
+    """Return a hash of the content of columns and of further JSON values."""
+    seen = hashlib.sha256(canonical_json([sorted(rows), *more]).encode())
+    for name in sorted(rows):
+        seen.update(np.ascontiguousarray(rows[name] + 0).tobytes())  # -0.0 becomes 0.0
+    return seen.hexdigest()
 
 
 def examine(source: Source, name: str) -> Facts:
@@ -204,3 +256,50 @@ _OTHERS: dict[str, Callable[[Path, str], Facts]] = {
     "protocols": _protocol,
 }
 """What no task makes."""
+
+
+def card_facts(path: Path, name: str) -> Facts:
+    """Return the facts of a card at ``path`` that is called ``name`` in a store."""
+    card, folder = read_card(path.with_suffix(".safetensors")), name.partition("/")[0]
+    story = told(card, folder)
+    of_seed = f"-seed{story.seed}" if kind_of(card["spec"], folder).seeded else ""
+    check_place(name, f"{folder}/{story.spec.dataset}/", f"{of_seed}-{story.id}.json")
+    return Facts(
+        id=story.id, seed=story.seed, spec=card["spec"], result=card["sha256"], sha256=card["sha256"]
+    )
+
+
+def crafted_facts(path: Path, name: str) -> Facts:
+    """Return the facts of images made on a model, for defenses or for detectors."""
+    facts = card_facts(path, name)
+    data, norm, attack = (facts.spec[key] for key in ("dataset", "norm", "attack"))
+    start = f"crafted/{data}/{norm}/{attack}"
+    if name.startswith(f"crafted/{data}/detectors/"):
+        start = f"crafted/{data}/detectors/{attack}-k{facts.spec['parameters']['confidence']:g}"
+    check_place(name, f"{start}-on-", ".json")
+    return facts
+
+
+def adapted_facts(path: Path, name: str) -> Facts:
+    """Return the facts of images made on a whole system."""
+    facts = card_facts(path, name)
+    check_place(name, f"crafted/{facts.spec['dataset']}/detectors/{facts.spec['setting']}-", ".json")
+    return facts
+
+
+def calibration_facts(path: Path, name: str) -> Facts:
+    """Return the facts of a detector's threshold."""
+    facts, card = card_facts(path, name), read_card(path.with_suffix(".safetensors"))
+    for part, gate in facts.spec["gates"].items():
+        if _fails(card["figures"][part], gate) and not card["remark"]:
+            raise WrongError(f"has no remark on {part}, which fails its gate")
+    if "near" not in card:
+        raise WrongError("lacks near")
+    found = Flagging(card["threshold"], card["remark"])
+    return replace(facts, found=found, result=short_hash([facts.sha256, *found]))
+
+
+def _fails(figures: dict[str, Any], gate: float) -> bool:
+    if "swap_accuracy" in figures:
+        return bool(figures["swap_accuracy"] < gate)
+    return bool(figures["held_out_error"] > gate)

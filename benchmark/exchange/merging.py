@@ -8,8 +8,7 @@ from typing import Literal
 
 from robustness_bench.benchmark.errors import BenchError, StoreError
 from robustness_bench.benchmark.exchange.checking import check, resting_on
-from robustness_bench.benchmark.exchange.facts import examine
-from robustness_bench.benchmark.exchange.known import Facts
+from robustness_bench.benchmark.exchange.facts import Facts, examine
 from robustness_bench.benchmark.exchange.layout import companions_of, owner_of
 from robustness_bench.benchmark.exchange.sources import Folder, Source, tracked
 from robustness_bench.benchmark.files import write_atomic

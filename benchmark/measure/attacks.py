@@ -17,14 +17,13 @@ from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.data.base import subset
 from robustness_bench.benchmark.measure.parts import Columns, forget, in_batches
 from robustness_bench.benchmark.measure.storage import stored
-from robustness_bench.benchmark.networks.ensemble import MeanLogits
+from robustness_bench.benchmark.networks.layers import MeanLogits
 from robustness_bench.benchmark.plan.tasks import Task
-from robustness_bench.benchmark.store.cards import circumstances, read_card
+from robustness_bench.benchmark.store.cards import circumstances, keep, load_tensors, read_card
 from robustness_bench.benchmark.store.cells import DISTANCES, write_record
 from robustness_bench.benchmark.store.evidence import Evidence, evidence_of, pack, write_evidence
 from robustness_bench.benchmark.store.gallery import Examples, examples_of, write_examples
 from robustness_bench.benchmark.store.models import load_model
-from robustness_bench.benchmark.store.tensors import keep, load_tensors
 from robustness_bench.benchmark.train.images import pixels
 
 

@@ -11,11 +11,10 @@ from robustness_bench.benchmark.measure.attacks import Sample, image_name, passe
 from robustness_bench.benchmark.measure.parts import Columns, forget, in_batches
 from robustness_bench.benchmark.plan.detectors import CALIBRATION
 from robustness_bench.benchmark.plan.tasks import Task
-from robustness_bench.benchmark.store.cards import circumstances, read_card
+from robustness_bench.benchmark.store.cards import circumstances, keep, load_tensors, read_card
 from robustness_bench.benchmark.store.cells import DISTANCES
 from robustness_bench.benchmark.store.detections import FLAG, SCORE, write_detection
-from robustness_bench.benchmark.store.tensors import keep, load_tensors
-from robustness_bench.benchmark.train.thresholds import Calibration, load_networks, read_calibration
+from robustness_bench.benchmark.train.detectors import Calibration, load_networks, read_calibration
 from robustness_bench.defenses.detectors.registry import build_detector
 from robustness_bench.defenses.detectors.system import System
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustness_bench.attacks.autoattack import AutoAttack
 from robustness_bench.attacks.base import Attack, Counted, frozen
-from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.losses import margin
 from robustness_bench.attacks.pgd import PGD
 from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.files import write_json

@@ -9,10 +9,9 @@ from robustness_bench.benchmark.batching import Batches
 from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.measure.attacks import image_name, test_sample
 from robustness_bench.benchmark.plan.tasks import Task
-from robustness_bench.benchmark.store.cards import circumstances
+from robustness_bench.benchmark.store.cards import circumstances, load_tensors
 from robustness_bench.benchmark.store.information import write_mi_record
 from robustness_bench.benchmark.store.models import load_estimators, load_model
-from robustness_bench.benchmark.store.tensors import load_tensors
 
 _REFERENCE = 1000  # images estimated together; each is compared with the others, so this affects the value
 

@@ -161,10 +161,6 @@ def _adv_lib(name: str, numbers: Numbers) -> Entry:
     return Entry("adv-lib", "adv-lib", run)
 
 
-def _adv_lib_pgd(on: Problem) -> dict[str, Any]:
-    return {"ε": on.eps, "steps": 40, "random_init": True, "relative_step_size": _SHARE}
-
-
 def _pyautoattack(model: nn.Module, on: Problem, seed: int) -> Any:
     import logging
 
@@ -175,6 +171,7 @@ def _pyautoattack(model: nn.Module, on: Problem, seed: int) -> Any:
     return library.run_standard_evaluation(on.x, on.y, batch_size=len(on.x))[0]
 
 
+_PGD = {"steps": 40, "random_init": True, "relative_step_size": _SHARE}
 _CW = {"binary_search_steps": 9, "steps": 1000, "confidence": 0.0, "initial_const": 1e-3}
 
 
@@ -214,7 +211,7 @@ FAMILIES: dict[str, dict[Norm, list[Entry]]] = {
                 {"linf": "PGD", "l2": "PGDL2"},
                 lambda on: {"eps": on.eps, "alpha": _SHARE * on.eps, "steps": 40},
             ),
-            *([_adv_lib("pgd_linf", _adv_lib_pgd)] if norm == "linf" else []),
+            *([_adv_lib("pgd_linf", lambda on: {"ε": on.eps, **_PGD})] if norm == "linf" else []),
         ]
         for norm in ("linf", "l2")
     },

@@ -138,7 +138,7 @@ def judge(
     faults = {
         "the natural image is misclassified": still_fools(model, piece, piece.x.cpu().numpy(), batch_size),
         "is classified correctly": ~still_fools(model, piece, x_adv, batch_size),
-        "leaves the pixel box": ~_in_box(x_adv),
+        "leaves the pixel box": ~((x_adv >= 0) & (x_adv <= 1)).all((1, 2, 3)),
         too_far: ~(distance <= allowed(limits)),
     }
     hold = ~np.logical_or.reduce(list(faults.values()))
@@ -155,7 +155,3 @@ def _recorded(record: Record, sample: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return each image's recorded distance; negative for an image that the record does not have."""
     by_sample = dict(zip(record.rows["sample"].tolist(), record.distance.tolist(), strict=True))
     return np.array([by_sample.get(each, -1.0) for each in sample.tolist()])
-
-
-def _in_box(x_adv: NDArray[np.float32]) -> NDArray[np.bool_]:
-    return np.asarray(((x_adv >= 0) & (x_adv <= 1)).all((1, 2, 3)))

@@ -210,11 +210,8 @@ class Trial:
         """Return the required accuracy: half; for weights that leave nothing open, clearly above chance."""
         chance = float(np.bincount(self.y).max() / len(self.y))
         luck = chance + 4 * float(np.sqrt(chance * (1 - chance) / len(self.y)))
-        return luck if self._is_told() else max(FLOOR, luck)
-
-    def _is_told(self) -> bool:
-        """Return whether the file leaves nothing open: it has a normalisation and our names."""
-        return self.matched.mean is not None and not self.matched.foreign
+        nothing_open = self.matched.mean is not None and not self.matched.foreign
+        return luck if nothing_open else max(FLOOR, luck)
 
     def _check_floor(self, taken: _Seen, best: _Seen) -> None:
         floor = self._floor()

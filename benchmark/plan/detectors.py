@@ -5,7 +5,7 @@ from typing import Any
 from robustness_bench.attacks.registry import attack_presets
 from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.errors import BenchError
-from robustness_bench.benchmark.plan.protocol import Detection, Protocol, Settings
+from robustness_bench.benchmark.plan.protocol import Protocol, Settings
 from robustness_bench.benchmark.plan.tasks import Planner, Task, make_plan
 from robustness_bench.defenses.detectors.registry import (
     DetectorPreset,
@@ -52,7 +52,8 @@ class _DetectionPlanner:
         _check_selection(settings)
         self.detection, self.data, self.seed = settings.detection, data, seed
         self.dataset = settings.dataset
-        self.planner = Planner(_guarded(settings, self.detection), data)
+        guarded = {key: getattr(self.detection, key) for key in ("model", "training", "n_examples")}
+        self.planner = Planner(settings.model_copy(update=guarded), data)
         self.model = self.planner.train(self.detection.classifier, norm, seed)
 
     def cells(self, system: SystemPreset) -> list[Task]:
@@ -192,9 +193,3 @@ def _check_selection(settings: Settings) -> None:
             'selection "best" would choose the classifier of detectors on the held-out images that set their '
             'thresholds: set detection.training.selection to "last"'
         )
-
-
-def _guarded(settings: Settings, detection: Detection) -> Settings:
-    """Return the settings for training and attacking the classifier."""
-    keys = ("model", "training", "n_examples")
-    return settings.model_copy(update={key: getattr(detection, key) for key in keys})

@@ -25,7 +25,7 @@ class TaskKind:
         done: whether a store has its result: (path of the result, task) -> bool.
         failed: keeps the traceback of a failure: (path, task, environment, traceback) -> None; empty: nothing
             is kept.
-        archived: checks a result from another machine: (path, name in the store) -> ``known.Facts``.
+        archived: checks a result from another machine: (path, name in the store) -> ``facts.Facts``.
         result: whether it is a cell; all other tasks run because a cell needs them.
         afterwards: whether it waits until all cells are done, and never causes a model to be trained again.
         chain: whether it is a training besides those of the cells, which one more worker can do in parallel.
@@ -45,7 +45,7 @@ class TaskKind:
     suffix: str = ".safetensors"
     done: str = f"{_STORE}.cards:is_kept"
     failed: str = ""
-    archived: str = f"{_FACTS}.cards:card_facts"
+    archived: str = f"{_FACTS}.facts:card_facts"
     result: bool = False
     afterwards: bool = False
     chain: bool = False
@@ -88,7 +88,7 @@ _ALL = (
         name="part",
         title="{dataset} train {part}, seed {seed}",
         folder="checkpoints",
-        run=f"{_TRAIN}.parts:fit_part",
+        run=f"{_TRAIN}.detectors:fit_part",
         passes=f"{_COST}:part_passes",
         chain=True,
     ),
@@ -96,9 +96,9 @@ _ALL = (
         name="calibrate",
         title="{dataset} calibrate {detector}, seed {of_parts}",
         folder="calibrations",
-        run=f"{_TRAIN}.thresholds:calibrate",
+        run=f"{_TRAIN}.detectors:calibrate",
         passes=f"{_COST}:calibration_passes",
-        archived=f"{_FACTS}.cards:calibration_facts",
+        archived=f"{_FACTS}.facts:calibration_facts",
         seeded=False,  # its name has the seed of its parts, which may be an attacker's
     ),
     TaskKind(
@@ -109,7 +109,7 @@ _ALL = (
         run=f"{_MEASURE}.attacks:craft",
         sharded=True,
         passes=f"{_COST}:attack_passes",
-        archived=f"{_FACTS}.cards:crafted_facts",
+        archived=f"{_FACTS}.facts:crafted_facts",
     ),
     TaskKind(
         name="adapt",
@@ -119,7 +119,7 @@ _ALL = (
         run=f"{_MEASURE}.detectors:adapt",
         sharded=True,
         passes=f"{_COST}:adaptive_passes",
-        archived=f"{_FACTS}.cards:adapted_facts",
+        archived=f"{_FACTS}.facts:adapted_facts",
     ),
     TaskKind(
         name="evaluate",

@@ -7,19 +7,21 @@ from robustness_bench.attacks.registry import NORMS, SETS, parsed
 from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.files import write_atomic
 from robustness_bench.benchmark.plan.protocol import THREATS, Protocol
-from robustness_bench.benchmark.report.detectors.checks import check_settings, check_unions
 from robustness_bench.benchmark.report.detectors.csv import detections_csv, detectors_csv
-from robustness_bench.benchmark.report.detectors.decomposition import decomposition
 from robustness_bench.benchmark.report.detectors.lines import detection_lines
 from robustness_bench.benchmark.report.detectors.rates import Validation, detector_lines
-from robustness_bench.benchmark.report.detectors.store import detections, validation_scores
+from robustness_bench.benchmark.report.detectors.store import (
+    check_settings,
+    check_unions,
+    detections,
+    validation_scores,
+)
 from robustness_bench.benchmark.report.detectors.store import fitting as fit
-from robustness_bench.benchmark.report.detectors.tables import every_table, found, worst_table
-from robustness_bench.benchmark.report.lines.costs import costs
+from robustness_bench.benchmark.report.detectors.tables import decomposition, every_table, found, worst_table
 from robustness_bench.benchmark.report.lines.curves import curves
-from robustness_bench.benchmark.report.lines.learning import find_trainings, learning
-from robustness_bench.benchmark.report.lines.results import ordered, summarize, to_csv
+from robustness_bench.benchmark.report.lines.results import costs, ordered, summarize, to_csv
 from robustness_bench.benchmark.report.lines.selection import fitting
+from robustness_bench.benchmark.report.lines.trained import find_trainings, learning
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED, worst_case
 from robustness_bench.benchmark.report.literature.citations import references
 from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex

@@ -11,9 +11,8 @@ from robustness_bench.benchmark.mirror import mirror_of
 from robustness_bench.benchmark.plan.protocol import Protocol, Settings, check_budgets
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
 from robustness_bench.benchmark.report.rendering.table import Table
-from robustness_bench.benchmark.store import tensors
-from robustness_bench.benchmark.store.folder import locked, open_tasks
-from robustness_bench.benchmark.store.protocols import keep_protocol
+from robustness_bench.benchmark.store import cards
+from robustness_bench.benchmark.store.folder import keep_protocol, locked, open_tasks
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.run.engines.base import Engine
@@ -83,7 +82,12 @@ def prepare(
     data = {each.dataset: locate_for(each, data_dir, download=download) for each in protocol.settings}
     tasks = make(protocol, data)
     todo = open_tasks(out, tasks)
-    _verify_parents(out, todo)
+    # Damaged checkpoints are found before any work, not hours into it.
+    running = {task.id for task in todo}
+    parents = {parent.path: parent for task in todo for parent in task.needs}
+    for path, parent in sorted(parents.items()):
+        if parent.id not in running:
+            cards.verify(out / path)
     return Work(protocol=protocol, data=data, tasks=tasks, todo=todo)
 
 
@@ -96,15 +100,6 @@ def locate_for(settings: Settings, data_dir: Path, *, download: bool = False) ->
     located = locate(settings.dataset, data_dir, download=download, fit=settings.fit)
     check_budgets(located.info, settings.eps, settings.budgets if any(settings.curve.values()) else ())
     return located
-
-
-def _verify_parents(out: Path, todo: list[Task]) -> None:
-    """Find damaged checkpoints before any work, not hours into it."""
-    running = {task.id for task in todo}
-    parents = {parent.path: parent for task in todo for parent in task.needs}
-    for path, parent in sorted(parents.items()):
-        if parent.id not in running:
-            tensors.verify(out / path)
 
 
 def run(
@@ -140,7 +135,7 @@ def _run_open(
     from robustness_bench.benchmark.plan.cost import passes
     from robustness_bench.benchmark.run.agenda import run_tasks
     from robustness_bench.benchmark.run.engines.local import Local
-    from robustness_bench.benchmark.run.progress import Progress
+    from robustness_bench.benchmark.run.watching.progress import Progress
     from robustness_bench.benchmark.run.watching.watch import Watch
 
     engine = engine or Local()

@@ -24,7 +24,7 @@ from robustness_bench.benchmark.site.pages import defense, overview
 from robustness_bench.benchmark.site.pages import detectors as detectorpage
 
 MARKER = ".robustness-bench-site"
-_OF_DETECTORS = ("detectors.css", "detectors.js")
+_OF_DETECTORS = "detectors.css"
 _HERE = Path(__file__).parent
 
 
@@ -47,7 +47,10 @@ def build(stores: Sequence[Path], out: Path) -> Built:
         StoreError: a damaged record or card.
     """
     started = time.monotonic()
-    _check(out)
+    if out.exists() and not out.is_dir():
+        raise BenchError(f"--out {out} is a file: name a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
+        raise BenchError(f"--out {out} holds files that are not an earlier site: name an empty folder")
     found = read_stores(stores)
     boards = make_boards(found.records, found.sent, standings.unranked(found))
     detectors = make_detector_boards(found)
@@ -61,13 +64,6 @@ def build(stores: Sequence[Path], out: Path) -> Built:
         _write_all(folder, found, boards, families, detectors)
     cells, seconds = len(found.records) + len(found.detections), time.monotonic() - started
     return Built(len(boards), len(families), cells, seconds, len(detectors))
-
-
-def _check(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise BenchError(f"--out {out} is a file: name a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
-        raise BenchError(f"--out {out} holds files that are not an earlier site: name an empty folder")
 
 
 @contextmanager
@@ -102,7 +98,7 @@ def _write_all(
 ) -> None:
     _put(folder / MARKER, b"bench leaderboard build may replace this folder.\n")
     for asset in sorted((_HERE / "assets").iterdir()):
-        if detectors or asset.name not in _OF_DETECTORS:
+        if detectors or asset.name != _OF_DETECTORS:
             _put(folder / "assets" / asset.name, asset.read_bytes())
     index = overview.index(found, boards, families, detectors)
     _put(folder / "index.html", _render("index.html.j2", "", "index", index))

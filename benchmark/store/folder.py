@@ -1,6 +1,7 @@
-"""A folder of results: which tasks are done, and one writer at a time."""
+"""A folder of results: which tasks are done, one writer at a time, and the protocols of its results."""
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +9,14 @@ from pathlib import Path
 
 from robustness_bench.attacks.class_names import load
 from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.files import write_atomic
 from robustness_bench.benchmark.mirror import place
+from robustness_bench.benchmark.plan.layers import to_toml
+from robustness_bench.benchmark.plan.protocol import Protocol
 from robustness_bench.benchmark.plan.tasks import Task
 
 _LOCK = ".lock"
+_DIGITS = 12
 
 
 @contextmanager
@@ -77,3 +82,26 @@ def _want(out: Path, task: Task, wanted: dict[str, Task]) -> None:
     for parent in task.needs:
         if not is_done(out, parent):
             _want(out, parent, wanted)
+
+
+def protocol_name(content: bytes) -> str:
+    """Return what records call a protocol file with this content."""
+    return hashlib.sha256(content).hexdigest()[:_DIGITS]
+
+
+def protocol_file(out: Path, protocol: Protocol | str) -> Path:
+    """Return where a protocol, or the one of this name, is kept; ``bench run --config`` takes the file."""
+    name = protocol if isinstance(protocol, str) else protocol_name(_content(protocol))
+    return out / "protocols" / f"{name}.toml"
+
+
+def keep_protocol(out: Path, protocol: Protocol) -> str:
+    """Write a protocol unless it is there, and return its name."""
+    path = protocol_file(out, protocol)
+    if not path.is_file():
+        write_atomic(path, _content(protocol))
+    return path.stem
+
+
+def _content(protocol: Protocol) -> bytes:
+    return to_toml(protocol.resolved).encode()

@@ -25,8 +25,7 @@ from robustness_bench.benchmark.networks.zoo import load_robustbench
 from robustness_bench.benchmark.plan.protocol import ZOO
 from robustness_bench.benchmark.plan.tasks import OWN, Task
 from robustness_bench.benchmark.randomness import keyed
-from robustness_bench.benchmark.store.cards import read_card
-from robustness_bench.benchmark.store.tensors import keep, load_tensors
+from robustness_bench.benchmark.store.cards import keep, load_tensors, read_card
 from robustness_bench.defenses.mutual_information.estimator import MIEstimators, StandardMI, build_estimators
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from robustness_bench.benchmark.networks.fold import folded, refolded
 from robustness_bench.benchmark.plan.protocol import Training
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.randomness import keyed
+from robustness_bench.benchmark.store.cards import keep
 from robustness_bench.benchmark.store.models import load_estimators, load_model, new_estimators
-from robustness_bench.benchmark.store.tensors import keep
 from robustness_bench.benchmark.train.awp import WeightPerturbation
 from robustness_bench.benchmark.train.images import Batch, TrainingData
 from robustness_bench.benchmark.train.loop import Fit, Fitted, TrainingError, one_cycle, shuffled, stepped

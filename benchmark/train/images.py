@@ -14,7 +14,7 @@ from robustness_bench.benchmark.data.augmentation import crop, crop_flip, cutmix
 from robustness_bench.benchmark.data.base import subset
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.plan.tasks import Task
-from robustness_bench.defenses.detectors.parts import Images
+from robustness_bench.defenses.detectors.base import Images
 
 _AUGMENT = {"crop-flip": crop_flip, "crop": crop}
 

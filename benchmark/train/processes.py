@@ -8,7 +8,10 @@ over all shares. A loss draws the same numbers from the global generators in all
 """
 
 import multiprocessing
+import os
 import tempfile
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +23,6 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from robustness_bench.benchmark.lifetime import end_with_parent
 from robustness_bench.benchmark.randomness import keyed
 
 
@@ -198,3 +200,15 @@ def _meeting(ranks: Ranks, device: str, meeting: str) -> Iterator[None]:
         yield
     finally:
         distributed.destroy_process_group()
+
+
+def end_with_parent() -> None:
+    """Exit as soon as the process that started this one is gone, even if it was killed."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

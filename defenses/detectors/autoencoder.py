@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustness_bench.defenses.detectors.parts import Images, Part
+from robustness_bench.defenses.detectors.base import Images, Part
 
 _AT_ONCE = 500
 

@@ -1,12 +1,13 @@
-"""The contract between a detector and its callers."""
+"""The contracts between a detector, or a learned part of it, and their callers."""
 
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from robustness_bench.attacks.numerics.noise import Noise
 from robustness_bench.defenses.detectors.view import View
 
 
@@ -36,3 +37,40 @@ class Detector(ABC):
     def identity(self) -> dict[str, Any]:
         """Name and every hyperparameter, ready for JSON."""
         return {"detector": type(self).__name__, **dataclasses.asdict(self)}
+
+
+class Images(NamedTuple):
+    """The natural training images of one step."""
+
+    x: Tensor
+    """(N, C, H, W) in [0, 1]."""
+    y: Tensor
+    """(N,) int64."""
+    fixed: Noise
+    """Noise that is the same for a sample in every epoch."""
+    fresh: Noise
+    """Noise that differs in every epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part(ABC):
+    """A network that detectors share. Its fields are its identity; the trainer does everything else."""
+
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+    """Of Adam."""
+
+    @abstractmethod
+    def build(self, channels: int, size: int, classes: int) -> nn.Module:
+        """Return a freshly initialised network; draws from torch's global generator."""
+
+    @abstractmethod
+    def terms(self, network: nn.Module, images: Images) -> dict[str, Tensor]:
+        """Return named terms; their sum is the loss of one step."""
+
+    @abstractmethod
+    def figures(self, network: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
+        """Return its quality measures on held-out images (N, C, H, W) with labels (N,)."""
+
+    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        """Return Adam's parameter groups; ``lr_scale`` multiplies the learning rate of a group."""
+        return [{"params": list(network.parameters())}]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from robustness_bench.defenses.detectors.parts import Images, Part
+from robustness_bench.defenses.detectors.base import Images, Part
 
 _SLOPE = 0.2  # of leaky ReLU, as in public implementations
 _AT_ONCE = 500

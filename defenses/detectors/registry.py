@@ -19,8 +19,7 @@ from robustness_bench.attacks.plugins import (
 )
 
 if TYPE_CHECKING:
-    from robustness_bench.defenses.detectors.base import Detector
-    from robustness_bench.defenses.detectors.parts import Part
+    from robustness_bench.defenses.detectors.base import Detector, Part
 
 _ROLES = ("autoencoder", "generator")  # the hyperparameters that name parts
 _RECIPE = ("epochs", "batch_size", "lr", "schedule")

@@ -6,14 +6,19 @@ C[n, j, i] = p(A = i | B = j). All are passed as logarithms, which stay finite w
 """
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-Reading = Literal["literal", "vi", "cross", "cross_jaccard"]
+from robustness_bench.defenses.detectors.view import DetectorError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Reading = Literal["literal", "vi", "cross", "cross_jaccard"]
 _LOG_FLOOR = math.log(1e-12)  # of p(A | B) in the cross readings
 _LEAST = 1e-150  # of a joint entropy, so that the ratio and its gradient stay finite in float64
 
@@ -93,3 +98,30 @@ def _variation(h_a: Tensor, h_b: Tensor, h_ab: Tensor) -> Tensor:
 
 def _jaccard(h_a: Tensor, h_b: Tensor, h_ab: Tensor, delta: float) -> Tensor:
     return _variation(h_a, h_b, h_ab) / (h_b + h_ab + delta).clamp_min(_LEAST)
+
+
+def threshold(scores: "Tensor | NDArray[np.float64] | Sequence[float]", rate: float) -> float:
+    """Return the int(n · rate)-th largest of n scores; that share of the images reaches it.
+
+    The rule of MagNet: Meng and Chen 2017, https://arxiv.org/abs/1705.09064, in the authors' code.
+
+    Raises:
+        DetectorError: no scores, or a score that is not finite; a rate outside (0, 1) or one that flags no
+            image; more images at or above the threshold than the rate allows, as when a score saturates.
+    """
+    values = torch.as_tensor(scores, dtype=torch.float64).flatten()
+    n = len(values)
+    if odd := n - int(values.isfinite().sum()):
+        raise DetectorError(f"{odd} of {n} scores are NaN or infinite; check the networks that made them")
+    if not 0 < rate < 1:
+        raise DetectorError(f"the rate must be between 0 and 1, both excluded, got {rate}")
+    allowed = int(n * rate)
+    if not allowed:
+        raise DetectorError(f"a rate of {rate} flags none of {n} images; give more images or a larger rate")
+    found = float(values.sort(descending=True).values[allowed - 1])
+    if (reached := int((values >= found).sum())) > allowed:
+        raise DetectorError(
+            f"{reached} of {n} natural images reach the score {found:.6g} and {allowed} may: it saturates or "
+            f"repeats there; use another rate, or a detector with another temperature or delta"
+        )
+    return found

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustness_bench.attacks.guarded import Guarded
+from robustness_bench.attacks.adaptive import Guarded
 from robustness_bench.defenses.detectors.base import Detector
 from robustness_bench.defenses.detectors.view import DetectorError, Networks, View
 

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustness_bench.attacks.adaptive import AdaptiveDetection, Evasion, Guarded
+from robustness_bench.attacks.adaptive import AdaptiveDetection, Evasion, Guarded, Probe
 from robustness_bench.attacks.base import AttackError, frozen, predict
-from robustness_bench.attacks.guarded import Probe
-from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.losses import margin
 from robustness_bench.attacks.registry import build_attack
 from tests.support import Constant, Linear, NaNWhereBright, images, small_model
 

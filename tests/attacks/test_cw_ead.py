@@ -17,7 +17,7 @@ from robustness_bench.attacks.cw import CW
 from robustness_bench.attacks.ead import EAD, shrink
 from robustness_bench.attacks.foolbox import DDN
 from robustness_bench.attacks.numerics import geometry
-from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.losses import margin
 from robustness_bench.attacks.numerics.noise import Noise
 from tests.support import Constant, Linear, images, small_model
 

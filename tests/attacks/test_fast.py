@@ -11,7 +11,7 @@ from robustness_bench.attacks import fast as fast_module
 from robustness_bench.attacks.autoattack import AutoAttack
 from robustness_bench.attacks.fast import ALONE, AUDITED, ESCALATED, FastAutoAttack, audited, linear_distances
 from robustness_bench.attacks.numerics.geometry import Norm
-from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.losses import margin
 from tests.attacks.masked import MASKED, Drawing, Rounded
 from tests.attacks.parity.problem import Problem, problem
 from tests.support import Linear, images

@@ -17,7 +17,7 @@ from robustness_bench.attacks.base import Outcome, predict
 from robustness_bench.attacks.cw import CW
 from robustness_bench.attacks.foolbox import DDN
 from robustness_bench.attacks.numerics.geometry import Norm
-from robustness_bench.attacks.numerics.margins import margin
+from robustness_bench.attacks.numerics.losses import margin
 from robustness_bench.attacks.pgd import PGD
 from tests.attacks.parity.problem import RECORDED, Problem, fingerprint, problem
 

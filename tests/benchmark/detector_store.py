@@ -11,13 +11,13 @@ from robustness_bench.benchmark.cli.shared.options import Request
 from robustness_bench.benchmark.data import locate
 from robustness_bench.benchmark.plan.detectors import CALIBRATION, make_whole_plan
 from robustness_bench.benchmark.plan.tasks import Task
+from robustness_bench.benchmark.store.cards import save_tensors
 from robustness_bench.benchmark.store.detections import FLAG, SCORE, write_detection
 from robustness_bench.benchmark.store.generated import (
     ConditionalExamples,
     examples_of,
     write_conditional_examples,
 )
-from robustness_bench.benchmark.store.tensors import save_tensors
 
 IMAGES, HELD_OUT, THRESHOLD = 6, 200, 198.0
 SYSTEMS = "magnet,mi-magnet"

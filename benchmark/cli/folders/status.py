@@ -19,7 +19,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show what is done, running and failed, and the time left, from the files in a folder of results."""
-    from robustness_bench.benchmark.run.watching.status import status_of
+    from robustness_bench.benchmark.run.watching.journal import status_of
 
     found = status_of(out)
     if as_json:
@@ -34,7 +34,7 @@ def status(
 
 
 def _say(run: dict[str, Any]) -> None:
-    from robustness_bench.benchmark.run.progress import duration
+    from robustness_bench.benchmark.run.watching.progress import duration
 
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run["began"]))
     silent = duration(run["silent"])

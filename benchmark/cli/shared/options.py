@@ -408,7 +408,7 @@ def show_plan(work: "Work", request: Request, *, as_json: bool = False) -> None:
     from robustness_bench.benchmark.plan.cost import measure, predicted_seconds, predicted_total
     from robustness_bench.benchmark.report.rendering.wording import count
     from robustness_bench.benchmark.run.engines.local import Local
-    from robustness_bench.benchmark.run.progress import between
+    from robustness_bench.benchmark.run.watching.progress import between
 
     engine = request.chosen_engine()
     told = {"cells": work.cells, "done": work.cells - work.open_cells, "to_do": work.open_cells}

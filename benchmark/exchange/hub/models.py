@@ -14,13 +14,12 @@ from robustness_bench.benchmark.parts import part
 from robustness_bench.benchmark.plan.protocol import ZOOS
 from robustness_bench.benchmark.plan.tasks import OWN
 from robustness_bench.benchmark.report.lines.results import particulars
-from robustness_bench.benchmark.report.rendering.markdown import to_markdown
+from robustness_bench.benchmark.report.rendering.formats import to_markdown
 from robustness_bench.benchmark.report.rendering.table import Table, plain_table
 from robustness_bench.benchmark.report.rendering.wording import budget
 from robustness_bench.benchmark.statistics import wilson
-from robustness_bench.benchmark.store.cards import Card
+from robustness_bench.benchmark.store.cards import Card, verify
 from robustness_bench.benchmark.store.cells import Record
-from robustness_bench.benchmark.store.tensors import verify
 
 RESULTS = ".eval_results/robustness-bench.yaml"
 _WHAT = "bench export --hf"

@@ -1,26 +1,32 @@
-"""The detectors' tables of one data set: each system at its worst κ, and at every κ."""
+"""The detectors' tables of one data set: every system at its worst κ, at every κ, and by its parts."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from robustness_bench.benchmark.report.detectors.captions import every_caption, worst_caption
 from robustness_bench.benchmark.report.detectors.lines import GREY, NATURAL, OBLIVIOUS, WHITE, DetectionLine
 from robustness_bench.benchmark.report.detectors.names import (
     attack_label,
     confidence,
     known_attacks,
+    published_name,
     system_group,
     system_label,
     system_names,
 )
 from robustness_bench.benchmark.report.detectors.rates import UNION, DetectorLine
 from robustness_bench.benchmark.report.lines.results import position
+from robustness_bench.benchmark.report.literature.published import LU, Curve, curves
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Notes, Row, Table, spread
+from robustness_bench.benchmark.report.rendering.wording import span, training_seeds
 
 NOT_A_CLAIM = "oblivious only: not a security claim"
 MISSING = Cell(text="–")
 _ADAPTIVE = {WHITE: "White box", GREY: "Grey box"}
+_INTERVAL = "the 95 % Wilson interval of the mean over images, widened by the standard deviation over seeds"
+_SYSTEM = "magnet"
+_PARTS = {"none": "None", "det_only": "Detectors", "ref_only": "Reformer", "both": "Both"}
+_THEIRS = ("none", "det", "ref", "both")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,3 +225,110 @@ def plain(line: DetectionLine | None, name: str, notes: Notes) -> Cell:
     if figure is None:
         return failed(line, notes)
     return Cell(text=spread(figure.mean, figure.std, 1), marks=notes.marks(*line.remarks))
+
+
+def worst_caption(label: str, lines: Sequence[DetectionLine]) -> str:
+    kappas = sorted({line.confidence for line in lines if line.setting == OBLIVIOUS})
+    ran = f" ({', '.join(map(confidence, kappas))})" if kappas else ""
+    return (
+        f"{_withstood(label, lines)} In brackets {_INTERVAL}. Oblivious attacks see the classifier alone; "
+        f"the worst κ is that of those run{ran} at which least is withstood, for the defender does not "
+        "choose it. Natural images: accuracy counts a flagged image as wrong; flagged is the share of false "
+        "alarms, nominal the sum of the shares that the detectors' thresholds flag of held-out images. "
+        "Success: share of the images on which an attack that knows the system (white box; grey box: how it "
+        "is made, but not its weights) is neither flagged nor classified correctly. A row without one was "
+        "attacked obliviously only: it is not a security claim."
+    )
+
+
+def every_caption(label: str, lines: Sequence[DetectionLine]) -> str:
+    own = [line for line in lines if line.setting == OBLIVIOUS]
+    intervals = [interval for line in own if (interval := line.interval())]
+    widest = max(((high - low) / 2 for low, high in intervals), default=0.0)
+    several = any(len(line.per_seed) > 1 for line in own)
+    spread = " ± sample standard deviation over seeds" if several else ""
+    return (
+        f"{_withstood(label, own)} Mean{spread}; every interval ({_INTERVAL}) is in detections.csv."
+        f" The widest is ± {widest:.1f} points. Oblivious only: not a security claim."
+    )
+
+
+def _withstood(label: str, lines: Sequence[DetectionLine]) -> str:
+    """Return the measure, and the numbers of images and seeds."""
+    kinds = {
+        "under oblivious attacks": [line for line in lines if line.setting == OBLIVIOUS],
+        "under adaptive ones": [line for line in lines if line.setting not in (OBLIVIOUS, NATURAL)],
+    }
+    counted = [f"{_counted_images(found)} {what}" for what, found in kinds.items() if found]
+    natural = [line for line in lines if line.setting == NATURAL]
+    everything = [f"{_counted_images(natural)} natural ones"] if natural else []
+    attacked = f"of the test images that the classifier gets right {', '.join(counted)}" if counted else ""
+    seeds = training_seeds(len(line.per_seed) for line in lines)
+    return (
+        "Withstood: share in % of the attacked images that are flagged or, reformed, classified correctly. "
+        f"{label}: {'; '.join(filter(None, [attacked, *everything]))}; {seeds}."
+    )
+
+
+def _counted_images(lines: Iterable[DetectionLine]) -> str:
+    return span(line.n for line in lines if line.n)
+
+
+def decomposition(there: Found, dataset: str) -> Table | None:
+    """Return a table with a block per attack and a row per κ that ran; None without results of MagNet.
+
+    Args:
+        dataset: whose published curves are shown next to ours, if there are any.
+    """
+    lines = there.at(_SYSTEM, OBLIVIOUS)
+    if not lines:
+        return None
+    drawn = {
+        (each.attack, each.kappa): each
+        for each in curves()
+        if (each.dataset, each.variant) == (dataset, "default")
+    }
+    notes = Notes()
+    groups = ["Ours", LU] if drawn else ["Ours"]
+    return Table(
+        name=f"decomposition-{there.label}",
+        title=f"What each part of MagNet withstands, {there.label}",
+        caption=_caption(there.label, lines, bool(drawn)),
+        measure="detection",
+        heading="κ",
+        columns=tuple(Column(group=group, label=part) for group in groups for part in _PARTS.values()),
+        rows=tuple(_rows(there, drawn, notes)),
+        notes=tuple(notes.lettered()),
+        template="paper",
+    )
+
+
+def _caption(label: str, lines: Sequence[DetectionLine], beside: bool) -> str:
+    text = (
+        f"Share in % of {span(line.n for line in lines)} attacked test images of {label} that are "
+        "withstood with none of MagNet's parts, its detectors alone (flagged or classified correctly), its "
+        f"reformer alone (classified correctly once reformed), and both; "
+        f"{training_seeds(len(line.per_seed) for line in lines)}"
+    )
+    text += ", mean ± sample standard deviation." if any(len(line.per_seed) > 1 for line in lines) else "."
+    if beside:
+        text += f" {LU}: read off the figures of arXiv:1805.00310, EAD with β = 0.1; good to 0.1."
+    return f"{text} {NOT_A_CLAIM.capitalize()}."
+
+
+def _rows(there: Found, drawn: dict[tuple[str, float], Curve], notes: Notes) -> Iterator[Row]:
+    for attack in there.attacks:
+        for line in there.at(_SYSTEM, OBLIVIOUS, attack):
+            ours = [plain(line, part, notes) for part in _PARTS]
+            point = drawn.get((published_name(attack), line.confidence))
+            theirs = (
+                [Cell(text=f"{getattr(point, name):.1f}" if point else "") for name in _THEIRS]
+                if drawn
+                else []
+            )
+            yield Row(
+                group=attack,
+                label=confidence(line.confidence),
+                cells=(*ours, *theirs),
+                block=attack_label(attack),
+            )

@@ -1,4 +1,4 @@
-"""Histograms of the detectors' scores under one attack, as values; ``drawing.histograms`` draws them."""
+"""Histograms of the detectors' scores under one attack, as values; ``drawing.detectors`` draws them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,15 @@ from dataclasses import dataclass
 from robustness_bench.benchmark.report.detectors.names import detector_label
 from robustness_bench.benchmark.report.figures.bins import Scale, scale_of
 from robustness_bench.benchmark.report.figures.pairs import Pair, Panel, pair_up
-from robustness_bench.benchmark.report.figures.roc import Curve, RocFigure, roc_figure, suffix, which
-from robustness_bench.benchmark.report.figures.roc_words import chosen, claim
+from robustness_bench.benchmark.report.figures.roc import (
+    Curve,
+    RocFigure,
+    chosen,
+    claim,
+    roc_figure,
+    suffix,
+    which,
+)
 from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.report.rendering.table import Table, plain_table
 from robustness_bench.benchmark.store.detections import Detection

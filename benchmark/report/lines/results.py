@@ -9,11 +9,12 @@ import numpy as np
 from robustness_bench.attacks.registry import EXACT, SETS, attack_place, attack_preset
 from robustness_bench.benchmark.errors import last_line
 from robustness_bench.benchmark.grouping import grouped
-from robustness_bench.benchmark.report.lines.flags import flags_by_family, looked_at
 from robustness_bench.benchmark.report.rendering.csv import number, numbers
 from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
 from robustness_bench.benchmark.statistics import MeanStd, audit_words, mean_std
 from robustness_bench.benchmark.store.cells import Record
+from robustness_bench.benchmark.store.diagnoses import EARLIER, NOT_DIAGNOSED, SIGNS_ONLY
+from robustness_bench.benchmark.store.flags import FLAGS, black_beats_white
 from robustness_bench.defenses.registry import defense_presets
 
 COLUMNS = (
@@ -21,6 +22,56 @@ COLUMNS = (
     *("images", "per_seed", "unbounded_mean", "unbounded_std", "median_distance", "forwards"),
     *("backwards", "flags", "status", "setting"),
 )
+COST_COLUMNS = (
+    *("dataset", "norm", "eps", "threat", "defense", "attack", "seed", "images", "forwards"),
+    *("backwards", "seconds", "hardware", "setting"),
+)
+
+
+def flags_by_family(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
+    """Return family -> the flags of any of its seeds, in the order of ``FLAGS``.
+
+    Adds ``black-beats-white`` to the model's own flags if a black-box cell's images fool the model more
+    often than the same attack with the model's own gradients.
+    """
+    white = {_attack_on_model(r): r for r in records if r.status == "ok" and r.spec["threat"] == "white"}
+    raised: dict[str, set[str]] = {}
+    for record in records:
+        flags = raised.setdefault(record.family, set())
+        flags.update(record.diagnosis.flags if record.diagnosis else ())
+        # Images that are no longer adversarial once stored say nothing of gradients.
+        direct = None if "storage" in record.spec else white.get(_attack_on_model(record))
+        if direct and record.status == "ok" and record.spec["threat"] == "black":
+            shares = float(direct.robust.mean()), float(record.robust.mean())
+            if black_beats_white(*shares, len(record.robust)):
+                flags.add("black-beats-white")
+    return {family: tuple(name for name in FLAGS if name in flags) for family, flags in raised.items()}
+
+
+def looked_at(records: Sequence[Record]) -> str:
+    """Return what was not checked for the models of a line's records, in the words of ``store.diagnoses``.
+
+    Seeds are named if it does not apply to all.
+    """
+    said = []
+    for words in (NOT_DIAGNOSED, SIGNS_ONLY, EARLIER):
+        if seeds := sorted({record.seed for record in records if _lack(record) == words}):
+            everyone = len(seeds) == len({record.seed for record in records})
+            said.append(words if everyone else f"{words} (seed {', '.join(map(str, seeds))})")
+    return "; ".join(said)
+
+
+def _lack(record: Record) -> str:
+    if record.diagnosis is None:
+        return NOT_DIAGNOSED
+    if record.diagnosis.is_earlier:
+        return EARLIER
+    return SIGNS_ONLY if record.diagnosis.signs_only else ""
+
+
+def _attack_on_model(record: Record) -> tuple[str, str, float, str]:
+    spec = record.spec
+    return spec["parents"]["model"], spec["attack"], spec["eps"], str(spec["parameters"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +89,7 @@ class Line:
         per_seed: seed -> accuracy, None for a seed that failed.
         error: last line of the first failed seed's traceback, or what a worst case lacks.
         setting: identifies everything but the seed that decided the result.
-        unlooked: what was not checked for the models (``report.lines.flags.looked_at``).
+        unlooked: what was not checked for the models (``looked_at``).
     """
 
     dataset: str
@@ -207,3 +258,22 @@ def particulars(line: Line) -> list[str]:
 def _absent(line: Line) -> str:
     """Return what replaces a missing number."""
     return "missing" if line.missing else "ERROR"
+
+
+def costs(records: Sequence[Record]) -> str:
+    """Return ``costs.csv``, a line per record; passes are per image, seconds per cell.
+
+    Separate from ``results.csv``, because seconds differ from run to run.
+    """
+    return csv_text(COST_COLUMNS, (_cost_row(record) for record in records if record.status == "ok"))
+
+
+def _cost_row(record: Record) -> list[object]:
+    spec = record.spec
+    return [
+        *(spec["dataset"], spec["norm"], f"{spec['eps']:.6g}"),
+        *(spec["threat"], spec["defense"], spec["attack"]),
+        *(record.seed, spec["n_examples"]),
+        *(f"{record.rows[name].mean():.2f}" for name in ("forwards", "backwards")),
+        *(f"{record.seconds:.3f}", record.environment["hardware"], record.family),
+    ]

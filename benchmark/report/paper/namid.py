@@ -21,7 +21,7 @@ from robustness_bench.benchmark.report.paper.cells import Block, Blocks, Cells, 
 from robustness_bench.benchmark.report.paper.tables import Paper
 from robustness_bench.benchmark.report.rendering.csv import number
 from robustness_bench.benchmark.report.rendering.table import Column
-from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, count, counts
+from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, count, training_seeds
 from robustness_bench.benchmark.report.tables.threats import THREAT_NAMES, given, suffix_of, unlooked
 from robustness_bench.benchmark.statistics import Interval, MeanStd, widened
 from robustness_bench.benchmark.store.cells import Record, read_records
@@ -215,7 +215,7 @@ def _made(shape: Layout, block: Block[Line], lines: Sequence[Line]) -> str:
     eps = ", ".join(f"{NORM_SYMBOLS[norm]} ε = {budget(settings.eps[norm])}" for norm in norms)
     if not lines:
         return f"{block.label}: no results at {eps}."
-    seeds = counts((len(line.per_seed) for line in lines), "training seed")
+    seeds = training_seeds(len(line.per_seed) for line in lines)
     crafted = f"; images crafted once on {surrogate_words(settings)}"
     return (
         f"{block.label}: {count(block.images, 'test image')}, {seeds}, {eps}, attacks of the set "

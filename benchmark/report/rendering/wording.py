@@ -23,10 +23,10 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def counts(numbers: Iterable[int], noun: str) -> str:
-    """Return "3 seeds", or "1 to 3 seeds" if the numbers differ."""
+def training_seeds(numbers: Iterable[int]) -> str:
+    """Return "3 training seeds", or "1 to 3 training seeds" if the numbers differ."""
     found = sorted(set(numbers)) or [0]
-    most = count(found[-1], noun)
+    most = count(found[-1], "training seed")
     return most if len(found) == 1 else f"{found[0]} to {most}"
 
 

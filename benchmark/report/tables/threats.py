@@ -11,7 +11,7 @@ from robustness_bench.benchmark.report.lines.results import Line
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table, spread
-from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, count, counts
+from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, count, training_seeds
 from robustness_bench.benchmark.statistics import MeanStd
 from robustness_bench.benchmark.store.diagnoses import EARLIER, SIGNS_ONLY
 from robustness_bench.defenses.registry import defense_presets
@@ -189,7 +189,7 @@ def _cell(line: Line | None, figure: MeanStd | None, best: float | None, decimal
 
 
 def _caption(threat: str, lines: list[Line], settings: Settings, label: str) -> str:
-    runs = counts((len(line.per_seed) for line in lines), "training seed")
+    runs = training_seeds(len(line.per_seed) for line in lines)
     if any(len(line.per_seed) > 1 for line in lines):
         runs += ", mean ± sample standard deviation over seeds"
     text = f"Accuracy in % on {lines[0].images} test images of {label}, {runs}. {_models(settings, lines)}."

@@ -72,12 +72,60 @@
     });
   }
 
+  // Tables that sort
+
+  var collator = new Intl.Collator("en", { numeric: true });
+
+  // Orders {key, place, …}: what has no key comes last, equal ones stay in their place.
+  function order(keyed, down) {
+    return keyed.sort(function (one, other) {
+      var a = one.key, b = other.key, way = 0;
+      if (a === null || b === null) return (a === null) - (b === null) || one.place - other.place;
+      if (typeof a === "string") way = collator.compare(a, b); else way = a - b;
+      return (down ? -way : way) || one.place - other.place;
+    });
+  }
+
+  function buttons(heads, clicked) {
+    heads.forEach(function (head, index) {
+      var button = make("button", { type: "button" }, head.textContent);
+      head.replaceChildren(button);
+      button.addEventListener("click", function () { clicked(head, index); });
+    });
+  }
+
+  function mark(heads, head, down) {
+    heads.forEach(function (each) { each.removeAttribute("aria-sort"); });
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+  }
+
+  // A table by itself, by the number a cell begins with
+
+  function sortable(table) {
+    var heads = Array.from(table.tHead.rows[table.tHead.rows.length - 1].cells);
+    var body = table.tBodies[0], rows = Array.from(body.rows);
+
+    function value(row, index) {
+      var text = row.cells[index].textContent.trim(), number = parseFloat(text.replace("−", "-"));
+      return index ? (Number.isNaN(number) ? null : number) : text;
+    }
+
+    buttons(heads, function (head, index) {
+      var now = head.getAttribute("aria-sort"), down = now ? now === "ascending" : index > 0;
+      var keyed = rows.map(function (row, place) { return { row: row, key: value(row, index), place: place }; });
+      body.append.apply(body, order(keyed, down).map(function (each) { return each.row; }));
+      mark(heads, head, down);
+      table.classList.add("sorted");
+    });
+    table.classList.add("live");
+  }
+
   // A board
 
   function board(data) {
     var table = byId("board"), form = byId("tools"), bodies = Array.from(table.tBodies);
     var heads = Array.from(table.tHead.rows[0].cells), state = {};
-    var PART = 60, turn = 0, columnOf = {}, collator = new Intl.Collator("en", { numeric: true });
+    var PART = 60, turn = 0, columnOf = {};
     data.columns.forEach(function (column, i) { columnOf[column.key] = i; });
     var rows = [];
     bodies.forEach(function (body, part) {
@@ -99,13 +147,9 @@
     function downFirst(name) { return !(name === "rank" || name === "defense" || name === "status"); }
 
     function sort(name, down) {
-      var keyed = rows.map(function (row) { return { row: row, key: value(row, name) }; });
-      keyed.sort(function (one, other) {
-        var a = one.key, b = other.key, order = 0;
-        if (a === null || b === null) return (a === null) - (b === null) || one.row.place - other.row.place;
-        if (typeof a === "string") order = collator.compare(a, b); else order = a - b;
-        return (down ? -order : order) || one.row.place - other.row.place;
-      });
+      var keyed = order(rows.map(function (row) {
+        return { row: row, key: value(row, name), place: row.place };
+      }), down);
       inSteps(keyed.map(function (each) { return each.row; }));
       bodies.forEach(function (body, part) {
         var fragment = document.createDocumentFragment();
@@ -116,16 +160,14 @@
         });
         body.append(fragment);
       });
-      heads.forEach(function (head) { head.removeAttribute("aria-sort"); });
-      var head = heads.find(function (each) { return each.dataset.column === name; });
-      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      mark(heads, heads.find(function (head) { return head.dataset.column === name; }), down);
     }
 
     // A long table is laid out from the top, a part per frame: all at once takes too long.
-    function inSteps(order) {
+    function inSteps(rows) {
       var mine = ++turn, waiting = [], shown = 0;
-      order.forEach(function (row) {
-        var late = !row.node.hidden && ++shown > PART && order.length > 2 * PART;
+      rows.forEach(function (row) {
+        var late = !row.node.hidden && ++shown > PART && rows.length > 2 * PART;
         row.node.classList.toggle("later", late);
         if (late) waiting.push(row.node);
       });
@@ -229,16 +271,12 @@
       })));
     }
 
-    heads.forEach(function (head) {
-      var button = make("button", { type: "button" }, head.textContent);
-      head.replaceChildren(button);
-      button.addEventListener("click", function () {
-        var name = head.dataset.column;
-        state.down = state.sort === name ? !state.down : downFirst(name);
-        state.sort = name;
-        sort(state.sort, state.down);
-        write();
-      });
+    buttons(heads, function (head) {
+      var name = head.dataset.column;
+      state.down = state.sort === name ? !state.down : downFirst(name);
+      state.sort = name;
+      sort(state.sort, state.down);
+      write();
     });
     rows.forEach(function (row) {
       var button = make("button", {
@@ -424,6 +462,7 @@
 
   theme();
   copying();
+  document.querySelectorAll("table.sortable").forEach(sortable);
   var boardData = embedded("board-data"), compareData = embedded("compare-data");
   if (boardData) board(boardData);
   if (compareData) compare(compareData);

@@ -12,8 +12,7 @@ from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget
 from robustness_bench.benchmark.site.contents import names
-from robustness_bench.benchmark.site.contents.cells import Cell, make_cell, worst_of
-from robustness_bench.benchmark.site.contents.columns import Column, make_columns
+from robustness_bench.benchmark.site.contents.cells import Cell, Column, make_cell, make_columns, worst_of
 from robustness_bench.benchmark.statistics import Outcomes, Rank, ranks
 from robustness_bench.benchmark.store.cells import Record
 

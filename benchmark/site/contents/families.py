@@ -8,7 +8,7 @@ from typing import Any
 from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.collapse import collapsed_seeds
-from robustness_bench.benchmark.report.lines.flags import flags_by_family, looked_at
+from robustness_bench.benchmark.report.lines.results import flags_by_family, looked_at
 from robustness_bench.benchmark.report.lines.trained import epochs_of, said
 from robustness_bench.benchmark.site.contents import names
 from robustness_bench.benchmark.site.contents.boards import Board, Row
@@ -101,7 +101,8 @@ def make_families(found: Found, boards: Sequence[Board]) -> dict[str, Family]:
                 collapsed=collapsed.get(family, {}),
             )
         )
-    return {family.id: family for family in _told_apart(families, found.cards)}
+    alike = grouped(families, _kind).values()
+    return {f.id: replace(f, setting=_setting(f, group, found.cards)) for group in alike for f in group}
 
 
 def page_id(family: str) -> str:
@@ -135,12 +136,6 @@ def identity(card: Card | None, cards: dict[str, Card]) -> dict[str, str]:
     if parent is not None:
         spec["estimators"] = parent["spec"]["estimators"]
     return names.flattened(spec)
-
-
-def _told_apart(families: Sequence[Family], cards: dict[str, Card]) -> list[Family]:
-    """Return the families, with the differences between recipes of one defense as their settings."""
-    alike = grouped(families, _kind).values()
-    return [replace(f, setting=_setting(f, group, cards)) for group in alike for f in group]
 
 
 def _kind(family: Family) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.report.detectors.roc import Scores
 from robustness_bench.benchmark.report.detectors.store import detections, validation_scores
-from robustness_bench.benchmark.report.lines.learning import find_trainings
+from robustness_bench.benchmark.report.lines.trained import find_trainings
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
 from robustness_bench.benchmark.store.cards import read_card
 from robustness_bench.benchmark.store.cells import Record, find_records, read_record

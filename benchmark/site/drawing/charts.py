@@ -1,4 +1,4 @@
-"""The plots of a defense's page, each with the table of its numbers."""
+"""The plots of the pages of defenses and of detectors, each with the table of its numbers."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -6,6 +6,18 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from robustness_bench.benchmark.report.detectors.names import detector_label
+from robustness_bench.benchmark.report.detectors.roc import FPRS
+from robustness_bench.benchmark.report.figures.pairs import Panel
+from robustness_bench.benchmark.report.figures.roc import (
+    HEADS,
+    Curve,
+    RocFigure,
+    chosen,
+    claim,
+    seeds_in_words,
+    texts,
+)
 from robustness_bench.benchmark.report.rendering.table import spread
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, count
 from robustness_bench.benchmark.site.contents import names
@@ -24,7 +36,8 @@ from robustness_bench.benchmark.statistics import mean_std
 from robustness_bench.benchmark.store.cells import Record
 
 _GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-Curve = dict[float, list[float]]
+ByEps = dict[float, list[float]]
+Points = list[tuple[float, float]]
 
 
 class Chart(NamedTuple):
@@ -43,7 +56,7 @@ def robustness(family: Family, board: Board) -> Chart | None:
     records = [record for record in family.records if _same_threat(record, board)]
     natural = [r for r in records if r.spec["kind_of_attack"] == "natural" and r.status == "ok"]
     start = {0.0: [100.0 * float(record.robust.mean()) for record in natural]} if natural else {}
-    curves: dict[str, Curve] = {}
+    curves: dict[str, ByEps] = {}
     for record in records:
         if record.spec["kind_of_attack"] != "natural" and record.status == "ok":
             curve = curves.setdefault(names.attack(record.spec["attack"]).label, {})
@@ -193,3 +206,61 @@ def _ends(series: Sequence[Series], x: str) -> str:
 
 def _mean_text(values: Sequence[float]) -> str:
     return spread(*mean_std(values)[:2], 1) if values else "–"
+
+
+def roc_charts(figure: RocFigure) -> list[Chart]:
+    """Return a chart per attack, or per system and attack if the attack is adaptive."""
+    return [_chart(figure, panel, number) for number, panel in enumerate(figure.panels, 1)]
+
+
+def roc_note(figure: RocFigure) -> str:
+    """Return the explanation needed to read the charts."""
+    drawn = [curve for curve in figure.curves if curve.drawn]
+    return " ".join(
+        [
+            "Share of adversarial images that fool the classifier and are flagged (TPR) against the share of "
+            f"natural test images that are flagged (FPR), for all thresholds; {chosen(figure.kappas)}.",
+            "Symbols: the thresholds in use, set on held-out natural images; at the left edge "
+            "those of an FPR of 0.1 % or less.",
+            seeds_in_words([curve.seeds for curve in drawn]),
+            *claim(figure.panels),
+        ]
+    )
+
+
+def _chart(figure: RocFigure, panel: Panel, number: int) -> Chart:
+    curves = [curve for curve in figure.curves if curve.drawn and curve.panel == panel]
+    series = []
+    for alias in dict.fromkeys(curve.alias for curve in curves):
+        own = [curve for curve in curves if curve.alias == alias]
+        series.append(_series(figure, alias, own))
+    images = curves[0].natural_images
+    plot = Plot(
+        ident=f"roc-{number}",
+        title=f"ROC of detectors under {panel.label}",
+        description="; ".join(f"{detector_label(c.detector)}: AUROC {texts(c)[1]}" for c in curves) + ".",
+        x=Axis("FPR, %", 100 * FPRS[0], 100.0, True),
+        y=percent_axis("TPR, %"),
+        series=series,
+    )
+    legend = [(swatch(each.style), each.label) for each in series]
+    attacked = min(curve.adversarial_images for curve in curves)
+    note = f"{images} natural images, {attacked} adversarial ones of all seeds."
+    rows = [[f"{detector_label(c.detector)}{' †' if c.remark else ''}", *texts(c)] for c in curves]
+    return Chart(panel.label, note, draw(plot), legend, ["Detector", *HEADS], rows)
+
+
+def _series(figure: RocFigure, alias: str, curves: Sequence[Curve]) -> Series:
+    """Return the line of one score, with a symbol for every threshold on it, moved inside the axis."""
+    marked = [(100 * max(curve.fpr.mean, FPRS[0]), 100 * curve.tpr.mean) for curve in curves if curve.tpr]
+    return Series(figure.label(alias), _steps(curves[0].points), figure.detectors.index(alias), marked=marked)
+
+
+def _steps(points: Sequence[float]) -> Points:
+    """Return the corners of the step curve with these values at ``FPRS``, in percent."""
+    corners: Points = []
+    for fpr, tpr in zip(FPRS, points, strict=True):
+        if not corners or 100 * tpr != corners[-1][1]:
+            corners += [(100 * fpr, corners[-1][1])] if corners else []
+            corners.append((100 * fpr, 100 * tpr))
+    return [*corners, (100 * FPRS[-1], 100 * points[-1])]

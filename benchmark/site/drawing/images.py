@@ -1,4 +1,4 @@
-"""Kept images of a cell as one PNG: rows for natural, adversarial and amplified difference."""
+"""Images as one PNG: those kept of a cell, and a generator's for every class, with their predictions."""
 
 import io
 from pathlib import Path
@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from robustness_bench.benchmark.report.figures.generated import GeneratedFigure, generated_figure
 from robustness_bench.benchmark.store.cells import Record
 from robustness_bench.benchmark.store.gallery import examples_of, read_examples
+from robustness_bench.benchmark.store.generated import ConditionalExamples
 
 MOST = 10
 _GAP = 1
@@ -50,17 +52,13 @@ def sprite(record: Record, file: Path) -> Sprite | None:
     x, x_adv = kept.x[:MOST].astype(np.float64) / 255.0, kept.x_adv[:MOST].astype(np.float64)
     if not len(x):
         return None
-    gain = _gain(float(np.abs(x_adv - x).max()))
+    largest = float(np.abs(x_adv - x).max())
+    gain = max((gain for gain in _GAINS if gain * largest <= 0.5), default=1)  # inside the picture's range
     tiles = [x, x_adv, 0.5 + gain * (x_adv - x)]
     sheet = sheet_of(np.stack(tiles))
     figures = (kept.label, kept.clean_prediction, kept.adversarial_prediction)
     labels, natural, adversarial = (tuple(int(value) for value in each[:MOST]) for each in figures)
     return Sprite(png_of(sheet), sheet.shape[1], sheet.shape[0], gain, labels, natural, adversarial)
-
-
-def _gain(largest: float) -> int:
-    """Return the largest gain that keeps every difference inside the picture's range."""
-    return max((gain for gain in _GAINS if gain * largest <= 0.5), default=1)
 
 
 def sheet_of(tiles: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -84,3 +82,51 @@ def png_of(sheet: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+class Generated(NamedTuple):
+    """The picture: x, x̂ and G(E(x), j) side by side, a row per image."""
+
+    png: bytes
+    width: int
+    height: int
+    conditions: tuple[int, ...]
+    rows: tuple[tuple[int, tuple[int, ...]], ...]
+    """Class, and the classifier's prediction under each condition."""
+    agreeing: float
+    """Percent of all images generated for a class, shown or not, that the classifier assigns to it."""
+    images: int
+
+    @property
+    def alt(self) -> str:
+        """The picture in words."""
+        return (
+            f"{len(self.rows)} test images, one per row: as they are, rebuilt, and generated under "
+            f"{len(self.conditions)} classes; the table below says what the classifier sees in each."
+        )
+
+
+def generated(dataset: str, generator: str, examples: ConditionalExamples) -> Generated:
+    """Return the picture of a few images of one generator."""
+    figure = generated_figure(dataset, generator, examples)
+    sheet = sheet_of(np.stack([_tiles(figure, row) for row in figure.rows]))
+    predicted = examples.predicted
+    rows = [
+        (int(examples.label[r]), tuple(int(predicted[r, j]) for j in figure.conditions)) for r in figure.rows
+    ]
+    return Generated(
+        png=png_of(sheet),
+        width=sheet.shape[1],
+        height=sheet.shape[0],
+        conditions=figure.conditions,
+        rows=tuple(rows),
+        agreeing=100 * figure.agreeing,
+        images=len(examples.label),
+    )
+
+
+def _tiles(figure: GeneratedFigure, row: int) -> np.typing.NDArray[np.float64]:
+    """Return the tiles of a row, (2 + conditions, C, H, W) in [0, 1]."""
+    shown = figure.examples
+    conditional = shown.conditional[row][list(figure.conditions)]
+    return np.concatenate([shown.x[row][None], shown.reconstruction[row][None], conditional]) / 255.0

@@ -2,8 +2,7 @@
 
 from markupsafe import Markup, escape
 
-from robustness_bench.benchmark.site.contents.cells import Cell
-from robustness_bench.benchmark.site.contents.columns import Column
+from robustness_bench.benchmark.site.contents.cells import Cell, Column
 from robustness_bench.benchmark.site.drawing.svg import strip
 from robustness_bench.benchmark.statistics import MeanStd, Rank
 from robustness_bench.benchmark.store.flags import FLAGS

@@ -10,8 +10,8 @@ from robustness_bench.benchmark.report.literature.citations import references
 from robustness_bench.benchmark.report.rendering.table import Cell
 from robustness_bench.benchmark.site.contents.detectors import DetectorBoard
 from robustness_bench.benchmark.site.contents.families import page_id
-from robustness_bench.benchmark.site.drawing.detector_charts import roc_charts, roc_note
-from robustness_bench.benchmark.site.drawing.generated import generated
+from robustness_bench.benchmark.site.drawing.charts import roc_charts, roc_note
+from robustness_bench.benchmark.site.drawing.images import generated
 
 _TITLES = {"worst": "At the worst κ", "kappa": "At every κ", "parts": "What each part of MagNet withstands"}
 

@@ -40,7 +40,7 @@ def add_entry(store: Path, entry: Entry) -> None:
     Raises:
         BenchError: the store has another submission with this name.
     """
-    path = _path(store, entry.submission.slug)
+    path = store / "submissions" / f"{entry.submission.slug}.json"
     if path.is_file():
         before = read_entry(path)
         same = (before.submission.sha256, before.network) == (entry.submission.sha256, entry.network)
@@ -84,10 +84,6 @@ def register_entry(entry: Entry) -> None:
             parameters={},
         )
     )
-
-
-def _path(store: Path, slug: str) -> Path:
-    return store / "submissions" / f"{slug}.json"
 
 
 def read_entry(path: Path) -> Entry:

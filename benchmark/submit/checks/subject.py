@@ -1,6 +1,7 @@
-"""The model under check, with measurements that are made only once."""
+"""Load the model of a submission, and measure it under check, each number only once."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,11 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from robustness_bench.benchmark.data import Located
+from robustness_bench.benchmark.data import DATASETS, Located
 from robustness_bench.benchmark.data.base import DatasetInfo
+from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.measure.attacks import Columns, Sample
 from robustness_bench.benchmark.measure.gradients import Piece, measure
 from robustness_bench.benchmark.store.flags import Measured
+from robustness_bench.benchmark.submit.intake.static import MODEL_FILE
 from robustness_bench.benchmark.submit.manifest.defense import Submission
 
 BATCH = 100
@@ -29,6 +32,7 @@ _QUICK = {
         "budgets": [0.5, 1.0, 2.0, 4.0],
     },
 }
+_MODEST = 50_000_000  # parameters that fit on any machine
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,10 @@ class Subject:
 
     def accuracy(self, model: nn.Module, x: Tensor) -> float:
         """Return the share of correct predictions, in [0, 1]."""
-        right = sum(int((each.argmax(1) == y).sum()) for each, y in self._answers(model, x))
-        return right / len(self.y)
-
-    def _answers(self, model: nn.Module, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = zip(x.split(BATCH), self.y.split(BATCH), strict=True)
         with torch.no_grad():
-            for rows, y in zip(x.split(BATCH), self.y.split(BATCH), strict=True):
-                yield model(rows), y
+            right = sum(int((model(rows).argmax(1) == y).sum()) for rows, y in batches)
+        return right / len(self.y)
 
     @cached_property
     def natural(self) -> float:
@@ -71,3 +72,56 @@ class Subject:
 
 def _at_once(name: str, n: int, piece: Piece) -> Columns:
     return piece(slice(0, n), lambda done, total, unit: None)
+
+
+@contextmanager
+def loaded(submission: Submission, folder: Path, device: str) -> "Iterator[nn.Module]":
+    """Yield the model with its weights: a listed one in this process, submitted code in a confined one."""
+    info, weights = DATASETS[submission.dataset].info, folder / submission.weights
+    if not submission.own:
+        yield listed_model(submission, weights, plain=submission.weights_plain).to(device)
+        return
+    from robustness_bench.benchmark.store.models import confined_model
+
+    model = confined_model(folder / MODEL_FILE, weights, info, device)
+    try:
+        yield model
+    finally:
+        model.close()
+
+
+def listed_model(submission: Submission, weights: Path, *, plain: bool) -> "nn.Module":
+    """Return the listed architecture with these weights, frozen, in evaluation mode.
+
+    Raises:
+        BenchError: the weights do not fit.
+    """
+    import torch
+
+    from robustness_bench.benchmark.networks import build_model
+    from robustness_bench.benchmark.networks.fold import folded
+    from robustness_bench.benchmark.networks.matching import fit_weights
+    from robustness_bench.benchmark.networks.weights import read_weights
+
+    tensors = read_weights(weights)
+    _check_width(submission, sum(tensor.numel() for tensor in tensors.values()))
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(submission.architecture, DATASETS[submission.dataset].info, submission.width)
+    state = fit_weights(tensors, model, str(weights), plain=plain)
+    model.load_state_dict(state, strict=True)
+    return folded(model).requires_grad_(False)
+
+
+def _check_width(submission: Submission, held: int) -> None:
+    """Raise BenchError for a width far beyond the weights, before it takes all memory."""
+    import torch
+
+    from robustness_bench.benchmark.networks import build_model
+
+    with torch.device("meta"):
+        model = build_model(submission.architecture, DATASETS[submission.dataset].info, submission.width)
+    wanted = sum(tensor.numel() for tensor in model.state_dict().values())
+    if wanted > max(4 * held, _MODEST):
+        raise BenchError(
+            f"width {submission.width} makes {wanted:,} numbers, the file has {held:,}: fix model.width"
+        )

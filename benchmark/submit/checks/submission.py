@@ -65,8 +65,8 @@ def checks(folder: Path, settings: Settings) -> Iterator[Check]:
 
 
 def _of_model(submission: Submission, folder: Path, settings: Settings) -> Iterator[Check]:
-    from robustness_bench.benchmark.submit.checks.opening import loaded
     from robustness_bench.benchmark.submit.checks.probes import PROBES
+    from robustness_bench.benchmark.submit.checks.subject import loaded
 
     try:
         with loaded(submission, folder, settings.device) as model:

@@ -13,9 +13,9 @@ from robustness_bench.attacks.numerics.losses import (
     cross_entropy,
     dlr,
     log_odds,
+    margin,
     temperature,
 )
-from robustness_bench.attacks.numerics.margins import margin
 
 LOGITS = torch.tensor([[3.0, 1.0, 0.0, -1.0], [0.0, 2.0, 5.0, 1.0]])
 LABELS = torch.tensor([0, 1])

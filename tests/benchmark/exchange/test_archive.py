@@ -23,11 +23,11 @@ from robustness_bench.benchmark.exchange.layout import finished, owner_of
 from robustness_bench.benchmark.exchange.manifest import MANIFEST, Listed, write_manifest
 from robustness_bench.benchmark.files import short_hash, write_atomic
 from robustness_bench.benchmark.plan.tasks import Task, make_mi_plan, make_plan
+from robustness_bench.benchmark.store.cards import save_tensors
 from robustness_bench.benchmark.store.cells import DISTANCES, write_record
 from robustness_bench.benchmark.store.evidence import Evidence, evidence_of, write_evidence
 from robustness_bench.benchmark.store.gallery import Examples, examples_of, write_examples
 from robustness_bench.benchmark.store.information import write_mi_record
-from robustness_bench.benchmark.store.tensors import save_tensors
 from tests.conftest import Bench
 
 IMAGES = 6

@@ -11,7 +11,7 @@ from robustness_bench.benchmark.exchange import merging
 from robustness_bench.benchmark.exchange.layout import finished
 from robustness_bench.benchmark.files import write_atomic
 from robustness_bench.benchmark.plan.tasks import Task
-from robustness_bench.benchmark.store import tensors as checkpoints
+from robustness_bench.benchmark.store import cards as checkpoints
 from robustness_bench.benchmark.store.cells import find_records, read_record
 from robustness_bench.benchmark.store.folder import locked
 from tests.benchmark.exchange.test_archive import ASKED, tree, write_store

@@ -15,8 +15,8 @@ from robustness_bench.benchmark.measure.information import _blocks
 from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.plan.tasks import Task, make_mi_plan
 from robustness_bench.benchmark.report.lines.information import COLUMNS, MILine, mi_lines, to_csv
-from robustness_bench.benchmark.report.lines.learning import find_trainings, learning
-from robustness_bench.benchmark.store.cards import card_of, read_card
+from robustness_bench.benchmark.report.lines.trained import find_trainings, learning
+from robustness_bench.benchmark.store.cards import card_of, read_card, save_tensors
 from robustness_bench.benchmark.store.folder import is_done
 from robustness_bench.benchmark.store.information import (
     MIRecord,
@@ -24,7 +24,6 @@ from robustness_bench.benchmark.store.information import (
     read_mi_record,
     write_mi_record,
 )
-from robustness_bench.benchmark.store.tensors import save_tensors
 from tests.conftest import Bench
 
 TINY = ["--epochs", 2, "--train-limit", 100, "--width", 2, "--n-examples", 12, "--norm", "linf"]
@@ -102,8 +101,8 @@ def test_estimates_are_those_of_the_kept_estimators(store: Path) -> None:
     import torch
 
     from robustness_bench.benchmark.context import Context
+    from robustness_bench.benchmark.store.cards import load_tensors
     from robustness_bench.benchmark.store.models import load_estimators, load_model
-    from robustness_bench.benchmark.store.tensors import load_tensors
 
     record = read_mi_record(find_mi_records(store)[0])
     protocol = load_protocol(None, {"defenses": ["standard"], "norms": ["linf"]})

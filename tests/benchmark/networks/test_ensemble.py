@@ -1,6 +1,6 @@
 import torch
 
-from robustness_bench.benchmark.networks.ensemble import MeanLogits
+from robustness_bench.benchmark.networks.layers import MeanLogits
 from tests.support import Linear, images
 
 

@@ -19,7 +19,7 @@ from robustness_bench.benchmark.plan.cost import (
 )
 from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
-from robustness_bench.benchmark.run.progress import Progress, between, duration
+from robustness_bench.benchmark.run.watching.progress import Progress, between, duration
 from robustness_bench.benchmark.store.cells import find_records, read_record
 
 DIGITS = Path(__file__).parents[3] / "results" / "digits"
@@ -138,7 +138,8 @@ def test_progress_counts_the_middle(tasks: list[Task], monkeypatch: pytest.Monke
     train, aa = one(tasks, "train"), one(tasks, "evaluate", "aa")
     work = {task.id: passes(task) for task in (train, aa)}
     monkeypatch.setattr(
-        "robustness_bench.benchmark.run.progress.time.monotonic", iter([0.0, 0.0, *[3600.0] * 9]).__next__
+        "robustness_bench.benchmark.run.watching.progress.time.monotonic",
+        iter([0.0, 0.0, *[3600.0] * 9]).__next__,
     )
     progress = Progress([train, aa], work, live=False)
     progress.started(train)

@@ -11,9 +11,7 @@ import pytest
 from robustness_bench.attacks.class_names import load
 from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.data import locate
-from robustness_bench.benchmark.exchange.cards import card_facts
-from robustness_bench.benchmark.exchange.facts import examine
-from robustness_bench.benchmark.exchange.known import Facts
+from robustness_bench.benchmark.exchange.facts import Facts, card_facts, examine
 from robustness_bench.benchmark.exchange.sources import Folder
 from robustness_bench.benchmark.files import write_json
 from robustness_bench.benchmark.plan.cost import Passes, Speed, passes, predicted_seconds

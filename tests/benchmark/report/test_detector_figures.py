@@ -23,13 +23,13 @@ from robustness_bench.benchmark.data import locate
 from robustness_bench.benchmark.errors import BenchError, StoreError
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.report.detectors.roc import FPRS, roc, tpr_at
-from robustness_bench.benchmark.report.figures import generated, roc_words
+from robustness_bench.benchmark.report.figures import generated
+from robustness_bench.benchmark.report.figures import roc as roc_words
 from robustness_bench.benchmark.report.figures import scores as detection_scores
 from robustness_bench.benchmark.report.figures.bins import BINS, Scale, scale_of
+from robustness_bench.benchmark.report.figures.drawing.detectors import draw_roc, draw_scores, look
 from robustness_bench.benchmark.report.figures.drawing.grids import draw_generated
-from robustness_bench.benchmark.report.figures.drawing.histograms import draw_scores
 from robustness_bench.benchmark.report.figures.drawing.namid import WIDTHS
-from robustness_bench.benchmark.report.figures.drawing.roc import draw_roc, look
 from robustness_bench.benchmark.report.figures.generated import generated_figure
 from robustness_bench.benchmark.report.figures.namid import NothingToDrawError
 from robustness_bench.benchmark.report.figures.pairs import pair_up
@@ -632,7 +632,7 @@ def test_detectors_look_different_and_always_the_same() -> None:
 def test_report_needs_neither_torch_nor_matplotlib() -> None:
     program = (
         "import sys, robustness_bench.benchmark.cli.figure; "
-        "from robustness_bench.benchmark.report.figures.drawing import grids, histograms, roc; "
+        "from robustness_bench.benchmark.report.figures.drawing import detectors, grids; "
         "sys.exit(bool({'torch', 'matplotlib'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

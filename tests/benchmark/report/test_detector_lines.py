@@ -10,10 +10,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from robustness_bench.benchmark.errors import StoreError
-from robustness_bench.benchmark.report.detectors.checks import check_settings, check_unions
 from robustness_bench.benchmark.report.detectors.lines import DetectionLine, Outcome, detection_lines, outcome
 from robustness_bench.benchmark.report.detectors.rates import UNION, DetectorLine, detector_lines
 from robustness_bench.benchmark.report.detectors.roc import RATES, at_rates, auroc, threshold_at
+from robustness_bench.benchmark.report.detectors.store import check_settings, check_unions
 from robustness_bench.benchmark.statistics import MeanStd, widened, wilson
 from robustness_bench.benchmark.store.detections import Detection
 from tests.benchmark.report.detections import HALF, N, detection, flagging, natural

@@ -293,7 +293,7 @@ def test_golden_of_a_data_set(name: str) -> None:
 def test_scores_of_calibrations_are_read_by_their_id(tmp_path: Path) -> None:
     import torch
 
-    from robustness_bench.benchmark.store.tensors import save_tensors
+    from robustness_bench.benchmark.store.cards import save_tensors
 
     path = tmp_path / "calibrations" / "digits" / "a.safetensors"
     save_tensors(path, {"scores": torch.arange(3, dtype=torch.float64)}, {"id": "abc"})

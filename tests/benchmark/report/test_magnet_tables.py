@@ -25,11 +25,9 @@ from robustness_bench.benchmark.report.detectors.store import detections, fittin
 from robustness_bench.benchmark.report.literature.published import curves, published
 from robustness_bench.benchmark.report.paper import tables as paper
 from robustness_bench.benchmark.report.paper.cells import Block, PaperCell
-from robustness_bench.benchmark.report.paper.magnet import MAGNET
-from robustness_bench.benchmark.report.paper.oddities import oddities
+from robustness_bench.benchmark.report.paper.magnet import MAGNET, oddities
 from robustness_bench.benchmark.report.publish import detection_tables
-from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex, to_text
-from robustness_bench.benchmark.report.rendering.markdown import to_markdown
+from robustness_bench.benchmark.report.rendering.formats import to_html, to_latex, to_markdown, to_text
 from robustness_bench.benchmark.report.rendering.table import Row, Table, signed
 from robustness_bench.benchmark.statistics import MeanStd, inside, widened
 from robustness_bench.benchmark.store.detections import FLAG, SCORE, Detection, write_detection

@@ -30,11 +30,12 @@ from robustness_bench.benchmark.report.paper.namid import NAMID
 from robustness_bench.benchmark.report.rendering.formats import (
     latex_escape,
     latex_label,
+    markdown_escape,
     to_html,
     to_latex,
+    to_markdown,
     to_text,
 )
-from robustness_bench.benchmark.report.rendering.markdown import markdown_escape, to_markdown
 from robustness_bench.benchmark.report.rendering.table import Cell, Table
 from robustness_bench.benchmark.statistics import mean_std, wilson
 from robustness_bench.benchmark.store.cells import write_record
@@ -541,7 +542,7 @@ def test_latex_compiles(stacked: Table, tmp_path: Path, columns: str, beside: bo
 def test_data_needs_neither_torch_nor_matplotlib() -> None:
     program = (
         "import sys, robustness_bench.benchmark.cli.tables, "
-        "robustness_bench.benchmark.report.rendering.markdown; "
+        "robustness_bench.benchmark.report.rendering.formats; "
         "from robustness_bench.benchmark.report.paper import namid; "
         "sys.exit(bool({'torch', 'matplotlib'} & sys.modules.keys()))"
     )

@@ -7,8 +7,7 @@ import pytest
 
 from robustness_bench.benchmark.exchange.hub.cells import task_id
 from robustness_bench.benchmark.report.lines.curves import curves
-from robustness_bench.benchmark.report.lines.flags import flags_by_family
-from robustness_bench.benchmark.report.lines.results import Line, summarize, to_csv
+from robustness_bench.benchmark.report.lines.results import Line, flags_by_family, summarize, to_csv
 from robustness_bench.benchmark.report.lines.worst_case import worst_case
 from robustness_bench.benchmark.store.cells import Record
 from tests.benchmark.report.test_report import record

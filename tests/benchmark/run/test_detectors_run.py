@@ -13,12 +13,10 @@ from robustness_bench.benchmark.data import locate
 from robustness_bench.benchmark.data.base import subset
 from robustness_bench.benchmark.plan.detectors import make_detection_plan
 from robustness_bench.benchmark.plan.protocol import load_protocol
-from robustness_bench.benchmark.store.cards import read_card
+from robustness_bench.benchmark.store.cards import load_tensors, read_card
 from robustness_bench.benchmark.store.detections import Detection, find_detections, read_detection
 from robustness_bench.benchmark.store.generated import find_conditional_examples, read_conditional_examples
-from robustness_bench.benchmark.store.tensors import load_tensors
-from robustness_bench.benchmark.train.parts import load_part
-from robustness_bench.benchmark.train.thresholds import read_calibration
+from robustness_bench.benchmark.train.detectors import load_part, read_calibration
 from tests.conftest import Bench
 
 SYSTEMS = "magnet,mi-magnet,mi-magnet-cross-jaccard,magnet-random"

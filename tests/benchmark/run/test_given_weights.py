@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from robustness_bench.benchmark.plan.tasks import weights_hash
-from robustness_bench.benchmark.store.cards import read_card
+from robustness_bench.benchmark.store.cards import load_tensors, read_card
 from robustness_bench.benchmark.store.cells import Record, find_records, read_record
-from robustness_bench.benchmark.store.tensors import load_tensors
 from tests.conftest import Bench, Said
 
 TINY = ["--width", 2, "--n-examples", 12, "--norm", "linf", "--threat", "white", "--attacks", "pgd-40"]

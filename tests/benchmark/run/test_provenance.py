@@ -16,7 +16,7 @@ from robustness_bench.benchmark.plan.layers import to_toml
 from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.plan.tasks import make_plan
 from robustness_bench.benchmark.store.cells import find_records, read_record
-from robustness_bench.benchmark.store.protocols import protocol_file
+from robustness_bench.benchmark.store.folder import protocol_file
 from tests.benchmark.run.test_run import plant
 from tests.conftest import Bench
 

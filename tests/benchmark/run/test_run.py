@@ -18,9 +18,9 @@ import pytest
 
 from robustness_bench.attacks import registry
 from robustness_bench.benchmark.cli.shared.options import PANELS, Request
+from robustness_bench.benchmark.store.cards import load_tensors
 from robustness_bench.benchmark.store.cells import read_record
 from robustness_bench.benchmark.store.evidence import evidence_of, read_evidence
-from robustness_bench.benchmark.store.tensors import load_tensors
 from tests.conftest import Bench
 
 TINY = ["--epochs", 1, "--train-limit", 96, "--width", 2, "--n-examples", 12]

@@ -11,10 +11,10 @@ import pytest
 
 from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.parts import PARTS
-from robustness_bench.benchmark.run.progress import Progress
-from robustness_bench.benchmark.run.watching import status
+from robustness_bench.benchmark.run.watching import journal as journals
 from robustness_bench.benchmark.run.watching.adapters import OWN
 from robustness_bench.benchmark.run.watching.contract import About, Options, Tracker
+from robustness_bench.benchmark.run.watching.progress import Progress
 from robustness_bench.benchmark.run.watching.trackers import TRACKERS, Trackers
 from robustness_bench.benchmark.run.watching.watch import Watch
 from robustness_bench.benchmark.store.cells import read_records
@@ -111,7 +111,7 @@ def test_status_of_a_run_elsewhere(bench: Bench, store: Path, tmp_path: Path) ->
 
     def silent(journal: dict[str, Any]) -> None:
         running(journal)
-        journal["updated"] -= 2 * status._SILENT
+        journal["updated"] -= 2 * journals._SILENT
 
     _journal(store, tmp_path, silent)
     said = bench("status", tmp_path).out
@@ -137,7 +137,7 @@ def test_a_journal_says_how_a_run_ended(tmp_path: Path, error: type[BaseExceptio
     context = Context(out=tmp_path, device="cpu", batch_size=0, threads=1)
     with pytest.raises(error), Progress([], {}, live=False) as progress, Watch(context, progress):
         raise error
-    run = status.status_of(tmp_path)["run"]
+    run = journals.status_of(tmp_path)["run"]
     assert run["state"] == how
 
 

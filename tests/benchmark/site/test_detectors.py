@@ -17,12 +17,11 @@ from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.plan.detectors import make_whole_plan
 from robustness_bench.benchmark.plan.tasks import Task
 from robustness_bench.benchmark.report.detectors.store import detections, validation_scores
-from robustness_bench.benchmark.report.figures.roc import roc_figure
-from robustness_bench.benchmark.report.figures.roc_words import to_table
+from robustness_bench.benchmark.report.figures.roc import roc_figure, to_table
 from robustness_bench.benchmark.report.publish import publish_detections
 from robustness_bench.benchmark.report.rendering.table import Cell, Table
 from robustness_bench.benchmark.site.build import build
-from robustness_bench.benchmark.site.contents.detector_settings import by_setting
+from robustness_bench.benchmark.site.contents.detectors import by_setting
 from robustness_bench.benchmark.site.contents.reading import default_stores
 from robustness_bench.benchmark.site.drawing import svg
 from robustness_bench.benchmark.store.detections import find_detections, read_detection, write_detection

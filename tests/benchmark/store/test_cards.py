@@ -15,8 +15,7 @@ from robustness_bench.benchmark.errors import StoreError
 from robustness_bench.benchmark.files import file_hash, read_json, write_json
 from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
-from robustness_bench.benchmark.store.cards import card_of, find_model, read_card
-from robustness_bench.benchmark.store.tensors import keep, load_tensors
+from robustness_bench.benchmark.store.cards import card_of, find_model, keep, load_tensors, read_card
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from robustness_bench.benchmark.report.lines.results import summarize, to_csv
 from robustness_bench.benchmark.report.tables.threats import threat_tables
 from robustness_bench.benchmark.site.contents.cells import make_cell
 from robustness_bench.benchmark.statistics import Audit, audit_words
-from robustness_bench.benchmark.store import tensors as checkpoints
+from robustness_bench.benchmark.store import cards as checkpoints
 from robustness_bench.benchmark.store.cards import card_of, read_card
 from robustness_bench.benchmark.store.cells import find_records, read_record, write_record
 from robustness_bench.benchmark.store.diagnoses import Diagnoses

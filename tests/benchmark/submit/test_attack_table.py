@@ -5,7 +5,7 @@ import dataclasses
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
 from robustness_bench.benchmark.report.rendering.table import Table
 from robustness_bench.benchmark.store.cells import Record
-from robustness_bench.benchmark.submit.attacks.campaign_table import campaign_tables
+from robustness_bench.benchmark.submit.attacks.campaign import campaign_tables
 from tests.benchmark.report.test_report import record
 
 NATURAL = [record("standard", "none", seed, 10) for seed in (0, 1)]

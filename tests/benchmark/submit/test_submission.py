@@ -16,7 +16,7 @@ from robustness_bench.benchmark.errors import BenchError, StoreError
 from robustness_bench.benchmark.networks import build_model
 from robustness_bench.benchmark.sandbox.confinement import protections
 from robustness_bench.benchmark.submit.board.entries import add_entry, entry_of, read_entry
-from robustness_bench.benchmark.submit.checks.claims import interval
+from robustness_bench.benchmark.submit.checks.probes import interval
 from robustness_bench.benchmark.submit.intake import archives, reading
 from robustness_bench.benchmark.submit.intake.archives import Caps, RefusedError
 from robustness_bench.benchmark.submit.intake.reading import unpacked

@@ -21,9 +21,8 @@ from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.networks import build_model
 from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
-from robustness_bench.benchmark.store.cards import read_card
+from robustness_bench.benchmark.store.cards import load_tensors, read_card
 from robustness_bench.benchmark.store.models import load_estimators, load_model, new_estimators
-from robustness_bench.benchmark.store.tensors import load_tensors
 from robustness_bench.benchmark.train import defenses as training
 from robustness_bench.benchmark.train import loop
 from robustness_bench.benchmark.train.defenses import inner_attack, train, train_estimators

@@ -15,8 +15,7 @@ from robustness_bench.benchmark.data import locate
 from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
 from robustness_bench.benchmark.randomness import keyed
-from robustness_bench.benchmark.store.cards import read_card
-from robustness_bench.benchmark.store.tensors import load_tensors
+from robustness_bench.benchmark.store.cards import load_tensors, read_card
 from robustness_bench.benchmark.train.defenses import _train, train, train_estimators
 from robustness_bench.benchmark.train.processes import Ranks, joined
 from robustness_bench.defenses.registry import defense_presets

@@ -18,7 +18,7 @@ from robustness_bench.defenses.detectors.divergence import Divergence
 from robustness_bench.defenses.detectors.mutual_information import MutualInformation
 from robustness_bench.defenses.detectors.reconstruction import Reconstruction
 from robustness_bench.defenses.detectors.registry import build_detector, detector_presets
-from robustness_bench.defenses.detectors.thresholds import threshold
+from robustness_bench.defenses.detectors.scores import threshold
 from robustness_bench.defenses.detectors.view import DetectorError, View
 from tests.defenses.detectors.toys import DETECTORS, Shape, images, networks
 

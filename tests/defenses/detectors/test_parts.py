@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from robustness_bench.attacks.numerics.noise import Noise
 from robustness_bench.defenses.detectors.autoencoder import AutoEncoder, AutoEncoderNetwork
+from robustness_bench.defenses.detectors.base import Images
 from robustness_bench.defenses.detectors.generator import ConditionalGenerator, GeneratorNetwork
-from robustness_bench.defenses.detectors.parts import Images
 from robustness_bench.defenses.detectors.registry import build_part, part_presets
 
 DATASETS = {"mnist": (1, 28), "digits": (1, 8), "cifar10": (3, 32)}

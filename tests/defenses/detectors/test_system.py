@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustness_bench.attacks.guarded import Guarded
+from robustness_bench.attacks.adaptive import Guarded
 from robustness_bench.defenses.detectors.base import Detector
+from robustness_bench.defenses.detectors.scores import threshold
 from robustness_bench.defenses.detectors.system import Judged, System, score_all
-from robustness_bench.defenses.detectors.thresholds import threshold
 from robustness_bench.defenses.detectors.view import DetectorError, Networks, View
 from tests.defenses.detectors.toys import DETECTORS, Counting, Generator, Shape, images, networks
 

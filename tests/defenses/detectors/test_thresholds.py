@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustness_bench.defenses.detectors.thresholds import threshold
+from robustness_bench.defenses.detectors.scores import threshold
 from robustness_bench.defenses.detectors.view import DetectorError
 
 

@@ -1,7 +1,4 @@
-"""Detectors' ROC curves in the style of ``drawing.namid``: one axes per attack, one curve per detector.
-
-A detector's colour, dashes and symbol depend on its place among all detectors, whichever are drawn.
-"""
+"""Figures of detectors in the style of ``drawing.namid``: ROC curves, and histograms of scores."""
 
 import textwrap
 from collections.abc import Sequence
@@ -10,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from robustness_bench.benchmark.files import canonical_json
 from robustness_bench.benchmark.report.detectors.roc import FPRS
 from robustness_bench.benchmark.report.figures.drawing.namid import GRID, INK, WIDTHS, legend, saved
-from robustness_bench.benchmark.report.figures.roc_words import caption
+from robustness_bench.benchmark.report.figures.roc import caption as roc_caption
+from robustness_bench.benchmark.report.figures.scores import caption as scores_caption
 from robustness_bench.defenses.detectors.registry import detector_presets
 
 if TYPE_CHECKING:
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
 
     from robustness_bench.benchmark.report.figures.pairs import Panel
     from robustness_bench.benchmark.report.figures.roc import Curve, RocFigure
+    from robustness_bench.benchmark.report.figures.scores import Histogram, ScoresFigure
 
 _COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
@@ -31,11 +30,15 @@ _DASHES: tuple[Any, ...] = (
 _MARKERS = ("o", "s", "^", "D", "v", "<", ">")
 _CHANCE: dict[str, Any] = {"color": "#999999", "linestyle": (0, (0.8, 1.6)), "linewidth": 1.4}
 _TICKS = (0.001, 0.01, 0.1, 1.0)
+_NATURAL: dict[str, Any] = {"facecolor": "#56B4E9", "edgecolor": "none", "alpha": 0.75}
+_ADVERSARIAL: dict[str, Any] = {"facecolor": "none", "edgecolor": "#D55E00", "linewidth": 0.9}
+_THRESHOLD: dict[str, Any] = {"color": INK, "linewidth": 0.9}
+_WORDS: dict[str, Any] = {"solid": "-", "dashed": (0, (2.5, 1.2)), "dotted": (0, (1, 1))}
 
 
 def draw_roc(figure: "RocFigure", form: str, columns: int = 1) -> bytes:
     """Return the bytes of a png, svg or pdf file, one or two page columns wide."""
-    text = " ".join([caption(figure), *figure.notes])
+    text = " ".join([roc_caption(figure), *figure.notes])
     return saved(lambda: _roc(figure, columns), form, f"ROC. {figure.title}", text)
 
 
@@ -148,3 +151,54 @@ def _frame(axes: "Axes", title: str) -> None:
     axes.grid(color=GRID, linewidth=0.4)
     axes.set_axisbelow(True)
     axes.set_title(title, color=INK)
+
+
+def draw_scores(figure: "ScoresFigure", form: str, columns: int = 1) -> bytes:
+    """Return the bytes of a png, svg or pdf file, one or two page columns wide."""
+    text = " ".join([scores_caption(figure), *figure.notes])
+    return saved(lambda: _score_panels(figure, columns), form, f"Scores. {figure.title}", text)
+
+
+def _score_panels(figure: "ScoresFigure", columns: int) -> "Canvas":
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    canvas, axes = grid(columns, len(figure.histograms), 1.15, 0.55, 2 * columns)
+    for each, histogram in zip(axes, figure.histograms, strict=True):
+        _histogram(each, histogram)
+    canvas.supxlabel("score (higher: more suspicious)", fontsize="medium")
+    canvas.supylabel("share of the images", fontsize="medium")
+    handles = [Patch(**_NATURAL), Patch(**_ADVERSARIAL), Line2D([], [], **_THRESHOLD)]
+    legend(
+        canvas, figure.title, handles, ["natural", "adversarial", "threshold, flags natural | adversarial"]
+    )
+    return canvas
+
+
+def _histogram(axes: "Axes", histogram: "Histogram") -> None:
+    bins = len(histogram.natural)
+    edges = [index / bins for index in range(bins + 1)]
+    axes.stairs(histogram.natural, edges, fill=True, **_NATURAL)
+    axes.stairs(histogram.adversarial, edges, **_ADVERSARIAL)
+    for line, dashes in zip(histogram.lines, _WORDS.values(), strict=False):
+        axes.axvline(histogram.scale.place(line.threshold), linestyle=dashes, **_THRESHOLD)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.08 * max(*histogram.natural, *histogram.adversarial))
+    ticks = histogram.scale.ticks()
+    axes.set_xticks([histogram.scale.place(tick) for tick in ticks], [_plain(tick) for tick in ticks])
+    axes.set_yticks([])
+    axes.tick_params(width=0.6, length=2.5)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    title = wrapped(f"{histogram.label}, κ = {histogram.kappa:g}", 26)
+    axes.set_title("\n".join([title, *_flagged(histogram)]), color=INK)
+
+
+def _flagged(histogram: "Histogram") -> list[str]:
+    """Return what each threshold flags, naming its dash style if there are several."""
+    said = [f"{100 * line.fpr:.1f} | {100 * line.tpr:.1f} %" for line in histogram.lines]
+    return said if len(said) == 1 else [f"{word} {text}" for word, text in zip(_WORDS, said, strict=False)]
+
+
+def _plain(score: float) -> str:
+    """Format a score, with 1e-05 as 1e-5."""
+    return f"{score:g}".replace("e-0", "e-").replace("e+0", "e")

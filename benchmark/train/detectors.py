@@ -1,31 +1,34 @@
-"""Thresholds of detectors, from natural images on which neither they nor the classifier were trained."""
+"""Train the networks that detectors share, and set the detectors' thresholds."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from robustness_bench.attacks.numerics.noise import key_of
 from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.data.base import subset
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.plan.detectors import MODEL, PART
 from robustness_bench.benchmark.plan.tasks import Task
-from robustness_bench.benchmark.store.cards import read_card
+from robustness_bench.benchmark.store.cards import keep, load_tensors, read_card
 from robustness_bench.benchmark.store.generated import (
     ConditionalExamples,
     examples_of,
     write_conditional_examples,
 )
 from robustness_bench.benchmark.store.models import load_model
-from robustness_bench.benchmark.store.tensors import keep
+from robustness_bench.benchmark.train.defenses import seeded
 from robustness_bench.benchmark.train.images import TrainingData, pixels
-from robustness_bench.benchmark.train.parts import load_part
+from robustness_bench.benchmark.train.loop import Fit, one_cycle, shuffled, stepped
+from robustness_bench.defenses.detectors.base import Part
 from robustness_bench.defenses.detectors.generator import GeneratorNetwork
-from robustness_bench.defenses.detectors.registry import build_detector
-from robustness_bench.defenses.detectors.thresholds import threshold
+from robustness_bench.defenses.detectors.registry import build_detector, build_part
+from robustness_bench.defenses.detectors.scores import threshold
 from robustness_bench.defenses.detectors.view import DetectorError, Networks, View
 
 _AT_ONCE = 100
@@ -161,3 +164,55 @@ def _show(task: Task, context: Context, networks: Networks, name: str, x: Tensor
         predicted=view.conditional_logits(name).argmax(2).cpu().numpy(),
     )
     write_conditional_examples(path, examples)
+
+
+def _quarter(lr: float) -> Callable[[float], float]:
+    """Return a schedule: ``lr``, and a quarter of it in the last third."""
+    return stepped(lr, (2 / 3,), 0.25)
+
+
+_SCHEDULES = {"one-cycle": one_cycle, "quarter": _quarter}
+
+
+def fit_part(task: Task, context: Context, advance: Advance) -> None:
+    """Train the network of a "part" task, and keep its checkpoint and its figures on held-out images."""
+    started, device = time.monotonic(), torch.device(context.device)
+    recipe, part = task.spec["recipe"], build_part(task.spec["network"])
+    data = TrainingData(task, device)
+    network = _new(task, part).to(device).train()
+    held = data.held_out()
+
+    def loss(epoch: int, indices: Tensor) -> dict[str, Tensor]:
+        return part.terms(network, data.images(indices, epoch))
+
+    def evaluate(module: nn.Module) -> dict[str, float]:
+        return {} if held is None else part.figures(module, held.x, held.y)
+
+    stream = (task.spec["network"]["part"], task.seed)
+    fit = Fit(
+        epochs=recipe["epochs"],
+        stream=stream,
+        batches=lambda epoch: shuffled(data.indices, recipe["batch_size"], key_of(*stream, epoch)),
+        learning_rate=_SCHEDULES[recipe["schedule"]](recipe["lr"]),
+        clip_norm=0.0,
+        partial=(context.out / task.path).with_suffix(".partial"),
+        advance=advance,
+        evaluate=evaluate,
+    )
+    optimizer = torch.optim.Adam(part.groups(network), betas=part.betas)
+    fitted = fit.run(network, optimizer, loss)
+    keep(task, context, started, fitted.state, history=fitted.history, epoch=fitted.epoch)
+    fit.partial.unlink(missing_ok=True)
+
+
+def load_part(task: Task, context: Context) -> nn.Module:
+    """Return the trained network of a "part" task: frozen, in evaluation mode, on the device."""
+    network = _new(task, build_part(task.spec["network"]))
+    network.load_state_dict(load_tensors(context.out / task.path), strict=True)
+    return network.eval().requires_grad_(False).to(context.device)
+
+
+def _new(task: Task, part: Part) -> nn.Module:
+    info = task.data.info
+    network: nn.Module = seeded(task.seed, lambda: part.build(info.channels, info.size, info.classes))
+    return network

@@ -2,12 +2,22 @@
 
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from robustness_bench.benchmark.errors import last_line
 from robustness_bench.benchmark.plan.cost import Passes, Seconds
 from robustness_bench.benchmark.plan.tasks import Task
-from robustness_bench.benchmark.run.watching.course import State
+
+
+class State(NamedTuple):
+    """How far a task is."""
+
+    task: Task
+    name: Literal["waiting", "running", "done", "failed"]
+    fraction: float
+    """The share of it that is done, in [0, 1]."""
+    error: str
+    """The traceback of one that failed."""
 
 
 class Progress:
