@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests.attacks.masked
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests.masked
 
 import robustness_bench
 from robustness_bench.benchmark.data import locate
 from robustness_bench.benchmark.networks import build_model
-from tests.attacks.masked import MASKED
+from tests.masked import MASKED
 
 
 class Row(NamedTuple):

@@ -12,8 +12,8 @@ from robustness_bench.attacks.autoattack import AutoAttack
 from robustness_bench.attacks.fast import ALONE, AUDITED, ESCALATED, FastAutoAttack, audited, linear_distances
 from robustness_bench.attacks.numerics.geometry import Norm
 from robustness_bench.attacks.numerics.losses import margin
-from tests.attacks.masked import MASKED, Drawing, Rounded
 from tests.attacks.parity.problem import Problem, problem
+from tests.masked import MASKED, Drawing, Rounded
 from tests.support import Linear, images
 
 EPS: dict[Norm, float] = {"linf": 0.1, "l2": 0.53}

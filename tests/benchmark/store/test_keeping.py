@@ -71,7 +71,7 @@ def test_a_record_has_its_audit_and_shows_it(tmp_path: Path, tasks: list[Task]) 
     assert [audit_words([Audit(3, 2, 1, 1)], n) in to_csv([line]) for line in lines] == [False, True]
     settings = load_protocol().settings[0]
     table, _ = threat_tables("white", [lines[1]], settings, "digits")
-    assert "PGD-40 on " in table.caption
+    assert "PGD-40 in L∞ on " in table.caption
     assert lines[1].audit in table.caption
     cells = [make_cell([record], [0], any_distance=False) for record in (plain, audited)]
     assert [cell.audit for cell in cells] == ["", audit_words([Audit(3, 2, 1, 1)], 6)]
