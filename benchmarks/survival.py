@@ -11,6 +11,7 @@ results.csv and tables to the byte.
 
 import argparse
 import csv
+import ctypes
 import os
 import random
 import resource
@@ -21,10 +22,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from robustness_bench.benchmark.exchange.checking import check_together, look_over
 from robustness_bench.benchmark.exchange.layout import finished, owner_of
@@ -44,8 +46,18 @@ part_epochs = 3
 training = { epochs = 1, train_limit = 192 }
 adaptive_attack = { targets = 1, search_steps = 2, steps = 20 }
 """
+NO_MEMORY = """
+import os, torch
+conv, most = torch.nn.Conv2d.forward, int(os.environ["MOST_IMAGES"])
+def forward(self, x):
+    if len(x) > most and self.training == (os.environ["PHASE"] == "training"):
+        raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+    return conv(self, x)
+torch.nn.Conv2d.forward = forward
+"""
 _DERIVED = ("results.csv", "tables/*", "detector*.csv")
 _PATIENCE = 900.0  # seconds: a run that takes longer hangs
+_CAPBSET_DROP, _DAC_OVERRIDE = 24, 1  # linux/prctl.h, linux/capability.h
 
 
 @dataclass(frozen=True)
@@ -172,8 +184,8 @@ def kill(process: "subprocess.Popen[str]") -> None:
         time.sleep(0.05)
 
 
-def endure(kind: Kind, kills: int, bench: Bench, folder: Path, draw: random.Random) -> Tally:
-    """Run a kind undisturbed, then kill it as often as asked."""
+def endure(kind: Kind, kills: int, bench: Bench, folder: Path, draw: random.Random) -> Iterator[Tally]:
+    """Run a kind undisturbed, then kill it as often as asked; yield the same tally after each run."""
     tally = Tally(kind.name)
     start = folder / "start"
     if kind.before:
@@ -185,6 +197,7 @@ def endure(kind: Kind, kills: int, bench: Bench, folder: Path, draw: random.Rand
         raise SystemExit(f"{kind.name}: undisturbed, it fails: {said.strip()}")
     lasted, expected = time.monotonic() - began, fingerprint(whole)
     tally.files = len(finished(whole))
+    yield tally
     while tally.kills < kills:
         out = _fresh(start, folder / "broken")
         struck = 0
@@ -200,7 +213,7 @@ def endure(kind: Kind, kills: int, bench: Bench, folder: Path, draw: random.Rand
                 break
         if struck:
             _judge(tally, bench.finish(kind.command, out), expected, out)
-    return tally
+            yield tally
 
 
 def _judge(tally: Tally, ended: tuple[int, str], expected: dict[str, str], out: Path) -> None:
@@ -231,7 +244,15 @@ class Disturbance:
         self.expected = fingerprint(whole)
 
     def all(self) -> Iterator[tuple[str, str]]:
-        for name in ("no_space", "two_at_once", "clock_jumps", "stopped_worker", "truncated"):
+        for name in (
+            "no_space",
+            "read_only",
+            "no_memory",
+            "two_at_once",
+            "clock_jumps",
+            "stopped_worker",
+            "truncated",
+        ):
             out = self.folder / name
             shutil.rmtree(out, ignore_errors=True)
             yield name.replace("_", " "), getattr(self, name)(out)
@@ -246,6 +267,38 @@ class Disturbance:
         process = self.bench.start(self.command, out, limit)
         _, said = process.communicate(timeout=_PATIENCE)
         return f"status {process.returncode}, {len(said.strip().splitlines())} line; {self._resumed(out)}"
+
+    def read_only(self, out: Path) -> str:
+        """Half of the results are there, and nobody may write into the folder, root neither."""
+
+        def forbid() -> None:
+            ctypes.CDLL(None).prctl(_CAPBSET_DROP, _DAC_OVERRIDE, 0, 0, 0)
+
+        shutil.copytree(self.whole, out)
+        shutil.rmtree(out / "records")
+        folders = [out, *(path for path in out.rglob("*") if path.is_dir())]
+        for path in folders:
+            path.chmod(0o555)
+        process = self.bench.start(self.command, out, forbid)
+        _, said = process.communicate(timeout=_PATIENCE)
+        for path in folders:
+            path.chmod(0o755)
+        return f"status {process.returncode}, {len(said.strip().splitlines())} line; {self._resumed(out)}"
+
+    def no_memory(self, out: Path) -> str:
+        """More than 8 images do not fit: in evaluation, whose batches can be halved, then in training."""
+        patch = self.folder / "patch"
+        patch.mkdir(exist_ok=True)
+        (patch / "sitecustomize.py").write_text(NO_MEMORY)
+        told = []
+        for phase in ("evaluation", "training"):
+            shutil.rmtree(out, ignore_errors=True)
+            path = f"{patch}{os.pathsep}{self.bench.environment['PYTHONPATH']}"
+            short = {**self.bench.environment, "PYTHONPATH": path, "PHASE": phase, "MOST_IMAGES": "8"}
+            status, said = Bench(self.bench.config, short).finish(self.command, out)
+            named = "out of memory" in said
+            told.append(f"{phase}: status {status}, named {named}; then {self._resumed(out)}")
+        return "; ".join(told)
 
     def two_at_once(self, out: Path) -> str:
         first = self.bench.start(self.command, out)
@@ -324,6 +377,21 @@ class Disturbance:
 
 
 @contextmanager
+def _cluster(environment: dict[str, str]) -> Iterator[None]:
+    """A Ray cluster of two cores, which a command with this environment finds."""
+    from ray.cluster_utils import Cluster
+
+    os.environ.update(environment)  # workers have that of their node
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    environment["RAY_ADDRESS"] = cluster.address
+    try:
+        yield
+    finally:
+        cluster.shutdown()
+        del environment["RAY_ADDRESS"]
+
+
+@contextmanager
 def _workplace(keep: Path | None) -> Iterator[Path]:
     if keep is None:
         with tempfile.TemporaryDirectory(prefix="survival-") as folder:
@@ -350,10 +418,12 @@ def main() -> None:
         bench.config.write_text(DETECTORS)
         for number, kind in enumerate(kinds):
             kills = asked.kills * (number + 1) // len(kinds) - asked.kills * number // len(kinds)
-            tallies.append(endure(kind, kills, bench, folder / kind.name, draw))
-            print(", ".join(f"{key} {value}" for key, value in asdict(tallies[-1]).items()), flush=True)
-            if asked.out:
-                _write(asked.out, tallies)
+            with _cluster(bench.environment) if kind.needs == "ray" else nullcontext():
+                for tally in endure(kind, kills, bench, folder / kind.name, draw):
+                    print(", ".join(f"{key} {value}" for key, value in asdict(tally).items()), flush=True)
+                    if asked.out:
+                        _write(asked.out, [*tallies, tally])
+            tallies.append(tally)
         if not asked.no_disturbances:
             for name, seen in Disturbance(bench, folder / KINDS[0].name / "whole", folder).all():
                 print(f"{name}: {seen}", flush=True)
