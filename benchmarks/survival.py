@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[1]
 BENCH = [sys.executable, "-m", "robustness_bench.benchmark.cli"]
 TINY = ["--epochs", "2", "--train-limit", "192", "--width", "2", "--n-examples", "16", "--norm", "linf"]
 RUN = ["run", *TINY, "--attacks", "pgd-40,aa-fast", "--keep-examples", "--gallery", "2"]
-ONE = [*RUN, "--defense", "standard", "--workers", "2"]
+ONE = [*RUN, "--defense", "standard", "--threat", "white"]
 DETECTORS = """
 [dataset.digits.detection]
 adaptive = ["white"]
@@ -74,18 +74,22 @@ class Kind:
 
 KINDS = (
     Kind("training and cells", [*RUN, "--defense", "standard,trades", "--workers", "2"]),
-    Kind("estimators", [*RUN, "--defense", "namid", "--workers", "1"]),
+    Kind("estimators", [*RUN, "--defense", "namid", "--threat", "white", "--workers", "1"]),
     Kind(
         "evaluation",
         [*RUN, "--defense", "standard,trades", "--workers", "2"],
         before="training and cells",
     ),
-    Kind("two processes a model", [*RUN, "--defense", "standard", "--processes", "2", "--workers", "1"]),
+    Kind("two processes a model", [*ONE, "--processes", "2", "--workers", "1"]),
     Kind(
         "detectors", ["run", "--defense", "magnet", "--kappa", "0", "--config", "{config}", "--workers", "2"]
     ),
-    Kind("ray", [*ONE, "--engine", "ray"], needs="ray"),
-    Kind("slurm", [*ONE, "--engine", "slurm", "--engine-option", "cluster=local"], needs="submitit"),
+    Kind("ray", [*ONE, "--workers", "2", "--engine", "ray"], needs="ray"),
+    Kind(
+        "slurm",
+        [*ONE, "--workers", "2", "--engine", "slurm", "--engine-option", "cluster=local"],
+        needs="submitit",
+    ),
     Kind("submission", ["submit", "run", str(ROOT / "examples/submission/standard-at-digits"), "--quick"]),
 )
 
