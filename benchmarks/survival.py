@@ -90,7 +90,10 @@ KINDS = (
         [*ONE, "--workers", "2", "--engine", "slurm", "--engine-option", "cluster=local"],
         needs="submitit",
     ),
-    Kind("submission", ["submit", "run", str(ROOT / "examples/submission/standard-at-digits"), "--quick"]),
+    Kind(
+        "submission",
+        ["submit", "run", str(ROOT / "examples/submission/standard-at-digits"), "--quick", "--workers", "2"],
+    ),
 )
 
 
@@ -164,10 +167,10 @@ def fingerprint(out: Path) -> dict[str, str]:
     return prints | {path.relative_to(out).as_posix(): path.read_bytes().hex() for path in derived}
 
 
-def differences(expected: dict[str, str], found: dict[str, str]) -> tuple[int, int]:
-    """Return how many results differ and how many are missing."""
-    shared = expected.keys() & found.keys()
-    return sum(expected[name] != found[name] for name in shared), len(expected.keys() - shared)
+def differences(expected: dict[str, str], found: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Return which results differ and which are missing."""
+    different = [name for name in expected.keys() & found.keys() if expected[name] != found[name]]
+    return sorted(different), sorted(expected.keys() - found.keys())
 
 
 def leftovers(out: Path) -> list[Path]:
@@ -227,7 +230,9 @@ def _judge(tally: Tally, ended: tuple[int, str], expected: dict[str, str], out: 
         tally.failed += 1
         print(f"  {tally.kind}: {said.strip()}", flush=True)
     different, missing = differences(expected, fingerprint(out))
-    tally.different, tally.missing = tally.different + different, tally.missing + missing
+    for name in (*different, *missing):
+        print(f"  {tally.kind}: {name} is {'missing' if name in missing else 'different'}", flush=True)
+    tally.different, tally.missing = tally.different + len(different), tally.missing + len(missing)
     tally.left += len(leftovers(out))
 
 
@@ -377,7 +382,9 @@ class Disturbance:
 
     def _compared(self, out: Path) -> str:
         different, missing = differences(self.expected, fingerprint(out))
-        return f"{different} different, {missing} missing" if different or missing else "all equal"
+        if different or missing:
+            return f"{len(different)} different, {len(missing)} missing"
+        return "all equal"
 
 
 @contextmanager
