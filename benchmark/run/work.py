@@ -138,7 +138,7 @@ def run(
 
 
 def _lacks_protocol(out: Path, work: Work) -> bool:
-    """Return whether results name the protocol but its file is gone: `bench mend` moves damaged ones aside."""
+    """Return whether results name the protocol but its file is gone, as after `bench mend`."""
     file = protocol_file(out, work.protocol)
     return not file.is_file() and any(
         read_story(out / cell.path)["environment"].get("protocol") == file.stem
