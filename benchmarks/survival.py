@@ -436,7 +436,8 @@ def main() -> None:
     asked = parser.parse_args()
     kinds = [kind for kind in KINDS if kind.name in (asked.kind or [each.name for each in KINDS])]
     kinds = [kind for kind in kinds if not kind.needs or find_spec(kind.needs)]
-    draw, tallies = random.Random(asked.seed), []
+    draw = random.Random(asked.seed)
+    tallies: list[Tally] = []
     with _workplace(asked.keep) as folder:
         bench = Bench(folder / "detectors.toml")
         bench.config.write_text(DETECTORS)
