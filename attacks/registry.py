@@ -97,8 +97,11 @@ def attack_presets(attack_set: str) -> dict[str, AttackPreset]:
 def attack_preset(name: str, attack_set: str) -> AttackPreset | None:
     """Return the preset of a name, which may end with a storage; None if the set has none of this name."""
     base, storage = parsed(name)
-    preset = attack_presets(attack_set).get(base)
-    if preset is None or not storage:
+    table = _tables().get(base, {})
+    if attack_set not in table:
+        return None
+    preset = _preset(base, table, attack_set)
+    if not storage:
         return preset
     # A natural image that is stored is an image at any distance.
     kind = "unbounded" if preset.kind == "natural" else preset.kind

@@ -4,6 +4,7 @@ Everything reads and writes the local folder. What the URL has is fetched before
 finished file is put there whole, so that records are the same to the byte wherever they are made.
 """
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ from urllib.parse import quote, unquote
 from robustness_bench.benchmark.errors import BenchError, StoreError, first_line
 from robustness_bench.benchmark.files import cache_home, write_atomic, write_json
 
-_FOLDER, _STATE = "remote", ".mirror.json"
+_FOLDER, _STATE, _LOCK = "remote", ".mirror.json", ".mirror.lock"
 _UNFINISHED = ".partial"
 # What file systems tell of a file from which another content can be told.
 _TELLING = {"size", "etag", "mtime", "lastmodified", "last_modified", "updated", "created", "md5hash"}
@@ -75,22 +76,14 @@ class Mirror:
 
     def pull(self) -> None:
         """Fetch each file that is new or has changed at the URL."""
-        known = self._known()
         with self._telling("read"):
             if self._files.isfile(self._root):
                 raise BenchError(f"{self._url} is a file: name the URL of a folder of results")
-            for name, info in self._found().items():
-                mark, file = _mark(info), self.folder / name
-                # A worker on this machine has put there what is here.
-                same = file.is_file() and file.stat().st_size == info["size"]
-                if known.get(name, {}).get("there", mark if same else "") != mark or not file.is_file():
-                    self._get(self._there(name), file)
-                known[name] = {"here": _stamp(file), "there": mark}
-        self._keep(known)
+            self._renew(self._found())
 
     def push(self) -> None:
         """Put each file there that is new or has changed here, and delete what has been deleted here."""
-        known = self._known()
+        known, alike = self._known(), {}
         with self._telling("write to"):
             stamps = {self._name_here(file): _stamp(file) for file in self._here()}
             new = [name for name, stamp in stamps.items() if known.get(name, {}).get("here") != stamp]
@@ -99,11 +92,11 @@ class Mirror:
             gone = [name for name in known if not (self.folder / name).is_file()]
             # Marks are always those of a listing: some file systems tell of a single file in another way.
             there = {name: _mark(info) for name, info in self._found().items()} if new or gone else {}
-            known |= {name: {"here": stamps[name], "there": there.get(name, "")} for name in new}
+            alike = {name: {"here": stamps[name], "there": there.get(name, "")} for name in new}
             for name in gone:  # else it would be fetched again; but what another has put there since stays
-                if there.get(name) == known.pop(name)["there"]:
+                if there.get(name) == known[name]["there"]:
                     self._files.rm_file(self._there(name))
-        self._keep(known)
+        self._keep(alike, gone)
 
     def _found(self) -> dict[str, dict[str, Any]]:
         """Return what the URL's file system tells of every file there, by name."""
@@ -112,19 +105,34 @@ class Mirror:
         return {self._name(path): info for path, info in self._files.find(self._root, detail=True).items()}
 
     def fetch(self, results: Iterable[Path]) -> None:
-        """Fetch what is not here of some results, and of what is finished of them.
+        """Fetch what is not here or has changed there of some results, and of what is finished of them.
 
         Args:
             results: their paths in the folder; files that begin with their stem belong to them.
         """
         with self._telling("read"):
             for result in results:
-                for there, size in self._of(result).items():
-                    file = self.folder / self._name(there)
-                    # Of finished rows another worker may have put more there than are here.
-                    more = there.endswith(_UNFINISHED) and file.is_file() and file.stat().st_size < size
-                    if more or not file.is_file():
-                        self._get(there, file)
+                self._renew(self._of(result), rows=True)
+
+    def _renew(self, found: dict[str, dict[str, Any]], *, rows: bool = False) -> None:
+        """Get each of these files that is not here or has changed there.
+
+        Args:
+            rows: of finished rows, get those of which there are more than here.
+        """
+        known, alike = self._known(), {}
+        for name, info in found.items():
+            mark, file = _mark(info), self.folder / name
+            if not file.is_file():
+                old = True
+            elif rows and name.endswith(_UNFINISHED):
+                old = file.stat().st_size < info["size"]
+            else:
+                old = known.get(name, {}).get("there") != mark
+            if old:
+                self._get(self._there(name), file)
+                alike[name] = {"here": _stamp(file), "there": mark}
+        self._keep(alike)
 
     def put(self, result: Path, *, whole: bool) -> None:
         """Put all files of a result there.
@@ -133,22 +141,25 @@ class Mirror:
             whole: it is not the shard of one, so that finished rows that are gone here can go there too.
         """
         with self._telling("write to"):
-            here = [file for file in self._here() if file.name.startswith(result.stem)]
+            here = {file: _stamp(file) for file in self._here() if file.name.startswith(result.stem)}
             # The result itself, or its card, last: where it is, all of it is.
             for file in sorted(here, key=lambda file: (file.stem == result.stem, file.suffix == ".json")):
                 self._put(file)
-            names = {self._name_here(file) for file in here}
-            for there in self._of(result) if whole else ():
-                if there.endswith(_UNFINISHED) and self._name(there) not in names:
-                    self._files.rm_file(there)
+            stamps = {self._name_here(file): stamp for file, stamp in here.items()}
+            there = self._of(result)
+            for name in there if whole else ():
+                if name.endswith(_UNFINISHED) and name not in stamps:
+                    self._files.rm_file(self._there(name))
+        both = stamps.keys() & there.keys()
+        self._keep({name: {"here": stamps[name], "there": _mark(there[name])} for name in both})
 
-    def _of(self, result: Path) -> dict[str, int]:
-        """Return the files of a result at the URL, with their sizes."""
+    def _of(self, result: Path) -> dict[str, dict[str, Any]]:
+        """Return what the URL's file system tells of the files of a result, by name."""
         folder = self._there(result.parent.as_posix())
         if not self._files.exists(folder):
             return {}
-        found = {info["name"]: info["size"] for info in self._files.ls(folder, detail=True)}
-        return {there: size for there, size in found.items() if Path(there).name.startswith(result.stem)}
+        found = {self._name(info["name"]): info for info in self._files.ls(folder, detail=True)}
+        return {name: info for name, info in found.items() if Path(name).name.startswith(result.stem)}
 
     def _get(self, there: str, file: Path) -> None:
         write_atomic(file, self._files.cat_file(there))
@@ -185,8 +196,14 @@ class Mirror:
         except (OSError, ValueError):
             return {}  # all is compared anew
 
-    def _keep(self, known: dict[str, Any]) -> None:
-        write_json(self.folder / _STATE, known)
+    def _keep(self, alike: dict[str, Any], gone: Iterable[str] = ()) -> None:
+        """Note which files are alike on both sides now; workers on one machine share the note."""
+        if not alike and not gone:
+            return
+        with (self.folder / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            known = self._known() | alike
+            write_json(self.folder / _STATE, {name: known[name] for name in known.keys() - set(gone)})
 
     @contextmanager
     def _telling(self, what: str) -> Iterator[None]:

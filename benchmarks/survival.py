@@ -11,6 +11,7 @@ results.csv and tables to the byte.
 
 import argparse
 import csv
+import ctypes
 import os
 import random
 import resource
@@ -21,31 +22,44 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from robustness_bench.benchmark.exchange.checking import check_together, look_over
 from robustness_bench.benchmark.exchange.layout import finished, owner_of
 from robustness_bench.benchmark.exchange.sources import Folder
+from robustness_bench.benchmark.store.cells import read_records
 
 ROOT = Path(__file__).parents[1]
 BENCH = [sys.executable, "-m", "robustness_bench.benchmark.cli"]
 TINY = ["--epochs", "2", "--train-limit", "192", "--width", "2", "--n-examples", "16", "--norm", "linf"]
 RUN = ["run", *TINY, "--attacks", "pgd-40,aa-fast", "--keep-examples", "--gallery", "2"]
-ONE = [*RUN, "--defense", "standard", "--workers", "2"]
+ONE = [*RUN, "--defense", "standard", "--threat", "white"]
 DETECTORS = """
 [dataset.digits.detection]
 adaptive = ["white"]
 n_examples = 8
 adaptive_examples = 4
 part_epochs = 3
-training = { epochs = 1, train_limit = 192 }
+training = { epochs = 1, train_limit = 520 }  # of which a fifth calibrates: 1 in 100 is flagged
+parameters = { cw = { search_steps = 2, steps = 20 }, ead = { search_steps = 2, steps = 20 } }
 adaptive_attack = { targets = 1, search_steps = 2, steps = 20 }
+"""
+NO_MEMORY = """
+import os, torch
+conv, most = torch.nn.Conv2d.forward, int(os.environ["MOST_IMAGES"])
+def forward(self, x):
+    if len(x) > most:
+        raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+    return conv(self, x)
+torch.nn.Conv2d.forward = forward
 """
 _DERIVED = ("results.csv", "tables/*", "detector*.csv")
 _PATIENCE = 900.0  # seconds: a run that takes longer hangs
+_CAPBSET_DROP, _DAC_OVERRIDE = 24, 1  # linux/prctl.h, linux/capability.h
 
 
 @dataclass(frozen=True)
@@ -62,19 +76,26 @@ class Kind:
 
 KINDS = (
     Kind("training and cells", [*RUN, "--defense", "standard,trades", "--workers", "2"]),
-    Kind("estimators", [*RUN, "--defense", "namid", "--workers", "1"]),
+    Kind("estimators", [*RUN, "--defense", "namid", "--threat", "white", "--workers", "1"]),
     Kind(
         "evaluation",
         [*RUN, "--defense", "standard,trades", "--workers", "2"],
         before="training and cells",
     ),
-    Kind("two processes a model", [*RUN, "--defense", "standard", "--processes", "2", "--workers", "1"]),
+    Kind("two processes a model", [*ONE, "--processes", "2", "--workers", "1"]),
     Kind(
         "detectors", ["run", "--defense", "magnet", "--kappa", "0", "--config", "{config}", "--workers", "2"]
     ),
-    Kind("ray", [*ONE, "--engine", "ray"], needs="ray"),
-    Kind("slurm", [*ONE, "--engine", "slurm", "--engine-option", "cluster=local"], needs="submitit"),
-    Kind("submission", ["submit", "run", str(ROOT / "examples/submission/standard-at-digits"), "--quick"]),
+    Kind("ray", [*ONE, "--workers", "2", "--engine", "ray"], needs="ray"),
+    Kind(
+        "slurm",
+        [*ONE, "--workers", "2", "--engine", "slurm", "--engine-option", "cluster=local"],
+        needs="submitit",
+    ),
+    Kind(
+        "submission",
+        ["submit", "run", str(ROOT / "examples/submission/standard-at-digits"), "--quick", "--workers", "2"],
+    ),
 )
 
 
@@ -148,10 +169,10 @@ def fingerprint(out: Path) -> dict[str, str]:
     return prints | {path.relative_to(out).as_posix(): path.read_bytes().hex() for path in derived}
 
 
-def differences(expected: dict[str, str], found: dict[str, str]) -> tuple[int, int]:
-    """Return how many results differ and how many are missing."""
-    shared = expected.keys() & found.keys()
-    return sum(expected[name] != found[name] for name in shared), len(expected.keys() - shared)
+def differences(expected: dict[str, str], found: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Return which results differ and which are missing."""
+    different = [name for name in expected.keys() & found.keys() if expected[name] != found[name]]
+    return sorted(different), sorted(expected.keys() - found.keys())
 
 
 def leftovers(out: Path) -> list[Path]:
@@ -172,8 +193,8 @@ def kill(process: "subprocess.Popen[str]") -> None:
         time.sleep(0.05)
 
 
-def endure(kind: Kind, kills: int, bench: Bench, folder: Path, draw: random.Random) -> Tally:
-    """Run a kind undisturbed, then kill it as often as asked."""
+def endure(kind: Kind, kills: int, bench: Bench, folder: Path, draw: random.Random) -> Iterator[Tally]:
+    """Run a kind undisturbed, then kill it as often as asked; yield the same tally after each run."""
     tally = Tally(kind.name)
     start = folder / "start"
     if kind.before:
@@ -185,6 +206,7 @@ def endure(kind: Kind, kills: int, bench: Bench, folder: Path, draw: random.Rand
         raise SystemExit(f"{kind.name}: undisturbed, it fails: {said.strip()}")
     lasted, expected = time.monotonic() - began, fingerprint(whole)
     tally.files = len(finished(whole))
+    yield tally
     while tally.kills < kills:
         out = _fresh(start, folder / "broken")
         struck = 0
@@ -200,7 +222,7 @@ def endure(kind: Kind, kills: int, bench: Bench, folder: Path, draw: random.Rand
                 break
         if struck:
             _judge(tally, bench.finish(kind.command, out), expected, out)
-    return tally
+            yield tally
 
 
 def _judge(tally: Tally, ended: tuple[int, str], expected: dict[str, str], out: Path) -> None:
@@ -210,7 +232,9 @@ def _judge(tally: Tally, ended: tuple[int, str], expected: dict[str, str], out: 
         tally.failed += 1
         print(f"  {tally.kind}: {said.strip()}", flush=True)
     different, missing = differences(expected, fingerprint(out))
-    tally.different, tally.missing = tally.different + different, tally.missing + missing
+    for name in (*different, *missing):
+        print(f"  {tally.kind}: {name} is {'missing' if name in missing else 'different'}", flush=True)
+    tally.different, tally.missing = tally.different + len(different), tally.missing + len(missing)
     tally.left += len(leftovers(out))
 
 
@@ -231,7 +255,15 @@ class Disturbance:
         self.expected = fingerprint(whole)
 
     def all(self) -> Iterator[tuple[str, str]]:
-        for name in ("no_space", "two_at_once", "clock_jumps", "stopped_worker", "truncated"):
+        for name in (
+            "no_space",
+            "read_only",
+            "no_memory",
+            "two_at_once",
+            "clock_jumps",
+            "stopped_worker",
+            "truncated",
+        ):
             out = self.folder / name
             shutil.rmtree(out, ignore_errors=True)
             yield name.replace("_", " "), getattr(self, name)(out)
@@ -246,6 +278,39 @@ class Disturbance:
         process = self.bench.start(self.command, out, limit)
         _, said = process.communicate(timeout=_PATIENCE)
         return f"status {process.returncode}, {len(said.strip().splitlines())} line; {self._resumed(out)}"
+
+    def read_only(self, out: Path) -> str:
+        """Half of the results are there, and nobody may write into the folder, root neither."""
+
+        def forbid() -> None:
+            ctypes.CDLL(None).prctl(_CAPBSET_DROP, _DAC_OVERRIDE, 0, 0, 0)
+
+        shutil.copytree(self.whole, out)
+        shutil.rmtree(out / "records")
+        folders = [out, *(path for path in out.rglob("*") if path.is_dir())]
+        for path in folders:
+            path.chmod(0o555)
+        process = self.bench.start(self.command, out, forbid)
+        _, said = process.communicate(timeout=_PATIENCE)
+        for path in folders:
+            path.chmod(0o755)
+        return f"status {process.returncode}, {len(said.strip().splitlines())} line; {self._resumed(out)}"
+
+    def no_memory(self, out: Path) -> str:
+        """More than 8 images do not fit: batches of attacks are halved, those of a training may not be."""
+        patch = self.folder / "patch"
+        patch.mkdir(exist_ok=True)
+        (patch / "sitecustomize.py").write_text(NO_MEMORY)
+        path = f"{patch}{os.pathsep}{self.bench.environment['PYTHONPATH']}"
+        short = Bench(self.bench.config, {**self.bench.environment, "PYTHONPATH": path, "MOST_IMAGES": "8"})
+        shutil.copytree(self.whole / "checkpoints", out / "checkpoints")
+        status, _ = short.finish([*self.command, "--no-diagnosis"], out)  # which is of 16 images at once
+        fates = [[record.robust.tolist() for record in read_records(each)] for each in (self.whole, out)]
+        attacks = f"attacks: status {status}, outcomes equal {fates[0] == fates[1]}"
+        shutil.rmtree(out)
+        status, said = short.finish(self.command, out)
+        named = "out of memory" in said
+        return f"{attacks}; training: status {status}, named {named}, then {self._resumed(out)}"
 
     def two_at_once(self, out: Path) -> str:
         first = self.bench.start(self.command, out)
@@ -294,10 +359,13 @@ class Disturbance:
         os.kill(max(workers), signal.SIGSTOP)
 
     def truncated(self, out: Path) -> str:
-        """A file of each kind is cut: it must be named, and `bench mend` and the same run bring it back."""
+        """A file of each kind is cut: it must be named, and `bench mend` and the same run bring it back.
+
+        But for models and images on a surrogate, of which finished cells need none.
+        """
         names = finished(self.whole)
         kinds = {(name.partition("/")[0], Path(name).suffix): name for name in names}
-        named = mended = 0
+        named = again = spare = 0
         for name in kinds.values():
             shutil.rmtree(out, ignore_errors=True)
             shutil.copytree(self.whole, out)
@@ -311,8 +379,15 @@ class Disturbance:
             )
             named += name in looked.stdout
             shutil.rmtree(out / "damaged", ignore_errors=True)
-            mended += self._resumed(out) == "finished, all equal"
-        return f"{len(kinds)} kinds of files: {named} named, {mended} made again, equal"
+            status, _ = self.bench.finish(self.command, out)
+            different, missing = differences(self.expected, fingerprint(out))
+            again += not (status or different or missing)
+            spare += bool(missing) and all(each.startswith(("checkpoints/", "crafted/")) for each in missing)
+            for each in (*different, *missing):
+                print(
+                    f"  {name} was cut: {each} is {'missing' if each in missing else 'different'}", flush=True
+                )
+        return f"{len(kinds)} kinds of files: {named} named, {again} made again, equal, {spare} not needed"
 
     def _resumed(self, out: Path) -> str:
         status, said = self.bench.finish(self.command, out)
@@ -320,7 +395,24 @@ class Disturbance:
 
     def _compared(self, out: Path) -> str:
         different, missing = differences(self.expected, fingerprint(out))
-        return f"{different} different, {missing} missing" if different or missing else "all equal"
+        if different or missing:
+            return f"{len(different)} different, {len(missing)} missing"
+        return "all equal"
+
+
+@contextmanager
+def _cluster(environment: dict[str, str]) -> Iterator[None]:
+    """A Ray cluster of two cores, which a command with this environment finds."""
+    from ray.cluster_utils import Cluster
+
+    os.environ.update(environment)  # workers have that of their node
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    environment["RAY_ADDRESS"] = cluster.address
+    try:
+        yield
+    finally:
+        cluster.shutdown()
+        del environment["RAY_ADDRESS"]
 
 
 @contextmanager
@@ -344,16 +436,19 @@ def main() -> None:
     asked = parser.parse_args()
     kinds = [kind for kind in KINDS if kind.name in (asked.kind or [each.name for each in KINDS])]
     kinds = [kind for kind in kinds if not kind.needs or find_spec(kind.needs)]
-    draw, tallies = random.Random(asked.seed), []
+    draw = random.Random(asked.seed)
+    tallies: list[Tally] = []
     with _workplace(asked.keep) as folder:
         bench = Bench(folder / "detectors.toml")
         bench.config.write_text(DETECTORS)
         for number, kind in enumerate(kinds):
             kills = asked.kills * (number + 1) // len(kinds) - asked.kills * number // len(kinds)
-            tallies.append(endure(kind, kills, bench, folder / kind.name, draw))
-            print(", ".join(f"{key} {value}" for key, value in asdict(tallies[-1]).items()), flush=True)
-            if asked.out:
-                _write(asked.out, tallies)
+            with _cluster(bench.environment) if kind.needs == "ray" else nullcontext():
+                for tally in endure(kind, kills, bench, folder / kind.name, draw):
+                    print(", ".join(f"{key} {value}" for key, value in asdict(tally).items()), flush=True)
+                    if asked.out:
+                        _write(asked.out, [*tallies, tally])
+            tallies.append(tally)
         if not asked.no_disturbances:
             for name, seen in Disturbance(bench, folder / KINDS[0].name / "whole", folder).all():
                 print(f"{name}: {seen}", flush=True)

@@ -272,8 +272,14 @@ def test_the_package_offers_the_interface() -> None:
     assert [getattr(rb, name) for name in rb.__all__] == [getattr(api, name) for name in rb.__all__]
     with pytest.raises(AttributeError, match="evalaute"):
         rb.evalaute  # noqa: B018
-    program = "import sys, robustness_bench; sys.exit('pandas' in sys.modules or 'torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    program = (
+        "import sys, robustness_bench\n"
+        "from robustness_bench.benchmark.store.cells import read_records\n"
+        "assert len(read_records(__import__('pathlib').Path(sys.argv[1]))) > 1\n"
+        "sys.exit('pandas' in sys.modules or 'torch' in sys.modules)"
+    )
+    store = ROOT / "results" / "mnist"
+    assert subprocess.run([sys.executable, "-c", program, store], check=False).returncode == 0
 
 
 def test_a_protocol_file_is_taken_too(tmp_path: Path) -> None:

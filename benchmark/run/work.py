@@ -12,7 +12,8 @@ from robustness_bench.benchmark.plan.protocol import Protocol, Settings, check_b
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
 from robustness_bench.benchmark.report.rendering.table import Table
 from robustness_bench.benchmark.store import cards
-from robustness_bench.benchmark.store.folder import keep_protocol, locked, open_tasks
+from robustness_bench.benchmark.store.folder import keep_protocol, locked, open_tasks, protocol_file
+from robustness_bench.benchmark.store.parquet import read_story
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.run.engines.base import Engine
@@ -126,7 +127,19 @@ def run(
             failures = _run_open(work, context, workers, live, engine)
             if mirror := mirror_of(context.out):
                 mirror.pull()  # what workers with disks of their own have made
+        elif _lacks_protocol(context.out, work):
+            keep_protocol(context.out, work.protocol)
         return Finished(failures=failures, tables=publish(context.out, work.protocol, work.data))
+
+
+def _lacks_protocol(out: Path, work: Work) -> bool:
+    """Return whether results name the protocol but its file is gone, as after `bench mend`."""
+    file = protocol_file(out, work.protocol)
+    return not file.is_file() and any(
+        read_story(out / cell.path)["environment"].get("protocol") == file.stem
+        for cell in work.tasks
+        if cell.is_cell
+    )
 
 
 def _run_open(

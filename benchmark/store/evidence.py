@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from robustness_bench.benchmark.errors import StoreError
 from robustness_bench.benchmark.files import reading
-from robustness_bench.benchmark.store.parquet import read_table, write_table
+from robustness_bench.benchmark.store.parquet import array_of, read_table, write_table
 
 FORMAT = 1
 _REMEDY = "delete it and its record and run again"
@@ -101,7 +101,7 @@ def read_evidence(path: Path) -> Evidence:
     with reading(path, _REMEDY):
         joined = b"".join(table.column("image").to_pylist())
         stored = np.frombuffer(bytearray(joined), np.dtype(story["form"])).reshape(-1, *story["shape"])
-        sample = table.column("sample").to_numpy().astype(np.int64)
+        sample = array_of(table, "sample").astype(np.int64)
         if len(sample) != len(stored):
             raise ValueError("images are missing")
         return Evidence(story["record"], sample, story["form"], stored)

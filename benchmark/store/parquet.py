@@ -149,5 +149,13 @@ def read_as(
     """``make`` of a table's story and of its ``rows``, column name -> (n,) array; else as `read_table`."""
     story, table = read_table(path, current, columns=columns, optional=optional)
     with reading(path, AGAIN, pa.ArrowException):
-        rows = {name: table.column(name).to_numpy() for name in table.column_names}
-        return make(rows=rows, **story)
+        return make(rows={name: array_of(table, name) for name in table.column_names}, **story)
+
+
+def array_of(table: pa.Table, name: str) -> NDArray[Any]:
+    """Return a column of numbers or truth values as (n,) array."""
+    column = table.column(name).combine_chunks()
+    # Not to_numpy: it imports pandas, which takes half a second.
+    if pa.types.is_boolean(column.type):  # kept as bits
+        return np.from_dlpack(column.cast(pa.uint8())).view(bool)
+    return np.from_dlpack(column)

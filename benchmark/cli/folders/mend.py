@@ -18,7 +18,8 @@ def mend(
 ) -> None:
     """Check every file of a folder of results, and move damaged ones aside, into OUT/damaged.
 
-    The next bench run makes them again. Status 1 if --dry-run finds damage.
+    The next bench run makes again what it needs: a finished cell needs no model. Status 1 if --dry-run finds
+    damage.
     """
     from robustness_bench.benchmark.exchange.mending import ASIDE
     from robustness_bench.benchmark.exchange.mending import mend as move
@@ -32,4 +33,4 @@ def mend(
         print(f"{len(faults)} damaged; bench mend {place(out)} would move {len(moved)} files aside")
         raise typer.Exit(1)
     else:
-        print(f"{len(moved)} files are in {place(out)}/{ASIDE} now; the same bench run makes them anew")
+        print(f"{len(moved)} files are in {place(out)}/{ASIDE} now; the same bench run makes what it needs")

@@ -5,6 +5,7 @@ from pathlib import PurePath
 from typing import Literal, NamedTuple
 
 from robustness_bench.attacks.registry import EIGHT_BIT, NORMS, SETS, attack_preset, in_order, parsed
+from robustness_bench.benchmark.networks.hub import HUB
 from robustness_bench.benchmark.plan.protocol import ZOOS, Settings, surrogate_words
 from robustness_bench.benchmark.plan.tasks import weights_hash
 from robustness_bench.benchmark.report.lines.results import Line
@@ -244,12 +245,14 @@ def given(settings: Settings) -> str:
         return settings.weights and f"weights: {settings.weights}"
     network = f"{settings.model.name} of width {settings.model.width}"
     if settings.network:
-        network = f"the network of {_named(PurePath(settings.network).name, settings.network)}"
-    return f"{network}, weights: {_named(settings.weights, settings.weights)}"
+        network = f"the network of {_named(settings.network)}"
+    return f"{network}, weights: {_named(settings.weights)}"
 
 
-def _named(name: str, file: str) -> str:
-    return f"{name} (SHA-256 {weights_hash(file)[:12]}…)"
+def _named(source: str) -> str:
+    # Of a file its name: where it lies is no part of a result, and a submission lies in a temporary folder.
+    name = source if source.startswith(HUB) else PurePath(source).name
+    return f"{name} (SHA-256 {weights_hash(source)[:12]}…)"
 
 
 def _judging(lines: list[Line], attack_set: str) -> str:

@@ -18,6 +18,7 @@ from robustness_bench.benchmark.run.watching.progress import Progress
 from robustness_bench.benchmark.run.watching.trackers import Trackers
 from robustness_bench.benchmark.store.cards import is_kept, read_card
 from robustness_bench.benchmark.store.cells import read_record
+from robustness_bench.benchmark.store.parquet import array_of
 from robustness_bench.benchmark.train.loop import History, kept_history
 
 _RUN = "run"
@@ -86,7 +87,7 @@ def _values(path: Path, task: Task) -> Mapping[str, float]:
         for each in table.schema
         if pa.types.is_floating(each.type) or pa.types.is_boolean(each.type)
     ]
-    return {name: float(table.column(name).to_numpy().mean()) for name in told}
+    return {name: float(array_of(table, name).mean()) for name in told}
 
 
 class Watch:

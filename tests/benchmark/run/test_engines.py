@@ -169,7 +169,7 @@ def test_a_worker_with_its_own_disk_fetches_what_a_task_needs_and_puts_what_it_m
         (first.folder / name).write_text(name)
     first.push()
     second.fetch([cell, model])
-    there = {path.relative_to(second.folder).as_posix() for path in second.folder.rglob("*.*")}
+    there = {path.relative_to(second.folder).as_posix() for path in second.folder.rglob("[!.]*.*")}
     assert there == {name for name in made if "pgd-9" not in name}
 
     rows = second.folder / made[0]
@@ -188,6 +188,16 @@ def test_a_worker_with_its_own_disk_fetches_what_a_task_needs_and_puts_what_it_m
     third.pull()
     assert not (third.folder / made[0]).exists()
     assert (third.folder / cell).read_text() == "record"
+
+    time.sleep(0.002)
+    (second.folder / cell).write_text("newer.")
+    second.put(cell, whole=True)
+    stamp = (second.folder / cell).stat().st_ino
+    for machine in (third, second):
+        machine.fetch([cell])
+        assert (machine.folder / cell).read_text() == "newer."
+    second.pull()
+    assert (second.folder / cell).stat().st_ino == stamp  # it was not fetched, being what was put
 
     (third.folder / cell).unlink()  # as bench mend does with what is damaged
     time.sleep(0.002)  # memory:// knows a file by its size and the time it was made

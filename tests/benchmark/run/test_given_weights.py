@@ -88,7 +88,7 @@ def test_our_own_checkpoint_gives_the_same_results(
 
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     read = "input: pixels normalised as the file says, chosen by 512 training images: "
-    assert f"resnet-18 of width 2, weights: {weights} (SHA-256 {digest[:12]}…); {read}" in " ".join(
+    assert f"resnet-18 of width 2, weights: {weights.name} (SHA-256 {digest[:12]}…); {read}" in " ".join(
         said.out.split()
     )
     (copy,) = tmp_path.glob("checkpoints/digits/*.safetensors")
@@ -104,7 +104,7 @@ def test_our_own_checkpoint_gives_the_same_results(
     for file in (weights, moved):
         again = give(bench, file, tmp_path)
         assert "nothing to do: all 2 cells are done" in again.out
-        assert f"{file} (SHA-256 {digest[:12]}…)" in again.out
+        assert f"weights: {file.name} (SHA-256 {digest[:12]}…)" in again.out
     assert {attack: record.id for attack, record in records(tmp_path).items()} == {
         attack: record.id for attack, record in after.items()
     }

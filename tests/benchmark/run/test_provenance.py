@@ -2,6 +2,7 @@
 
 import html
 import shlex
+import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -115,16 +116,19 @@ def test_a_failed_cell_names_it_too(
     assert {record.environment["command"] for record in records} == {shlex.join(["bench", *words])}
 
 
-def test_nothing_is_written_where_all_is_done(bench: Bench, finished: Path, tmp_path: Path) -> None:
-    store = finished / "results"
-    for protocol in (store / "protocols").iterdir():
-        protocol.rename(tmp_path / protocol.name)
-    try:
-        assert "nothing to do" in bench(*TINY, "--out", store).out
-        assert not list((store / "protocols").iterdir())
-    finally:
-        for protocol in tmp_path.glob("*.toml"):
-            protocol.rename(store / "protocols" / protocol.name)
+def test_where_all_is_done_a_protocol_is_written_only_if_results_name_one_that_is_gone(
+    bench: Bench, finished: Path, tmp_path: Path
+) -> None:
+    store = Path(shutil.copytree(finished / "results", tmp_path / "store"))
+    (protocol,) = (store / "protocols").iterdir()
+    whole = protocol.read_bytes()
+    protocol.write_bytes(whole[:-9])
+    assert str(protocol) in bench("mend", store).out
+    fewer = [word.removesuffix(",pgd-40") for word in TINY]
+    assert "nothing to do: all 1 cells" in bench(*fewer, "--out", store).out
+    assert not list((store / "protocols").iterdir())
+    assert "nothing to do" in bench(*TINY, "--out", store).out
+    assert [file.read_bytes() for file in (store / "protocols").iterdir()] == [whole]
 
 
 def test_protocols_move_with_their_results(bench: Bench, finished: Path, tmp_path: Path) -> None:

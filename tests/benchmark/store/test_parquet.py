@@ -14,8 +14,8 @@ from robustness_bench.benchmark.errors import StoreError
 from robustness_bench.benchmark.store.parquet import read_as, read_table, typed, write_table
 
 STORY = {"format": 3, "id": "abc"}
-KINDS = {"sample": pa.int32(), "l2": pa.float32(), "label": pa.int16()}
-ROWS = {"sample": np.arange(400), "l2": np.linspace(0, 1, 400)}
+KINDS = {"sample": pa.int32(), "l2": pa.float32(), "label": pa.int16(), "flagged": pa.bool_()}
+ROWS = {"sample": np.arange(400), "l2": np.linspace(0, 1, 400), "flagged": np.arange(400) % 3 == 1}
 
 
 @pytest.fixture
@@ -30,6 +30,7 @@ def test_columns_have_their_types_and_those_without_rows_are_empty() -> None:
         "sample": (pa.int32(), 0),
         "l2": (pa.float32(), 1),
         "label": (pa.int16(), 0),
+        "flagged": (pa.bool_(), 0),
     }
 
 
@@ -38,6 +39,11 @@ def test_a_table_comes_back_with_its_story(path: Path) -> None:
     assert found.keys() == {"id", "rows"}
     assert list(found["rows"]) == list(KINDS)
     assert np.array_equal(found["rows"]["label"], ROWS["sample"] % 7)
+    assert np.array_equal(found["rows"]["flagged"], ROWS["flagged"])
+    assert [rows.dtype.name for rows in found["rows"].values()] == ["int32", "float32", "int16", "bool"]
+    write_table(path, typed({}, KINDS), STORY)
+    nothing: dict[str, Any] = read_as(dict, path, 3)
+    assert [len(rows) for rows in nothing["rows"].values()] == [0, 0, 0, 0]
 
 
 def test_equal_tables_are_equal_bytes_and_hold_what_proves_them(path: Path, tmp_path: Path) -> None:
