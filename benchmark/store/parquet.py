@@ -153,9 +153,13 @@ def read_as(
 
 
 def array_of(table: pa.Table, name: str) -> NDArray[Any]:
-    """Return a column of numbers or truth values as (n,) array."""
+    """Return a column as (n,) array; numbers and truth values have their own type unless one is missing."""
     column = table.column(name).combine_chunks()
-    # Not to_numpy: it imports pandas, which takes half a second.
-    if pa.types.is_boolean(column.type):  # kept as bits
+    kind = column.type
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    if column.null_count or not number:
+        return np.asarray(column.to_numpy(zero_copy_only=False))  # which nothing here has written
+    # Else not to_numpy: it imports pandas, which takes half a second.
+    if pa.types.is_boolean(kind):  # kept as bits
         return np.from_dlpack(column.cast(pa.uint8())).view(bool)
     return np.from_dlpack(column)
