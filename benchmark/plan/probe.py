@@ -1,7 +1,15 @@
 """How thoroughly a model is diagnosed: its probe costs at most a given share of its own attacks."""
 
+import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from robustness_bench.attacks import registry
+from robustness_bench.benchmark.errors import StoreError
+from robustness_bench.benchmark.files import cache_home, read_json, short_hash, write_json
 
 if TYPE_CHECKING:
     from robustness_bench.benchmark.plan.tasks import Task
@@ -66,13 +74,51 @@ def _attacks(budget: float, available: int) -> dict[str, Any] | None:
 
 def _cost(cell: "Task") -> float:
     """Return the cost of a white-box cell's attack in forward passes; 0 for other cells."""
-    from robustness_bench.attacks.registry import build_attack
-
     spec = cell.spec
     if spec["threat"] != "white" or spec["kind_of_attack"] == "natural":
         return 0.0
-    passes = Passes(*build_attack(spec["parameters"]).passes(cell.data.info.classes))
-    return float(spec["n_examples"]) * SURVIVORS * passes.total
+    return float(spec["n_examples"]) * SURVIVORS * _passes(spec["parameters"], cell.data.info.classes).total
+
+
+def _passes(parameters: dict[str, Any], classes: int) -> Passes:
+    """Return an attack's passes on a sample that is never fooled.
+
+    Only its class knows them, and a class imports torch, which takes longer than all else where everything is
+    done. So those of our own attacks are kept in the cache, for as long as their source stays as it is.
+    """
+    if not parameters["attack"].startswith("attacks."):
+        return Passes(*registry.build_attack(parameters).passes(classes))
+    file, key = cache_home() / "passes.json", short_hash([parameters, classes])
+    known = _known(file)
+    if key not in known:
+        known[key] = [*registry.build_attack(parameters).passes(classes)]
+        with suppress(StoreError):  # a cache that cannot be written costs time alone
+            write_json(file, {"source": _source(), "passes": known})
+    return Passes(*known[key])
+
+
+@cache
+def _known(file: Path) -> dict[str, list[int]]:
+    """Return what the cache has: hash of parameters and number of classes -> forward and backward passes."""
+    with suppress(StoreError):
+        kept = read_json(file)
+        passes = kept.get("passes")
+        if kept.get("source") == _source() and isinstance(passes, dict):
+            return {key: pair for key, pair in passes.items() if _is_pair(pair)}
+    return {}
+
+
+def _is_pair(value: object) -> bool:
+    return (
+        isinstance(value, list) and len(value) == 2 and all(type(each) is int and each >= 0 for each in value)
+    )
+
+
+@cache
+def _source() -> str:
+    """Return a hash of all our attacks' source."""
+    files = sorted(Path(registry.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def attacks_passes(attacks: dict[str, Any], withstanding: float = 1.0) -> Passes:

@@ -8,6 +8,7 @@ import pytest
 
 from robustness_bench.attacks.registry import build_attack
 from robustness_bench.benchmark.data import locate
+from robustness_bench.benchmark.plan import probe as module
 from robustness_bench.benchmark.plan.cost import passes
 from robustness_bench.benchmark.plan.probe import BACKWARD, SHARE, SURVIVORS, attacks_passes
 from robustness_bench.benchmark.plan.protocol import load_protocol
@@ -66,6 +67,39 @@ def test_images_made_on_a_surrogate_pay_for_nothing() -> None:
     assert probe("aa", n=50, threats=["black"])["attacks"] is None
     both = [probe("aa", n=50, threats=threats) for threats in (["white"], ["white", "black"])]
     assert both[0] == both[1]
+
+
+def test_passes_are_asked_once_until_the_attacks_change(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An attack's class imports torch, for which a run with nothing to do should not wait."""
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    built: list[str] = []
+
+    def build(parameters: dict[str, Any]) -> Any:
+        built.append(parameters["attack"])
+        return build_attack(parameters)
+
+    def anew(*attacks: str) -> tuple[dict[str, Any], list[str]]:
+        """Plan as another process does; the probe, and which attacks were built for it."""
+        module._known.cache_clear()
+        built.clear()
+        return probe(*attacks, n=100), sorted(built)
+
+    monkeypatch.setattr("robustness_bench.attacks.registry.build_attack", build)
+    first = anew("pgd-40")
+    assert first[1] == ["attacks.pgd:PGD"]
+    assert anew("pgd-40") == (first[0], [])
+    both = anew("pgd-40", "aa")
+    assert both[1] == ["attacks.autoattack:AutoAttack"]
+    assert both[0] != first[0]
+    assert anew("pgd-40", "aa") == (both[0], [])
+    (file,) = tmp_path.rglob("passes.json")
+    file.write_text(file.read_text()[:40])
+    assert anew("pgd-40", "aa") == (both[0], ["attacks.autoattack:AutoAttack", "attacks.pgd:PGD"])
+    monkeypatch.setattr(module, "_source", lambda: "changed")
+    assert anew("pgd-40") == first
+    assert anew("pgd-40")[1] == []
 
 
 def test_every_model_and_norm_has_a_diagnosis_unless_declined() -> None:
