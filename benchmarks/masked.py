@@ -62,7 +62,10 @@ def main() -> None:
     x = torch.tensor(splits.test_x[: chosen.n_examples]).float() / 255
     y = torch.tensor(splits.test_y[: chosen.n_examples])
     model = build_model("resnet-18", data.info, chosen.width)
-    model.load_state_dict(load_file(chosen.weights))
+    try:
+        model.load_state_dict(load_file(chosen.weights))
+    except (OSError, RuntimeError) as error:  # absent, or of another width
+        parser.error(f"--weights {chosen.weights} cannot be used: {str(error).splitlines()[0]}")
     rows = []
     for name, wrap in {"as it is": lambda model: model, **MASKED}.items():
         rows.append(row_of(name, wrap(model.eval()), x, y, chosen.eps))

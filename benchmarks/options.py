@@ -76,7 +76,7 @@ def row_of(name: str, folder: Path, first: Mapping[str, Record]) -> Row:
     mine = records_of(folder)
     with (folder / "learning.csv").open(newline="", encoding="utf-8") as file:
         seconds = [float(line["seconds"]) for line in csv.DictReader(file)]
-    accuracies = {attack: 100 * float(np.mean(mine[attack].withstood)) for attack in ATTACKS}
+    accuracies = {attack: round(100 * float(np.mean(mine[attack].withstood)), 2) for attack in ATTACKS}
     against = {attack: difference(mine[attack], first[attack]) for attack in ATTACKS}
     passes = len(seconds) * OPTIONS[name].passes
     natural, attacked = ATTACKS
@@ -113,7 +113,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=6, help="of training without an option")
     chosen = parser.parse_args()
-    base = tomllib.loads(chosen.config.read_text(encoding="utf-8"))
+    try:
+        base = tomllib.loads(chosen.config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        parser.error(f"--config {chosen.config} cannot be read: {error}")
     rows: list[Row] = []
     for name, option in OPTIONS.items():
         folder = chosen.out / name.replace(" ", "-").lower()

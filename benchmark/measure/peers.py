@@ -241,6 +241,7 @@ FAMILIES: dict[str, dict[Norm, list[Entry]]] = {
 }
 """What is measured: family -> norm -> entries."""
 MINIMUM_NORM = ("cw", "ddn")
+_IMPORTED = {"adv-lib": "adv_lib.attacks"}  # its name alone imports nothing of what it needs
 
 
 def installed(package: str) -> str | None:
@@ -248,7 +249,7 @@ def installed(package: str) -> str | None:
     if not package or package == OURS:
         return version(package) if package else ""
     try:
-        importlib.import_module(package.replace("-", "_"))
+        importlib.import_module(_IMPORTED.get(package, package))
         return version(package)
     except (PackageNotFoundError, ImportError):
         return None

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,25 @@ def test_both_training_steps_take_eleven_passes_and_move_no_weight_of_the_proble
         assert (found.forwards, found.backwards) == (11, 11), entry.name
         assert found.accuracy is None
     assert all(torch.equal(value, before[name]) for name, value in on.model.state_dict().items())
+
+
+def test_a_library_that_lacks_what_it_needs_takes_no_part(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """adv-lib imports alone without visdom, and its attacks do not."""
+    package = tmp_path / "adv_lib"
+    (package / "attacks").mkdir(parents=True)
+    (tmp_path / "adv_lib-0.2.3.dist-info").mkdir()
+    (tmp_path / "adv_lib-0.2.3.dist-info" / "METADATA").write_text("Name: adv-lib\nVersion: 0.2.3\n")
+    (package / "__init__.py").touch()
+    (package / "attacks" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("adv_lib", "adv_lib.attacks"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert peers.installed("adv-lib") == "0.2.3"
+    monkeypatch.delitem(sys.modules, "adv_lib.attacks")
+    (package / "attacks" / "__init__.py").write_text("import no_such_package_as_visdom\n")
+    assert peers.installed("adv-lib") is None
 
 
 def test_a_library_gets_a_network_as_it_comes_and_a_loop_and_we_frozen_weights() -> None:
