@@ -76,7 +76,7 @@ def row_of(name: str, folder: Path, first: Mapping[str, Record]) -> Row:
     mine = records_of(folder)
     with (folder / "learning.csv").open(newline="", encoding="utf-8") as file:
         seconds = [float(line["seconds"]) for line in csv.DictReader(file)]
-    accuracies = {attack: round(100 * float(np.mean(mine[attack].withstood)), 2) for attack in ATTACKS}
+    accuracies = {attack: round(100 * float(np.mean(mine[attack].robust)), 2) for attack in ATTACKS}
     against = {attack: difference(mine[attack], first[attack]) for attack in ATTACKS}
     passes = len(seconds) * OPTIONS[name].passes
     natural, attacked = ATTACKS
@@ -99,7 +99,7 @@ def records_of(folder: Path) -> dict[str, Record]:
 
 def difference(mine: Record, other: Record) -> str:
     """In points, of the same images, with the interval over them."""
-    sides: Sequence[Resampled] = resample([mine.withstood[None], other.withstood[None]])
+    sides: Sequence[Resampled] = resample([mine.robust[None], other.robust[None]])
     found = differences(sides[0], sides[1:], matched=[False])[0]
     return f"{100 * found.mean:+.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
