@@ -28,6 +28,10 @@ _FLAT = 0.02  # of that margin, that a step of ε along the gradient would at le
 _KEPT = 0.3  # of what that step promises, that the ascents at least keep
 _NEAR = 0.1  # a step so short, in ε, that the gradient at least keeps
 _TRUE = 0.5  # this share of its promise
+_CURVED = 1.5  # ascents that gain more of that promise than this have found a steeper place, and should
+_RESTLESS = 0.3  # end where the gradient promises less of what is missing; up to
+_MORE, _LONG = 2, 40  # ascents, the first of so many steps, follow where it does not, and
+_STUCK = 1.0  # all that is missing is still promised where those fail that cannot climb
 _CORNERS = 2  # random corners of the ball, none of which should be worse than what the ascents reach
 _AUDIT, _CORNER = key_of("audit"), key_of("corner")
 ALONE, ESCALATED, AUDITED = range(3)
@@ -49,6 +53,8 @@ class FastAutoAttack(BudgetAttack):
     - the gradient at the natural image promises next to nothing from a step of ε, or
     - a tenth of that step keeps less than half of its promise, or all ascents less than 0.3 of it, or
     - a random corner of the ball is worse for the model than all that the ascents have found, or
+    - the ascents gain more than 1.5 of that promise, and where they end, and two longer ones after them, the
+      gradient promises all that is missing (a climb comes to rest where the loss is smooth), or
     - they are in the audit, whatever they look like.
 
     All of this is decided by the sample alone. Where two passes of the natural image differ, there is no
@@ -103,8 +109,8 @@ class FastAutoAttack(BudgetAttack):
         steps = ascents * self.steps + self.close_steps * (2**self.close_targets - 1)
         forwards, backwards = self._full().passes(classes)
         return (
-            steps + ascents + self.close_targets + 5 + _CORNERS + math.ceil(self.audit * forwards),
-            steps + min(classes - 1, _LIKELIEST) + 1 + math.ceil(self.audit * backwards),
+            steps + ascents + self.close_targets + 6 + _CORNERS + math.ceil(self.audit * forwards),
+            steps + min(classes - 1, _LIKELIEST) + 2 + math.ceil(self.audit * backwards),
         )
 
     def for_transfer(self) -> AutoAttack:
@@ -133,7 +139,7 @@ class FastAutoAttack(BudgetAttack):
         self, model: nn.Module, samples: Samples, logits: Tensor, rows: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of the samples ``rows``: images of those that fall, who stands, and which of these are marked."""
-        x_adv, gap = samples.x.clone(), -margin(logits, samples.y)
+        x_adv, gap, ends = samples.x.clone(), -margin(logits, samples.y), samples.x.clone()
         ahead = _ahead(logits, samples.y)  # how near each class has come, on the natural image at first
 
         def ascend(on: Tensor, number: int, target: Tensor | None, steps: int) -> Tensor:
@@ -153,7 +159,7 @@ class FastAutoAttack(BudgetAttack):
             )
             found = searched(ascent, room=len(on))
             fooled = confirmed(model, found.images, samples.y[on], found.fooled)
-            ahead[on] = torch.maximum(ahead[on], ascent.ahead)
+            ahead[on], ends[on] = torch.maximum(ahead[on], ascent.ahead), ascent.ends
             x_adv[on[fooled]] = found.images[fooled]
             return on[~fooled]
 
@@ -176,29 +182,49 @@ class FastAutoAttack(BudgetAttack):
             rows = torch.cat([rows[~close], stand])
         if not len(rows):
             return x_adv, rows, torch.zeros_like(rows, dtype=torch.bool)
-        return x_adv, rows, self._marked(model, samples.pick(rows), gap[rows], ahead[rows].amax(1))
+        marked, curved = torch.zeros((2, len(gap)), dtype=torch.bool, device=gap.device)
+        marked[rows], curved[rows] = self._marked(model, samples.pick(rows), gap[rows], ahead[rows].amax(1))
+        doubtful = curved[rows] & ~marked[rows]
+        on, rows = rows[doubtful], rows[~doubtful]
+        for number in range(_MORE):
+            resting = self._promised(model, samples.pick(on), ends[on]) < _RESTLESS
+            rows = torch.cat([rows, on[resting]])
+            on = ascend(on[~resting], self.targets + self.close_targets + number, None, 2**number * _LONG)
+        marked[on] = self._promised(model, samples.pick(on), ends[on]) >= _STUCK
+        rows = torch.cat([rows, on])
+        return x_adv, rows, marked[rows]
 
-    def _marked(self, model: nn.Module, samples: Samples, gap: Tensor, highest: Tensor) -> Tensor:
-        """Where the gradient may have misled: (M,) bool.
+    def _promised(self, model: nn.Module, samples: Samples, ends: Tensor) -> Tensor:
+        """What the gradient promises where a climb has ended, as a share of what is missing: (M,)."""
+        if not len(ends):  # which a network may not take
+            return ends.new_empty(0)
+        x, y, _ = samples
+        slope, reached = _slope(model, ends, y)
+        promise = (slope * (self._along(slope, x, 1.0) - ends)).flatten(1).sum(1)
+        return promise / (-reached).clamp_min(torch.finfo(reached.dtype).tiny)
+
+    def _marked(
+        self, model: nn.Module, samples: Samples, gap: Tensor, highest: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Where the gradient may have misled, and where the loss is curved, both (M,) bool.
 
         Args:
             gap: by which the margin of the natural image lies below 0.
             highest: margin that the ascents have reached.
         """
         x, y, noise = samples
-        point = x.detach().requires_grad_()
-        with torch.enable_grad():
-            (slope,) = torch.autograd.grad(margin(model(point), y).sum(), point)
+        slope, _ = _slope(model, x, y)
         promise = (slope * (self._along(slope, x, 1.0) - x)).flatten(1).sum(1)
         odd = promise < _FLAT * gap
-        odd |= highest + gap < _KEPT * torch.minimum(promise, gap)
+        kept = (highest + gap) / torch.minimum(promise, gap)
+        odd |= kept < _KEPT
         with torch.no_grad():
             short = self._along(slope, x, _NEAR)
             odd |= margin(model(short), y) + gap < _TRUE * (slope * (short - x)).flatten(1).sum(1)
             for number in range(_CORNERS):
                 uniform = noise.stream(_CORNER).uniform(tuple(x.shape[1:]), draw=number)
                 odd |= margin(model(self._along(uniform - 0.5, x, 1.0)), y) >= highest
-        return odd
+        return odd, kept > _CURVED
 
     def _along(self, slope: Tensor, x: Tensor, share: float) -> Tensor:
         """A step of a share of ε up the slope, inside the box."""
@@ -219,6 +245,7 @@ class Ascent(Search[Ascending]):
 
     Attributes:
         ahead: (N, K), by how much the logit of each class has at most lain above the true one's.
+        ends: (N, C, H, W), where each climb has ended.
     """
 
     def __init__(
@@ -238,6 +265,7 @@ class Ascent(Search[Ascending]):
         self.target, self.norm, self.eps = target, norm, eps
         self.seen = ByAge(model, lowered_steps(precision, steps))
         self.ahead = samples.x.new_full((len(samples.y), classes), -torch.inf)
+        self.ends = samples.x.clone()
         self.sizes: Tensor = eps * (1.0 + (torch.arange(steps + 1) * math.pi / steps).cos())
 
     def begin(self, sample: Tensor, start: Tensor) -> Ascending:
@@ -257,12 +285,22 @@ class Ascent(Search[Ascending]):
         self.ahead[sample] = torch.maximum(self.ahead[sample], _ahead(logits.detach(), y))
         fooled = self.seen.confirmed(logits, x_adv, y, age)
         if last:
+            self.ends[sample] = x_adv
             return state, x_adv, fooled
         (gradient,) = torch.autograd.grad(value.sum(), x_adv)
         x_adv = x_adv.detach()
         moved = x_adv + per_sample(self.sizes[age].to(x), x) * geometry.ascent(gradient, self.norm)
         moved = (x + geometry.project(moved - x, self.norm, self.eps)).clamp(0.0, 1.0)
         return Ascending(sample, moved), x_adv, fooled
+
+
+def _slope(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of the margin, and the margin: (N, C, H, W), (N,)."""
+    point = x.detach().requires_grad_()
+    with torch.enable_grad():
+        reached = margin(model(point), y)
+        (slope,) = torch.autograd.grad(reached.sum(), point)
+    return slope, reached.detach()
 
 
 def _ahead(logits: Tensor, y: Tensor) -> Tensor:

@@ -1,9 +1,12 @@
 """Atomically written files, and hashes."""
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +18,7 @@ from robustness_bench.benchmark.errors import StoreError, first_line
 AGAIN = "delete it and run the same command again"
 """The remedy for a damaged file that a run made."""
 _CHUNK = 1 << 20
+_MARK = ".bench-scratch"
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -52,6 +56,37 @@ def write_atomic(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def scratch_folder(name: str) -> Iterator[Path]:
+    """Yield an empty folder in ``bench-NAME-…`` in the temporary directory, and delete both afterwards.
+
+    A killed process cannot, so whoever makes one deletes those whose process is gone. The mark beside the
+    folder is locked as long as its process lives.
+    """
+    home = Path(tempfile.gettempdir())
+    for mark in home.glob(f"bench-*/{_MARK}"):
+        with contextlib.suppress(OSError), _lock(mark):
+            shutil.rmtree(mark.parent, ignore_errors=True)
+    around = Path(tempfile.mkdtemp(prefix=f"bench-{name}-")).resolve()
+    try:
+        (folder := around / "files").mkdir()
+        with _lock(around / ".new", os.O_CREAT):
+            (around / ".new").rename(around / _MARK)  # not before it is locked
+            yield folder
+    finally:
+        shutil.rmtree(around, ignore_errors=True)
+
+
+@contextmanager
+def _lock(path: Path, create: int = 0) -> Iterator[None]:
+    handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | create, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Read an untrusted archive: no name, size or content is trusted."""
 
+import contextlib
 import stat
 import tempfile
 import unicodedata
@@ -12,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from robustness_bench.benchmark.errors import StoreError, printable
 from robustness_bench.benchmark.exchange.layout import fault_of
 from robustness_bench.benchmark.exchange.manifest import MANIFEST, Manifest, read_manifest
-from robustness_bench.benchmark.files import copy_hashed
+from robustness_bench.benchmark.files import copy_hashed, scratch_folder
 
 GIB = 1 << 30
 _LONGEST_MANIFEST = 1 << 26
@@ -69,12 +70,12 @@ class Archive:
     @contextmanager
     def file(self, name: str) -> Iterator[Path]:
         """Yield a temporary copy of a file, after checking its size and hash against the list."""
-        try:
-            folder = tempfile.TemporaryDirectory(prefix="bench-")
-        except OSError as error:
-            raise _no_room(error) from error
-        with folder:
-            path = Path(folder.name) / f"member{PurePosixPath(name).suffix}"
+        with contextlib.ExitStack() as stack:
+            try:
+                folder = stack.enter_context(scratch_folder("archive"))
+            except OSError as error:
+                raise _no_room(error) from error
+            path = folder / f"member{PurePosixPath(name).suffix}"
             self._unpack(name, path)
             yield path
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, ClassVar, NamedTuple
 
 from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.files import scratch_folder
 from robustness_bench.benchmark.sandbox.child import WEIGHTS
 from robustness_bench.benchmark.sandbox.confinement import (
     ConfinementError,
@@ -66,7 +67,8 @@ class ConfinedProcess:
         self._watcher: Watcher | None = None
         self._inner: int | None = None  # the process inside bubblewrap, if it is used
         self._lock = threading.Lock()
-        self._scratch = Path(tempfile.mkdtemp(prefix=f"bench-{Path(settings.file).stem}-")).resolve()
+        self._tidying = contextlib.ExitStack()
+        self._scratch = self._tidying.enter_context(scratch_folder(Path(settings.file).stem))
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         try:
             _copy(code, self._scratch / settings.file)
@@ -216,7 +218,7 @@ class ConfinedProcess:
 
     def _tidy(self) -> None:
         self._errors.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._tidying.close()
 
     def _reported(self, answer: Frame) -> ModelError | None:
         """Return the failure that the process reports about itself; its text is untrusted."""

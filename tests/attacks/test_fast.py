@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustness_bench.attacks import fast as fast_module
 from robustness_bench.attacks.autoattack import AutoAttack
 from robustness_bench.attacks.fast import ALONE, AUDITED, ESCALATED, FastAutoAttack, audited, linear_distances
 from robustness_bench.attacks.numerics.geometry import Norm
 from robustness_bench.attacks.numerics.losses import margin
+from robustness_bench.attacks.searches.pool import Samples
 from tests.attacks.parity.problem import Problem, problem
 from tests.masked import MASKED, Drawing, Rounded
 from tests.support import Linear, images
@@ -102,6 +103,52 @@ def test_the_audit_is_the_one_that_is_announced(digits: Problem) -> None:
     assert (left & ~drawn & would).any()
 
 
+def _nothing_marked(self: object, model: object, samples: Samples, *rest: object) -> tuple[Tensor, Tensor]:
+    return samples.y < 0, samples.y < 0
+
+
+class Hill(nn.Module):
+    """Its margin is -0.9 at best, but for moves of nearly ``eps`` along one pattern of signs: -0.1.
+
+    Args:
+        peaks: whether the way there is over peaks, each as high, or a smooth slope.
+    """
+
+    def __init__(self, eps: float, peaks: bool) -> None:
+        super().__init__()
+        self.eps, self.peaks = eps, peaks
+        self.pattern = torch.randn((1, 6, 6), generator=torch.Generator().manual_seed(0)).sign()
+
+    def forward(self, x: Tensor) -> Tensor:
+        moved = ((x - 0.5) * self.pattern).flatten(1).mean(1) / self.eps
+        wave = (5 * (moved - 0.3)) % 2
+        high = -0.5 + 0.4 * torch.minimum(wave, 2 - wave) if self.peaks else 0.1 * moved - 1 + 0.8 * moved**4
+        value = torch.where(moved < 0.3, 0.1 * moved - 1, high)
+        return torch.stack([torch.zeros_like(value), value], 1)
+
+
+@pytest.mark.parametrize(("peaks", "longer"), [(True, [40, 80]), (False, [])])
+def test_a_climb_that_does_not_come_to_rest_is_not_trusted(
+    peaks: bool, longer: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between peaks the gradient promises the class wherever the climb ends; at the top of a slope nothing."""
+    asked: list[int] = []
+
+    class Listed(fast_module.Ascent):
+        def __init__(self, *rest: Any, steps: int, **more: Any) -> None:
+            asked.append(steps)
+            super().__init__(*rest, steps=steps, **more)
+
+    monkeypatch.setattr(fast_module, "Ascent", Listed)
+    monkeypatch.setattr(AutoAttack, "perturb", lambda self, model, x, y, noise: x)
+    x, y = torch.full((5, 1, 6, 6), 0.5), torch.zeros(5, dtype=torch.int64)
+    attack = FastAutoAttack(norm="linf", eps=0.1, audit=0.0, targets=1, close_targets=1)
+    way = attack(Hill(0.1, peaks), x, y).way
+    assert way is not None
+    assert (way == (ESCALATED if peaks else ALONE)).all()
+    assert asked == [10, 12, *longer]
+
+
 @both_norms
 def test_linear_distances_are_those_of_a_linear_model(norm: Norm) -> None:
     """(z_y - z_k) / ‖w_y - w_k‖ in the dual norm; the true class's is infinite."""
@@ -132,7 +179,7 @@ def test_the_third_ascent_goes_for_the_class_that_is_nearest_by_gradients(
             super().__init__(model, samples, stream, target, **more)
 
     monkeypatch.setattr(fast_module, "Ascent", Listed)
-    monkeypatch.setattr(FastAutoAttack, "_marked", lambda self, model, samples, *rest: samples.y < 0)
+    monkeypatch.setattr(FastAutoAttack, "_marked", _nothing_marked)
     FastAutoAttack(norm="linf", eps=1e-4, targets=4, steps=2, audit=0.0)(model, x, y)
     first, second, third, fourth, *close = asked
     assert first is None
@@ -159,7 +206,7 @@ def test_what_comes_close_gets_longer_ascents(monkeypatch: pytest.MonkeyPatch) -
             super().__init__(model, samples, *rest, steps=steps, **more)
 
     monkeypatch.setattr(fast_module, "Ascent", Listed)
-    monkeypatch.setattr(FastAutoAttack, "_marked", lambda self, model, samples, *rest: samples.y < 0)
+    monkeypatch.setattr(FastAutoAttack, "_marked", _nothing_marked)
     model, x = Linear(), images(1, size=6).expand(40, -1, -1, -1).contiguous()
     y = model(x).argmax(1)
     normals = (model.weight - model.weight[y[:1]]).detach().view(-1, 1, 6, 6)

@@ -5,7 +5,6 @@ import re
 import stat
 import struct
 import tarfile
-import tempfile
 import unicodedata
 import zipfile
 import zlib
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from robustness_bench.benchmark.files import scratch_folder
 from robustness_bench.benchmark.models import shown
 from robustness_bench.benchmark.submit.intake.archives import (
     GIB,
@@ -51,8 +51,7 @@ def unpacked(path: Path, caps: Caps | None = None) -> Iterator[Path]:
     Raises:
         RefusedError: it is missing, not readable, or has anything but the plain files of a submission.
     """
-    with tempfile.TemporaryDirectory(prefix="bench-submission-") as scratch:
-        folder = Path(scratch)
+    with scratch_folder("submission") as folder:
         try:
             _unpack(path, folder, caps or Caps())
         except OSError as error:

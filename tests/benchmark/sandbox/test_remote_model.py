@@ -426,7 +426,7 @@ def test_close_ends_what_goes_on_and_clears_up(tmp_path: Path, monkeypatch: pyte
     model = _start(tmp_path / "model.py")
     pid = model._process._process.pid
     ends = (model._process._channel._reading, model._process._channel._writing)
-    (scratch,) = tmp_path.glob("bench-model-*")
+    (scratch,) = tmp_path.glob("bench-model-*/files")
     assert sorted(path.name for path in scratch.iterdir()) == ["kept", "model.py"]
     assert os.getpgid(pid) == pid
     model.close()
@@ -469,7 +469,7 @@ settings = Settings(5, 1, 8, "cpu", 1, {str(Path(torch.__file__).parents[1])!r})
 ModelProcess(Path({str(tmp_path)!r}, "model.py"), None, Limits(), settings)
 """
     with subprocess.Popen([sys.executable, "-c", program]) as parent:
-        _until(lambda: parent.poll() is not None or any(tmp_path.glob("bench-model-*/busy")))
+        _until(lambda: parent.poll() is not None or any(tmp_path.glob("bench-model-*/files/busy")))
         assert parent.returncode is None
         (pid,) = _children(parent.pid)
         parent.kill()

@@ -3,6 +3,7 @@
 import json
 import runpy
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,6 @@ from robustness_bench.benchmark.networks import build_model
 from robustness_bench.benchmark.sandbox.confinement import protections
 from robustness_bench.benchmark.submit.board.entries import add_entry, entry_of, read_entry
 from robustness_bench.benchmark.submit.checks.probes import interval
-from robustness_bench.benchmark.submit.intake import archives, reading
 from robustness_bench.benchmark.submit.intake.archives import Caps, RefusedError
 from robustness_bench.benchmark.submit.intake.reading import unpacked
 from robustness_bench.benchmark.submit.intake.template import write_template
@@ -436,8 +436,7 @@ def test_scratch_folders_do_not_pile_up(
 ) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    monkeypatch.setattr(reading.tempfile, "tempdir", str(scratch))
-    monkeypatch.setattr(archives.tempfile, "tempdir", str(scratch))
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     (example / "train.py").write_text("x")
     with pytest.raises(RefusedError), unpacked(example):
         pass
