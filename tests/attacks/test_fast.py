@@ -131,7 +131,7 @@ class Hill(nn.Module):
 def test_a_climb_that_does_not_come_to_rest_is_not_trusted(
     peaks: bool, longer: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between peaks the gradient promises the class wherever the climb ends; at the top of a slope nothing."""
+    """Between peaks the gradient promises the class wherever the climb ends; atop a slope nothing."""
     asked: list[int] = []
 
     class Listed(fast_module.Ascent):
