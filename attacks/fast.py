@@ -195,13 +195,17 @@ class FastAutoAttack(BudgetAttack):
         return x_adv, rows, marked[rows]
 
     def _promised(self, model: nn.Module, samples: Samples, ends: Tensor) -> Tensor:
-        """What the gradient promises where a climb has ended, as a share of what is missing: (M,)."""
+        """What the gradient promises where a climb has ended, as a share of what is missing: (M,).
+
+        Without a gradient (one that is no number is given as 0) nothing says that it is at rest: infinite.
+        """
         if not len(ends):  # which a network may not take
             return ends.new_empty(0)
         x, y, _ = samples
         slope, reached = _slope(model, ends, y)
         promise = (slope * (self._along(slope, x, 1.0) - ends)).flatten(1).sum(1)
-        return promise / (-reached).clamp_min(torch.finfo(reached.dtype).tiny)
+        share = promise / (-reached).clamp_min(torch.finfo(reached.dtype).tiny)
+        return share.masked_fill((slope == 0).flatten(1).all(1), torch.inf)
 
     def _marked(
         self, model: nn.Module, samples: Samples, gap: Tensor, highest: Tensor

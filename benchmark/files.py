@@ -64,19 +64,31 @@ def scratch_folder(name: str) -> Iterator[Path]:
 
     A killed process cannot, so whoever makes one deletes those whose process is gone. The mark beside the
     folder is locked as long as its process lives.
+
+    Raises:
+        StoreError: there is no room for it, or it may not be written.
     """
     home = Path(tempfile.gettempdir())
     for mark in home.glob(f"bench-*/{_MARK}"):
         with contextlib.suppress(OSError), _lock(mark):
             shutil.rmtree(mark.parent, ignore_errors=True)
-    around = Path(tempfile.mkdtemp(prefix=f"bench-{name}-")).resolve()
-    try:
-        (folder := around / "files").mkdir()
-        with _lock(around / ".new", os.O_CREAT):
+    with contextlib.ExitStack() as stack:
+        try:
+            around = Path(tempfile.mkdtemp(prefix=f"bench-{name}-")).resolve()
+            stack.callback(shutil.rmtree, around, ignore_errors=True)
+            (folder := around / "files").mkdir()
+            stack.enter_context(_lock(around / ".new", os.O_CREAT))
             (around / ".new").rename(around / _MARK)  # not before it is locked
-            yield folder
-    finally:
-        shutil.rmtree(around, ignore_errors=True)
+        except OSError as error:
+            raise no_room(error) from error
+        yield folder
+
+
+def no_room(error: OSError) -> StoreError:
+    """What is said where a temporary file cannot be written."""
+    return StoreError(
+        f"cannot write into {tempfile.gettempdir()}: {error.strerror}; free some space or set TMPDIR"
+    )
 
 
 @contextmanager

@@ -1,8 +1,6 @@
 """Read an untrusted archive: no name, size or content is trusted."""
 
-import contextlib
 import stat
-import tempfile
 import unicodedata
 import zipfile
 import zlib
@@ -13,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from robustness_bench.benchmark.errors import StoreError, printable
 from robustness_bench.benchmark.exchange.layout import fault_of
 from robustness_bench.benchmark.exchange.manifest import MANIFEST, Manifest, read_manifest
-from robustness_bench.benchmark.files import copy_hashed, scratch_folder
+from robustness_bench.benchmark.files import copy_hashed, no_room, scratch_folder
 
 GIB = 1 << 30
 _LONGEST_MANIFEST = 1 << 26
@@ -70,11 +68,7 @@ class Archive:
     @contextmanager
     def file(self, name: str) -> Iterator[Path]:
         """Yield a temporary copy of a file, after checking its size and hash against the list."""
-        with contextlib.ExitStack() as stack:
-            try:
-                folder = stack.enter_context(scratch_folder("archive"))
-            except OSError as error:
-                raise _no_room(error) from error
+        with scratch_folder("archive") as folder:
             path = folder / f"member{PurePosixPath(name).suffix}"
             self._unpack(name, path)
             yield path
@@ -157,14 +151,9 @@ class Archive:
         except _BROKEN as error:
             raise self.refusal(name, f"is damaged ({error})") from error
         except OSError as error:
-            raise _no_room(error) from error
+            raise no_room(error) from error
         if found != self.digest(name):
             raise self.refusal(name, "is not the file that was exported: its SHA-256 differs")
-
-
-def _no_room(error: OSError) -> StoreError:
-    folder = tempfile.gettempdir()
-    return StoreError(f"cannot unpack into {folder}: {error.strerror}; free some space or set TMPDIR")
 
 
 def _fault_of(member: zipfile.ZipInfo) -> str:

@@ -111,25 +111,36 @@ class Hill(nn.Module):
     """Its margin is -0.9 at best, but for moves of nearly ``eps`` along one pattern of signs: -0.1.
 
     Args:
-        peaks: whether the way there is over peaks, each as high, or a smooth slope.
+        way: whether there are "peaks" on the way there, each as high, or a smooth "slope", or a "broken" one,
+            whose gradient is no number at the top.
     """
 
-    def __init__(self, eps: float, peaks: bool) -> None:
+    def __init__(self, eps: float, way: str) -> None:
         super().__init__()
-        self.eps, self.peaks = eps, peaks
+        self.eps, self.way = eps, way
         self.pattern = torch.randn((1, 6, 6), generator=torch.Generator().manual_seed(0)).sign()
 
     def forward(self, x: Tensor) -> Tensor:
         moved = ((x - 0.5) * self.pattern).flatten(1).mean(1) / self.eps
         wave = (5 * (moved - 0.3)) % 2
-        high = -0.5 + 0.4 * torch.minimum(wave, 2 - wave) if self.peaks else 0.1 * moved - 1 + 0.8 * moved**4
+        high = (
+            -0.5 + 0.4 * torch.minimum(wave, 2 - wave)
+            if self.way == "peaks"
+            else 0.1 * moved - 1 + 0.8 * moved**4
+        )
         value = torch.where(moved < 0.3, 0.1 * moved - 1, high)
+        if self.way == "broken":
+            high = moved > 0.9
+            root = (
+                torch.where(high, value - value.detach(), 1.0).square().sqrt()
+            )  # of 0 its derivative is NaN
+            value = value + torch.where(high, root, 0.0)
         return torch.stack([torch.zeros_like(value), value], 1)
 
 
-@pytest.mark.parametrize(("peaks", "longer"), [(True, [40, 80]), (False, [])])
+@pytest.mark.parametrize(("way", "longer"), [("peaks", [40, 80]), ("slope", []), ("broken", [40, 80])])
 def test_a_climb_that_does_not_come_to_rest_is_not_trusted(
-    peaks: bool, longer: list[int], monkeypatch: pytest.MonkeyPatch
+    way: str, longer: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between peaks the gradient promises the class wherever the climb ends; atop a slope nothing."""
     asked: list[int] = []
@@ -143,9 +154,9 @@ def test_a_climb_that_does_not_come_to_rest_is_not_trusted(
     monkeypatch.setattr(AutoAttack, "perturb", lambda self, model, x, y, noise: x)
     x, y = torch.full((5, 1, 6, 6), 0.5), torch.zeros(5, dtype=torch.int64)
     attack = FastAutoAttack(norm="linf", eps=0.1, audit=0.0, targets=1, close_targets=1)
-    way = attack(Hill(0.1, peaks), x, y).way
-    assert way is not None
-    assert (way == (ESCALATED if peaks else ALONE)).all()
+    told = attack(Hill(0.1, way), x, y).way
+    assert told is not None
+    assert (told == (ESCALATED if longer else ALONE)).all()
     assert asked == [10, 12, *longer]
 
 

@@ -1,5 +1,6 @@
 """Scratch folders: one user's process at a time, and nothing of a killed one stays."""
 
+import errno
 import os
 import signal
 import tempfile
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from robustness_bench.benchmark.errors import StoreError
 from robustness_bench.benchmark.files import scratch_folder
+from tests.benchmark.sandbox.forked import fork
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +21,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _killed_inside() -> None:
     """Make a folder with a file in a process that is killed then."""
-    if (child := os.fork()) == 0:
+    if (child := fork()) == 0:
         with scratch_folder("model") as folder:
             (folder / "weights").write_bytes(b"w" * 100)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -49,7 +52,7 @@ def test_what_is_in_use_or_not_ours_is_left_alone(home: Path) -> None:
     (home / "bench-link").symlink_to(home / "elsewhere")
     with scratch_folder("model") as first:
         (first / "weights").touch()
-        if (child := os.fork()) == 0:
+        if (child := fork()) == 0:
             with scratch_folder("model"):
                 os._exit(0)
         os.waitpid(child, 0)
@@ -61,3 +64,13 @@ def test_what_is_in_use_or_not_ours_is_left_alone(home: Path) -> None:
         pass
     assert {path.name for path in home.iterdir()} == {"bench-results", "elsewhere", "bench-link"}
     assert (home / "elsewhere" / "kept").exists()
+
+
+def test_no_room_is_one_line_and_leaves_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *more: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(StoreError, match="No space left on device; free some space or set TMPDIR"):
+        scratch_folder("model").__enter__()
+    assert list(home.iterdir()) == []
