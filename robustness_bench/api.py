@@ -203,7 +203,7 @@ def run(
     from robustness_bench.benchmark.run import work as running
     from robustness_bench.benchmark.run.engines.choice import choose_engine
     from robustness_bench.benchmark.store.folder import protocol_file
-    from robustness_bench.benchmark.submit.board.publish import publish
+    from robustness_bench.benchmark.submit.board.entries import publish
 
     _check_counts(workers=workers, batch_size=batch_size, shard_size=shard_size)
     checked = load_protocol(protocol if isinstance(protocol, Mapping) else Path(protocol))

@@ -178,7 +178,7 @@ def detection_figures(request: Request, kind: str) -> Iterator[Drawable | BenchE
 
     everything = detections(request.out)
     met = sorted({each.spec["dataset"] for each in everything})
-    for dataset in _asked(request) or met or _default():
+    for dataset in _datasets(request, met):
         own = [each for each in everything if each.spec["dataset"] == dataset]
         try:
             yield from _of_scores(kind, dataset, _kept(request, own), sorted(set(request.kappas())))
@@ -214,7 +214,7 @@ def _generated(request: Request) -> Iterator[Drawable | BenchError]:
 
     folders = sorted(path.name for path in (request.out / "checkpoints").glob("*") if path.is_dir())
     met = [name for name in folders if find_conditional_examples(request.out, name)]
-    for dataset in _asked(request) or met or _default():
+    for dataset in _datasets(request, met):
         paths = find_conditional_examples(request.out, dataset)
         for path in paths:
             generator = path.name.removesuffix(SUFFIX)
@@ -225,22 +225,15 @@ def _generated(request: Request) -> Iterator[Drawable | BenchError]:
             yield _nothing(request, dataset, f"nothing to draw in generated of {dataset}")
 
 
-def _asked(request: Request) -> list[str]:
-    """Return the named data sets by their names in results; an empty list means all in the store."""
-    if request.dataset:
-        return list(dict.fromkeys(split(request.dataset)))
-    if request.config is None:
-        return []
+def _datasets(request: Request, met: list[str]) -> list[str]:
+    """Return the data sets that are named, else those ``met`` in the store, else those of a run."""
+    if named := list(dict.fromkeys(split(request.dataset or []))):
+        return named
+    if met and request.config is None:
+        return met
     from robustness_bench.benchmark.plan.protocol import load_protocol
 
     return [settings.dataset for settings in load_protocol(request.config).settings]
-
-
-def _default() -> list[str]:
-    """Return the data sets of a run that names none."""
-    from robustness_bench.benchmark.plan.protocol import load_protocol
-
-    return [settings.dataset for settings in load_protocol().settings]
 
 
 def _kept(request: Request, detections: "list[Detection]") -> "list[Detection]":

@@ -21,7 +21,7 @@ def run(
     Run the same command again to resume; if all is done, it does nothing. With more seeds, attacks or
     defenses, only the new cells run.
     """
-    from robustness_bench.benchmark.submit.board.publish import publish
+    from robustness_bench.benchmark.submit.board.entries import publish
 
     work = request.prepare()
     if dry_run:

@@ -36,7 +36,7 @@ def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Tab
 
     A table shows the store's results under the protocol's settings (images, budgets, width, recipe,
     parameter set), whichever run made them; results.csv has every setting. A submission has rows once it
-    is registered as a defense, as ``submit.board.publish`` does.
+    is registered as a defense, as ``submit.board.entries.publish`` does.
 
     Returns:
         The tables of accuracies; per data set, white box before black box.

@@ -6,12 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustness_bench.benchmark.cli.shared.labelled import DataDir, Device, Fit, TrustSubmission, takes_urls
+from robustness_bench.benchmark.cli.shared.execution import end_with, execute
+from robustness_bench.benchmark.cli.shared.labelled import (
+    DataDir,
+    Device,
+    Fit,
+    TrustSubmission,
+    locate_labelled,
+    takes_urls,
+)
+from robustness_bench.benchmark.cli.shared.options import Request, split, typed
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.mirror import local_folder, place
 
 if TYPE_CHECKING:
-    from robustness_bench.benchmark.cli.shared.options import Request
     from robustness_bench.benchmark.submit.attacks.campaign import Campaign
     from robustness_bench.benchmark.submit.board.entries import Entry
 
@@ -49,11 +57,8 @@ def run(
     attack runs against every model in the store that has white-box results and weights, and lowers their
     worst cases by what it finds. Attacks, and models that came as code, run only confined.
     """
-    from robustness_bench.benchmark.cli.shared.execution import execute
-    from robustness_bench.benchmark.cli.shared.options import Request
     from robustness_bench.benchmark.run.work import prepare
-    from robustness_bench.benchmark.submit.board.entries import add_entry, entry_of
-    from robustness_bench.benchmark.submit.board.publish import publish
+    from robustness_bench.benchmark.submit.board.entries import add_entry, entry_of, publish
     from robustness_bench.benchmark.submit.board.standing import protocol_of
     from robustness_bench.benchmark.submit.intake.reading import unpacked
     from robustness_bench.benchmark.submit.manifest.attack import is_attack
@@ -93,7 +98,7 @@ def _refuse(of: str, given: dict[str, bool]) -> None:
             raise BenchError(f"{option} is for {of}, which this submission is not: leave it out")
 
 
-def _check(folder: Path, request: "Request") -> None:
+def _check(folder: Path, request: Request) -> None:
     from robustness_bench.benchmark.context import choose_device
     from robustness_bench.benchmark.submit.checks.submission import Settings, checks
 
@@ -131,16 +136,13 @@ def _show(entry: "Entry", out: Path) -> None:
         print("  a first look: without --quick the full protocol runs")
 
 
-def run_attack(folder: Path, request: "Request", defenses: list[str], *, quick: bool) -> None:
+def run_attack(folder: Path, request: Request, defenses: list[str], *, quick: bool) -> None:
     """Run the checked attack in ``folder``, then print its effect on each worst case.
 
     Raises:
         typer.Exit: 130 after Ctrl-C, 1 if a cell failed.
         BenchError: there is nothing to attack.
     """
-    from robustness_bench.benchmark.cli.shared.execution import end_with
-    from robustness_bench.benchmark.cli.shared.labelled import locate_labelled
-    from robustness_bench.benchmark.cli.shared.options import split
     from robustness_bench.benchmark.files import file_hash
     from robustness_bench.benchmark.sandbox.remote_attack import Code, at_hand
     from robustness_bench.benchmark.store.folder import locked
@@ -166,8 +168,7 @@ def run_attack(folder: Path, request: "Request", defenses: list[str], *, quick: 
     end_with(failures, "cells")
 
 
-def _run(campaign: "Campaign", request: "Request") -> dict[str, str]:
-    from robustness_bench.benchmark.cli.shared.options import typed
+def _run(campaign: "Campaign", request: Request) -> dict[str, str]:
     from robustness_bench.benchmark.context import Context, choose_device
     from robustness_bench.benchmark.submit.attacks.campaign import run_campaign
 

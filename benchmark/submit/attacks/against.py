@@ -25,21 +25,18 @@ def spec_against(record: Record, name: str, parameters: dict[str, Any], **change
     }
 
 
-def identity_of(spec: dict[str, Any], seed: int) -> str:
-    """Return the id of the cell."""
-    return short_hash([spec, seed])
-
-
 def task_against(store: Path, record: Record, spec: dict[str, Any], data: Located) -> Task:
     """Return the cell that ``spec_against`` describes, as a task whose parents are in the store.
 
     Raises:
         BenchError: the model's weights are missing.
     """
-    parents = {"model": _model(store, record, data)}
-    families = {role: parent.family for role, parent in parents.items()}
+    weights = record.spec["parents"]["model"]
+    model = find_model(store, weights, record.model_family, data)
+    if model is None:
+        raise BenchError(f"its weights ({weights}) are not in {store}/checkpoints: make or import them there")
     own = {key: value for key, value in spec.items() if key != "parents"}
-    identity = identity_of(spec, record.seed)
+    identity = short_hash([spec, record.seed])
     kind = TASK_KINDS["evaluate"]
     where = Path(kind.folder) / spec["dataset"] / spec["norm"] / spec["threat"] / spec["defense"]
     return Task(
@@ -48,15 +45,8 @@ def task_against(store: Path, record: Record, spec: dict[str, Any], data: Locate
         spec=spec,
         seed=record.seed,
         id=identity,
-        family=short_hash([own, families]),
+        family=short_hash([own, {"model": model.family}]),
         path=where / f"{spec['attack']}-seed{record.seed}-{identity}{kind.suffix}",
         data=data,
-        parents=parents,
+        parents={"model": model},
     )
-
-
-def _model(store: Path, record: Record, data: Located) -> Task:
-    identity = record.spec["parents"]["model"]
-    if task := find_model(store, identity, record.model_family, data):
-        return task
-    raise BenchError(f"its weights ({identity}) are not in {store}/checkpoints: make or import them there")

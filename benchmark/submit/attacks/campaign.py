@@ -11,6 +11,7 @@ import numpy as np
 from robustness_bench.benchmark.context import Context
 from robustness_bench.benchmark.data import DATASETS, Located
 from robustness_bench.benchmark.errors import BenchError, check_known
+from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.measure.verification import data_of
 from robustness_bench.benchmark.plan.cost import passes
 from robustness_bench.benchmark.plan.tasks import Task
@@ -22,12 +23,13 @@ from robustness_bench.benchmark.run.engines.worker import perform
 from robustness_bench.benchmark.run.watching.progress import Progress
 from robustness_bench.benchmark.statistics import MeanStd, mean_std
 from robustness_bench.benchmark.store.cells import Record, find_records, read_record
-from robustness_bench.benchmark.submit.attacks.against import identity_of, spec_against, task_against
+from robustness_bench.benchmark.submit.attacks.against import spec_against, task_against
+from robustness_bench.benchmark.submit.board.standing import QUICK
 from robustness_bench.benchmark.submit.manifest.attack import AttackSubmission
 from robustness_bench.defenses.registry import defense_presets
 
+# The class's name in the first records, which ids are made of; ``attacks.class_names`` finds it today.
 _ATTACK = "benchmark.submission.remote_attack:SubmittedAttack"
-_QUICK = 20  # images in a quick run
 _COLUMNS = ("Worst before", "This attack", "Worst after")
 
 
@@ -69,40 +71,26 @@ def plan_campaign(
     done = {record.id for _, record in records if record.status == "ok"}
     campaign = Campaign({}, [], {})
     for path, record in natural:
-        if record.spec["norm"] in attack.norms and record.spec["defense"] in (
-            aim.defenses or (record.spec["defense"],)
-        ):
-            _add(campaign, attack, sha256, aim, done, (path, record), find)
+        label, defense = record.spec["dataset"], record.spec["defense"]
+        if record.spec["norm"] not in attack.norms or defense not in (aim.defenses or (defense,)):
+            continue
+        if label in DATASETS and not attack.is_for(label):
+            continue
+        spec = _spec(attack, sha256, record, quick=aim.quick)
+        identity = short_hash([spec, record.seed])
+        try:
+            if identity not in done:
+                data = data_of(record, path, find)
+                if not attack.is_for(data.info.name):
+                    continue
+                campaign.todo.append(task_against(aim.store, record, spec, data))
+            campaign.wanted[identity] = record
+        except BenchError as error:
+            told = f"{label} {defense}, seed {record.seed}: {error}"
+            campaign.skipped.setdefault(record.spec["parents"]["model"], told)
     if not campaign.wanted and not campaign.skipped:
         raise BenchError(_nothing(attack, aim))
     return campaign
-
-
-def _add(
-    campaign: Campaign,
-    attack: AttackSubmission,
-    sha256: str,
-    aim: Aim,
-    done: Collection[str],
-    of: tuple[Path, Record],
-    find: Callable[[Mapping[str, Any]], Located],
-) -> None:
-    path, record = of
-    label = record.spec["dataset"]
-    if label in DATASETS and not attack.is_for(label):
-        return
-    spec = _spec(attack, sha256, record, quick=aim.quick)
-    identity = identity_of(spec, record.seed)
-    try:
-        if identity not in done:
-            data = data_of(record, path, find)
-            if not attack.is_for(data.info.name):
-                return
-            campaign.todo.append(task_against(aim.store, record, spec, data))
-        campaign.wanted[identity] = record
-    except BenchError as error:
-        told = f"{label} {record.spec['defense']}, seed {record.seed}: {error}"
-        campaign.skipped.setdefault(record.spec["parents"]["model"], told)
 
 
 def _spec(attack: AttackSubmission, sha256: str, record: Record, *, quick: bool) -> dict[str, object]:
@@ -115,7 +103,7 @@ def _spec(attack: AttackSubmission, sha256: str, record: Record, *, quick: bool)
         "link": attack.link,
         "sha256": sha256,
     }
-    images = min(record.spec["n_examples"], _QUICK) if quick else record.spec["n_examples"]
+    images = min(record.spec["n_examples"], QUICK) if quick else record.spec["n_examples"]
     return spec_against(record, f"{SUBMITTED}-{attack.slug}", told, n_examples=images)
 
 

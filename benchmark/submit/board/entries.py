@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.files import check_format, file_hash, read_json, reading, write_json
 from robustness_bench.benchmark.models import checked
+from robustness_bench.benchmark.plan.protocol import Protocol
+from robustness_bench.benchmark.report import publish as report
+from robustness_bench.benchmark.report.rendering.table import Table
 from robustness_bench.benchmark.submit.intake.static import MODEL_FILE
 from robustness_bench.benchmark.submit.manifest.defense import Submission
 from robustness_bench.defenses.registry import DefensePreset, register
@@ -67,6 +71,12 @@ def register_entries(store: Path) -> None:
     """Register the submissions of a store as defenses, so that tables have rows for them."""
     for entry in find_entries(store):
         register_entry(entry)
+
+
+def publish(out: Path, protocol: Protocol, data: dict[str, Located]) -> list[Table]:
+    """Call ``report.publish`` with the store's submissions registered as defenses, so that they have rows."""
+    register_entries(out)
+    return report.publish(out, protocol, data)
 
 
 def register_entry(entry: Entry) -> None:

@@ -15,7 +15,7 @@ from robustness_bench.benchmark.submit.board.entries import Entry, register_entr
 from robustness_bench.benchmark.submit.intake.static import MODEL_FILE
 
 _LACKS = {NOT_DIAGNOSED: "a diagnosis", BATCH_DEPENDENT: "outputs that do not depend on the batch"}
-_QUICK = 20  # images in a quick run
+QUICK = 20  # images in a quick run
 _RANDOMISED = {"aa": "aa-rand"}
 
 
@@ -60,7 +60,7 @@ def protocol_of(entry: Entry, folder: Path | None = None, *, quick: bool = False
     if sent.randomised:
         tree["attacks"] = {"strict": {sent.norm: [_RANDOMISED.get(name, name) for name in attacks]}}
     if quick:
-        tree["n_examples"] = _QUICK
+        tree["n_examples"] = QUICK
     return load_protocol(None, tree)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from robustness_bench.attacks.registry import attack_presets
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.plan.cost import pass_seconds
+from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.run.watching.progress import duration
 from robustness_bench.benchmark.statistics import Interval, wilson
 from robustness_bench.benchmark.store.flags import FLAGS, flags
@@ -217,8 +218,6 @@ def _protocol_passes(s: Subject) -> tuple[list[str], float, float]:
 
     Half of the images are assumed to be fooled at once.
     """
-    from robustness_bench.benchmark.plan.protocol import load_protocol
-
     submission = s.submission
     overrides = {"datasets": [submission.dataset], "norms": [submission.norm]}
     names = load_protocol(None, overrides).settings[0].attacks[submission.norm]

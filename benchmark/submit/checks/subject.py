@@ -14,7 +14,12 @@ from robustness_bench.benchmark.data.base import DatasetInfo
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.measure.attacks import Columns, Sample
 from robustness_bench.benchmark.measure.gradients import Piece, measure
+from robustness_bench.benchmark.networks import build_model
+from robustness_bench.benchmark.networks.fold import folded
+from robustness_bench.benchmark.networks.matching import fit_weights
+from robustness_bench.benchmark.networks.weights import read_weights
 from robustness_bench.benchmark.store.flags import Measured
+from robustness_bench.benchmark.store.models import confined_model
 from robustness_bench.benchmark.submit.intake.static import MODEL_FILE
 from robustness_bench.benchmark.submit.manifest.defense import Submission
 
@@ -75,14 +80,12 @@ def _at_once(name: str, n: int, piece: Piece) -> Columns:
 
 
 @contextmanager
-def loaded(submission: Submission, folder: Path, device: str) -> "Iterator[nn.Module]":
+def loaded(submission: Submission, folder: Path, device: str) -> Iterator[nn.Module]:
     """Yield the model with its weights: a listed one in this process, submitted code in a confined one."""
     info, weights = DATASETS[submission.dataset].info, folder / submission.weights
     if not submission.own:
         yield listed_model(submission, weights, plain=submission.weights_plain).to(device)
         return
-    from robustness_bench.benchmark.store.models import confined_model
-
     model = confined_model(folder / MODEL_FILE, weights, info, device)
     try:
         yield model
@@ -90,19 +93,12 @@ def loaded(submission: Submission, folder: Path, device: str) -> "Iterator[nn.Mo
         model.close()
 
 
-def listed_model(submission: Submission, weights: Path, *, plain: bool) -> "nn.Module":
+def listed_model(submission: Submission, weights: Path, *, plain: bool) -> nn.Module:
     """Return the listed architecture with these weights, frozen, in evaluation mode.
 
     Raises:
         BenchError: the weights do not fit.
     """
-    import torch
-
-    from robustness_bench.benchmark.networks import build_model
-    from robustness_bench.benchmark.networks.fold import folded
-    from robustness_bench.benchmark.networks.matching import fit_weights
-    from robustness_bench.benchmark.networks.weights import read_weights
-
     tensors = read_weights(weights)
     _check_width(submission, sum(tensor.numel() for tensor in tensors.values()))
     with torch.random.fork_rng(devices=[]):
@@ -114,10 +110,6 @@ def listed_model(submission: Submission, weights: Path, *, plain: bool) -> "nn.M
 
 def _check_width(submission: Submission, held: int) -> None:
     """Raise BenchError for a width far beyond the weights, before it takes all memory."""
-    import torch
-
-    from robustness_bench.benchmark.networks import build_model
-
     with torch.device("meta"):
         model = build_model(submission.architecture, DATASETS[submission.dataset].info, submission.width)
     wanted = sum(tensor.numel() for tensor in model.state_dict().values())
