@@ -6,11 +6,11 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from robustness_bench.benchmark.errors import BenchError
+from robustness_bench.benchmark.parts import installed
 from robustness_bench.defenses.plugins import load_plugin
 
 AUTO_BATCH = {"cpu": 128, "cuda": 1024}
@@ -95,21 +95,13 @@ def environment(device: str) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "packages": {name: found for name in packages if (found := _version(name))},
+        "packages": {name: found for name in packages if (found := installed(name))},
         "device": device,
         "hardware": hardware,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "revision": _revision(),
     }
-
-
-def _version(package: str) -> str:
-    """Return the version of a package; empty where it is not installed, such as ours in a bare checkout."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def _revision() -> str:

@@ -42,20 +42,19 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(0o644)  # mkstemp lets nobody else read it
         Path(temporary).replace(path)
-    except OSError as error:
+    except BaseException as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         remedy = (
             "free some space and run the same command again"
             if error.errno in _NO_ROOM
             else "choose another --out or fix its permissions"
         )
         raise StoreError(f"cannot write {path}: {error.strerror}; nothing is lost, {remedy}") from error
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

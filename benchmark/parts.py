@@ -21,7 +21,7 @@ class Part(NamedTuple):
 
     def versions(self) -> dict[str, str]:
         """Return each distribution's version; empty where it is not installed."""
-        return {name: _version(name) for name in self.packages}
+        return {name: installed(name) for name in self.packages}
 
 
 PARTS = {
@@ -40,7 +40,8 @@ PARTS = {
 """Extra -> part, as in pyproject.toml."""
 
 
-def _version(distribution: str) -> str:
+def installed(distribution: str) -> str:
+    """Return the version of a package; empty where it is not installed, such as ours in a bare checkout."""
     try:
         return version(distribution)
     except PackageNotFoundError:

@@ -74,7 +74,8 @@ class _Asker:
     def __init__(self, channel: Channel) -> None:
         self._channel, self._lock = channel, threading.Lock()
         self._tokens = count()
-        self._forgotten: deque[int] = deque()
+        self.forgotten: deque[int] = deque()
+        """Forward passes whose graphs the other side can release."""
 
     def forward(self, x: "Tensor", gradient: bool) -> "tuple[Tensor, int]":
         token = next(self._tokens)
@@ -83,26 +84,22 @@ class _Asker:
     def backward(self, token: int, seed: "Tensor", shape: tuple[int, ...]) -> "Tensor":
         return self._ask("backward", token, seed).reshape(shape)
 
-    def forget(self, context: Any, token: int) -> None:
-        """Release the other side's graph together with ``context``."""
-        weakref.finalize(context, self._forgotten.append, token).atexit = False
-
     def _ask(self, kind: str, token: int, tensor: "Tensor", **more: Any) -> "Tensor":
         import torch
 
         with self._lock:
-            released = [self._forgotten.popleft() for _ in range(len(self._forgotten))]
+            released = [self.forgotten.popleft() for _ in range(len(self.forgotten))]
             header = {"kind": kind, "token": token, "release": released, **more}
             self._channel.send(header, raw(tensor))
             return torch.frombuffer(self._channel.receive(sys.maxsize).payload, dtype=torch.float32)
 
 
 class _Graph:
-    """What a backward pass needs from its forward pass."""
+    """What a backward pass needs from its forward pass; the other side's graph is released with it."""
 
     def __init__(self, token: int, shape: tuple[int, ...], asker: _Asker) -> None:
         self.token, self.shape = token, shape
-        asker.forget(self, token)
+        weakref.finalize(self, asker.forgotten.append, token).atexit = False
 
 
 def _model(asker: _Asker, image: tuple[int, ...], most: int) -> "nn.Module":

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -76,18 +75,9 @@ class AttackProcess(ConfinedProcess):
                     with clock.running() as deadline:
                         self._channel.send(header, answer, deadline)
                         frame = self._channel.receive(desk.longest, deadline)
-                    if self._kind(frame) == "found":
+                    if self._kind_of(frame, "forward", "backward", "found") == "found":
                         return _found(frame, shape).to(x.device)
                     header, answer = desk.answer(frame)
-
-    def _kind(self, frame: Frame) -> Literal["found", "pass"]:
-        failure = self._reported(frame)
-        if failure is not None:
-            raise failure
-        kind = frame.header.get("kind")
-        if kind not in ("forward", "backward", "found"):
-            raise WireError("a message of another kind")
-        return "found" if kind == "found" else "pass"
 
     def __enter__(self) -> "AttackProcess":
         return self

@@ -155,7 +155,7 @@ def confine(scratch: Path, limits: Limits, *, parent: int, packages: Path, devic
         kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         kernel.drop_capabilities()
-    if parent and os.getppid() != parent:
+    if parent and os.getppid() != parent:  # it ended before the signal of its end was asked for
         os._exit(1)
     landlock.restrict(_allowed(scratch, packages, device))
     seccomp.restrict()

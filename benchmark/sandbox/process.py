@@ -147,20 +147,21 @@ class ConfinedProcess:
     def _await_start(self) -> None:
         with self._lock:
             with self._answering(_SECONDS_FOR_TORCH, "start of Python and torch") as deadline:
-                self._expect("confined", deadline)
+                self._kind_of(self._channel.receive(0, deadline), "confined")
             self._watcher = Watcher(self._inner or self._process.pid, self._scratch, self._limits)
             self._watcher.start()
             with self._answering(self._limits.seconds_to_start, self.starting) as deadline:
                 self._channel.send({"kind": "go"}, deadline=deadline)
-                self._expect("ready", deadline)
+                self._kind_of(self._channel.receive(0, deadline), "ready")
 
-    def _expect(self, kind: str, deadline: float) -> None:
-        answer = self._channel.receive(0, deadline)
-        failure = self._reported(answer)
+    def _kind_of(self, answer: Frame, *expected: str) -> str:
+        """Return which of the kinds an answer is of; the failure that it reports is raised."""
+        failure, kind = self._reported(answer), answer.header.get("kind")
         if failure is not None:
             raise failure
-        if answer.header.get("kind") != kind:
+        if kind not in expected:
             raise WireError("a message of another kind")
+        return str(kind)
 
     @contextlib.contextmanager
     def _answering(self, seconds: float, during: str) -> Iterator[float]:

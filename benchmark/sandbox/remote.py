@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustness_bench.benchmark.sandbox.confinement import Limits, require
 from robustness_bench.benchmark.sandbox.process import ModelProcess, Settings
+from robustness_bench.benchmark.sandbox.untrusted import raw
 
 _BYTES = 4  # of a float32
 
@@ -89,9 +90,8 @@ class RemoteModel(nn.Module):
         """Send ``x``; return the answer's header and its tensor, None if it has none."""
         released = [self._forgotten.popleft() for _ in range(len(self._forgotten))]
         header = {"kind": kind, "token": token, "release": released, **more}
-        payload = x.detach().cpu().contiguous().numpy().data.cast("B")
         kind, shape = answer
-        header, content = self._process.ask(header, payload, (kind, _BYTES * torch.Size(shape).numel()))
+        header, content = self._process.ask(header, raw(x), (kind, _BYTES * torch.Size(shape).numel()))
         if not content:
             return header, None
         return header, torch.frombuffer(content, dtype=torch.float32).reshape(shape).to(x.device)

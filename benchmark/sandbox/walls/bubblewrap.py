@@ -22,6 +22,7 @@ _NAMESPACES = (
     "--unshare-uts",
     "--unshare-cgroup-try",
 )
+_START = (_PROGRAM, "--die-with-parent", *_NAMESPACES)
 _WHOLE = ("/proc", "/sys/devices/system")
 _PACKAGE = Path(__file__).parents[3]
 """This package's folders; in a checkout, links lead to them."""
@@ -37,7 +38,7 @@ def command(visible: Iterable[Path], devices: Iterable[Path], scratch: Path) -> 
     prefixes = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
     links = [path.resolve() for path in _PACKAGE.iterdir() if path.is_symlink()]
     paths = {*visible, *map(Path, prefixes), *map(Path, _WHOLE), _PACKAGE, *links}
-    words = [_PROGRAM, "--die-with-parent", *_NAMESPACES]
+    words = [*_START]
     for path in sorted(paths, key=lambda path: len(path.parts)):  # what is inside another after it
         if path.parts[:2] != ("/", "dev"):
             words += ["--ro-bind-try", str(path), str(path)]
@@ -52,21 +53,9 @@ def problem() -> str:
     """Return why bubblewrap cannot be used here, found out by a trial; nothing if it can."""
     if shutil.which(_PROGRAM) is None:
         return "it is not installed"
-    words = [
-        _PROGRAM,
-        "--die-with-parent",
-        *_NAMESPACES,
-        "--ro-bind",
-        "/",
-        "/",
-        "--dev",
-        "/dev",
-        sys.executable,
-    ]
+    words = [*_START, "--ro-bind", "/", "/", "--dev", "/dev", sys.executable, "-I", "-S", "-c", ""]
     try:
-        done = subprocess.run(
-            [*words, "-I", "-S", "-c", ""], capture_output=True, text=True, timeout=_SECONDS, check=False
-        )
+        done = subprocess.run(words, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"it does not run: {error}"
     said = next(iter(done.stderr.strip().splitlines()), f"it ends with status {done.returncode}")

@@ -152,7 +152,7 @@ _FIOSETOWN, _SIOCSPGRP = 0x8901, 0x8902
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 _ALLOW, _KILL_PROCESS, _REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
-_X32 = 0x40000000
+_X32 = 0x40000000  # numbers from here on are the x32 ABI's, which the tables do not have
 _FILTER_MODE, _GET_ACTION_AVAIL = 2, 2
 
 
