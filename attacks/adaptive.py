@@ -4,11 +4,10 @@ After Carlini and Wagner 2017, "MagNet and 'Efficient Defenses Against Adversari
 to adversarial examples", https://arxiv.org/abs/1711.08478, and their code, github.com/carlini/MagNet.
 """
 
-import dataclasses
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +15,10 @@ from torch import Tensor, nn
 from robustness_bench.attacks.base import AttackError, check_images, check_result, frozen
 from robustness_bench.attacks.constant_search import ConstantSearch, Nearest, hinge, improved
 from robustness_bench.attacks.numerics import geometry
+from robustness_bench.attacks.numerics.adam import Adam
 from robustness_bench.attacks.numerics.losses import margin
 
-__all__ = ["AdaptiveDetection", "Evasion", "Guarded"]
 _INSIDE = 0.999  # pixels of exactly 0 and 1 stay at finite w, where tanh is not yet flat
-_DECAY_1, _DECAY_2, _TINY = 0.9, 0.999, 1e-8  # Adam: Kingma and Ba 2015, https://arxiv.org/abs/1412.6980
 _CHECKS = 10  # of progress, per search step
 _CLEAR = 1e-4  # beyond boundary and thresholds, since the same image rounds differently in another batch
 
@@ -154,10 +152,6 @@ class AdaptiveDetection:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
 
-    def identity(self) -> dict[str, Any]:
-        """Name and every hyperparameter, ready for JSON."""
-        return {"attack": type(self).__name__, **dataclasses.asdict(self)}
-
     def passes(self, classes: int) -> tuple[int, int]:
         """Return the most forward and backward passes that a sample can cost, for time estimates."""
         gradients = min(self.targets, classes - 1) * self.search_steps * self.steps
@@ -209,7 +203,7 @@ class AdaptiveDetection:
         for _ in range(self.search_steps):
             success = torch.zeros_like(y, dtype=torch.bool)
             rows = torch.arange(len(x), device=x.device)  # the samples still in this search step
-            descent = _Adam(((2.0 * x - 1.0) * _INSIDE).atanh())
+            descent = Adam(((2.0 * x - 1.0) * _INSIDE).atanh())
             previous = torch.full_like(search.c, torch.inf)
             for step in range(self.steps):
                 if not len(rows):
@@ -242,21 +236,3 @@ class AdaptiveDetection:
         surfaces, excess = probe.differentiable(x_adv, target)
         scores = self.weight * (excess + self.slack).relu().sum(1)
         return sum((hinge(-margin(logits, target), self.confidence) for logits in surfaces), scores), excess
-
-
-class _Adam:
-    """Adam on each row of ``w`` (N, …) separately, so that samples can be dropped."""
-
-    def __init__(self, w: Tensor) -> None:
-        self.w, self.first, self.second, self.steps = w, torch.zeros_like(w), torch.zeros_like(w), 0
-
-    def step(self, gradient: Tensor, size: float) -> None:
-        self.steps += 1
-        self.first = _DECAY_1 * self.first + (1.0 - _DECAY_1) * gradient
-        self.second = _DECAY_2 * self.second + (1.0 - _DECAY_2) * gradient.square()
-        mean = self.first / (1.0 - _DECAY_1**self.steps)
-        variance = self.second / (1.0 - _DECAY_2**self.steps)
-        self.w = self.w.detach() - size * mean / (variance.sqrt() + _TINY)
-
-    def keep(self, stay: Tensor) -> None:
-        self.w, self.first, self.second = self.w[stay], self.first[stay], self.second[stay]

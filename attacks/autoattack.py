@@ -120,14 +120,7 @@ class AutoAttack(BudgetAttack):
         return x_adv
 
     def _run(
-        self,
-        name: str,
-        model: nn.Module,
-        samples: Samples,
-        targets: Tensor,
-        room: int,
-        *,
-        leave: bool = True,
+        self, name: str, model: nn.Module, samples: Samples, targets: Tensor, room: int, *, leave: bool = True
     ) -> Found:
         """One member from all its starts."""
         targeted = name.endswith("-t")

@@ -5,12 +5,11 @@ labels ``y`` are int64 of shape (N,), a model maps images to logits (N, K), and 
 pixel units.
 """
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, final
+from typing import ClassVar, Literal, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -171,10 +170,6 @@ class Attack(ABC):
 
     def check(self, distance: Tensor) -> None:  # noqa: B027 - no budget, nothing to check
         """Raise AttackError if the attack broke its own budget."""
-
-    def identity(self) -> dict[str, Any]:
-        """Name and every hyperparameter, ready for JSON."""
-        return {"attack": type(self).__name__, **dataclasses.asdict(self)}
 
     @final
     def __call__(

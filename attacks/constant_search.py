@@ -16,7 +16,7 @@ from robustness_bench.attacks.base import MinimumNormAttack
 from robustness_bench.attacks.foolbox import DDN
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.geometry import Norm
-from robustness_bench.attacks.numerics.losses import margin
+from robustness_bench.attacks.numerics.losses import margin_slope
 from robustness_bench.attacks.numerics.noise import Noise
 
 _LARGEST_CONSTANT = 1e10  # of the authors' code
@@ -84,11 +84,8 @@ class ConstantSearchAttack(MinimumNormAttack):
         search = ConstantSearch.start(self.initial_const, x)
         if not self.warm_steps or not len(x):
             return Begun(x, x, x.new_full((len(x),), -torch.inf), search)
-        images = DDN(steps=self.warm_steps).perturb(model, x, y, noise).requires_grad_()
-        with torch.enable_grad():
-            margins = margin(model(images), y)
-            (slope,) = torch.autograd.grad(margins.sum(), images)
-        images, margins = images.detach(), margins.detach()
+        images = DDN(steps=self.warm_steps).perturb(model, x, y, noise)
+        slope, margins = margin_slope(model, images, y)
         steepness = geometry.size(slope, "l2")
         c = _AMPLE * geometry.size(self.pull(images - x), "l2") / steepness
         found = (margins > 0) & (steepness > 0)

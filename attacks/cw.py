@@ -5,17 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustness_bench.attacks.constant_search import (
-    ConstantSearchAttack,
-    Nearest,
-    hinge,
-    improved,
-)
+from robustness_bench.attacks.constant_search import ConstantSearchAttack, Nearest, hinge, improved
+from robustness_bench.attacks.numerics.adam import Adam
 from robustness_bench.attacks.numerics.losses import margin
 from robustness_bench.attacks.numerics.noise import Noise
 
 _INSIDE = 0.999999  # of the authors' code: pixels of exactly 0 and 1 stay at finite w
-_DECAY_1, _DECAY_2, _TINY = 0.9, 0.999, 1e-8  # Adam: Kingma and Ba 2015, https://arxiv.org/abs/1412.6980
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,37 +31,32 @@ class CW(ConstantSearchAttack):
         for _ in range(self.search_steps):
             success, before = torch.zeros_like(y, dtype=torch.bool), nearest.distance.sqrt()
             rows = searching  # the samples still in this search step
-            natural, labels, c, w = x[rows], y[rows], search.c[rows], w_start[rows]
-            first = second = torch.zeros_like(w)
+            natural, labels, c, descent = x[rows], y[rows], search.c[rows], Adam(w_start[rows])
             previous = torch.full_like(c, torch.inf)
             for step in range(self.steps):
                 if not len(rows):
                     break
-                w.requires_grad_()
+                w = descent.w.requires_grad_()
                 x_adv = (w.tanh() + 1.0) / 2.0
                 margins = margin(model(x_adv), labels)
                 distance = _squared(x_adv - natural)
                 loss = distance + c * hinge(margins, self.confidence)
                 (gradient,) = torch.autograd.grad(loss.sum(), w)
-                w, x_adv, margins = w.detach(), x_adv.detach(), margins.detach()
+                x_adv, margins = x_adv.detach(), margins.detach()
                 distance, loss = distance.detach(), loss.detach()
 
                 adversarial = margins > self.confidence
                 success[rows] |= adversarial
                 nearest.offer(rows, x_adv, distance, adversarial)
 
-                first = _DECAY_1 * first + (1.0 - _DECAY_1) * gradient
-                second = _DECAY_2 * second + (1.0 - _DECAY_2) * gradient.square()
-                mean = first / (1.0 - _DECAY_1 ** (step + 1))
-                variance = second / (1.0 - _DECAY_2 ** (step + 1))
-                w = w - self.step_size * mean / (variance.sqrt() + _TINY)
-
+                descent.step(gradient, self.step_size)
                 if self.checks_progress(step):
                     stay = improved(loss, previous)
                     previous = loss
                     if not stay.all():
-                        rows, w, first, second = rows[stay], w[stay], first[stay], second[stay]
-                        natural, labels, c, previous = x[rows], y[rows], search.c[rows], previous[stay]
+                        descent.keep(stay)
+                        rows, previous = rows[stay], previous[stay]
+                        natural, labels, c = x[rows], y[rows], search.c[rows]
             search = search.after(success)
             going = ~success | self.gains(before, nearest.distance.sqrt())
             if self.settled:

@@ -6,12 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from robustness_bench.attacks.constant_search import (
-    ConstantSearchAttack,
-    Nearest,
-    hinge,
-    improved,
-)
+from robustness_bench.attacks.constant_search import ConstantSearchAttack, Nearest, hinge, improved
 from robustness_bench.attacks.numerics.losses import margin
 from robustness_bench.attacks.numerics.noise import Noise
 

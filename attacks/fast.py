@@ -16,7 +16,7 @@ from robustness_bench.attacks.autoattack import AutoAttack
 from robustness_bench.attacks.base import BudgetAttack
 from robustness_bench.attacks.numerics import geometry
 from robustness_bench.attacks.numerics.geometry import Norm, per_sample
-from robustness_bench.attacks.numerics.losses import margin, targeted_margin
+from robustness_bench.attacks.numerics.losses import margin, margin_slope, targeted_margin
 from robustness_bench.attacks.numerics.noise import Noise, key_of
 from robustness_bench.attacks.numerics.precision import ByAge, Precision, confirmed, lowered_steps
 from robustness_bench.attacks.searches.pool import Rows, Samples, Search, searched
@@ -202,7 +202,7 @@ class FastAutoAttack(BudgetAttack):
         if not len(ends):  # which a network may not take
             return ends.new_empty(0)
         x, y, _ = samples
-        slope, reached = _slope(model, ends, y)
+        slope, reached = margin_slope(model, ends, y)
         promise = (slope * (self._along(slope, x, 1.0) - ends)).flatten(1).sum(1)
         share = promise / (-reached).clamp_min(torch.finfo(reached.dtype).tiny)
         return share.masked_fill((slope == 0).flatten(1).all(1), torch.inf)
@@ -217,7 +217,7 @@ class FastAutoAttack(BudgetAttack):
             highest: margin that the ascents have reached.
         """
         x, y, noise = samples
-        slope, _ = _slope(model, x, y)
+        slope, _ = margin_slope(model, x, y)
         promise = (slope * (self._along(slope, x, 1.0) - x)).flatten(1).sum(1)
         odd = promise < _FLAT * gap
         kept = (highest + gap) / torch.minimum(promise, gap)
@@ -296,15 +296,6 @@ class Ascent(Search[Ascending]):
         moved = x_adv + per_sample(self.sizes[age].to(x), x) * geometry.ascent(gradient, self.norm)
         moved = (x + geometry.project(moved - x, self.norm, self.eps)).clamp(0.0, 1.0)
         return Ascending(sample, moved), x_adv, fooled
-
-
-def _slope(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient of the margin, and the margin: (N, C, H, W), (N,)."""
-    point = x.detach().requires_grad_()
-    with torch.enable_grad():
-        reached = margin(model(point), y)
-        (slope,) = torch.autograd.grad(reached.sum(), point)
-    return slope, reached.detach()
 
 
 def _ahead(logits: Tensor, y: Tensor) -> Tensor:

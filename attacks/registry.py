@@ -23,10 +23,7 @@ BOUNDED = ("budget", "minimum-norm")
 """Kinds that stay inside, or are read at, the ε of a threat model: the worst case is made of them."""
 NORMS = ("linf", "l2")
 EIGHT_BIT, JPEG = "8-bit", "jpeg-"
-STORAGES = {
-    EIGHT_BIT: "rounded to the 256 levels of 8 bits",
-    JPEG: "as a JPEG of this quality, 1 to 100",
-}
+STORAGES = {EIGHT_BIT: "rounded to the 256 levels of 8 bits", JPEG: "as a JPEG of this quality, 1 to 100"}
 """Ways to store an image before it is judged: ``NAME@8-bit``, ``NAME@jpeg-75``."""
 EXACT, BF16 = "float32", "bf16"
 """What an attack's gradients are taken in."""

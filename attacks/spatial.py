@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustness_bench.attacks.base import Attack
+from robustness_bench.attacks.numerics.adam import Adam
 from robustness_bench.attacks.numerics.geometry import mended, per_sample
 from robustness_bench.attacks.numerics.losses import margin
 from robustness_bench.attacks.numerics.noise import Noise
 
 _ROUNDING = 0.1  # pixels: below this length the optimised flow loss is smooth
-_DECAY_1, _DECAY_2, _TINY = 0.9, 0.999, 1e-8  # Adam: Kingma and Ba 2015, https://arxiv.org/abs/1412.6980
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +56,10 @@ class STA(Attack):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         best = x.clone()
         smallest = x.new_full((len(x),), torch.inf)
-        flow = x.new_zeros(len(x), 2, *x.shape[2:])
-        first, second = torch.zeros_like(flow), x.new_zeros(len(x))
+        descent = Adam(x.new_zeros(len(x), 2, *x.shape[2:]))
         for step in range(self.steps + 1):
             last = step == self.steps
-            flow.requires_grad_(not last)
+            flow = descent.w.requires_grad_(not last)
             x_adv = warp(x, flow)
             margins, cost = margin(model(x_adv), y), flow_loss(flow.detach())
             smoother = (margins > self.confidence) & (cost < smallest)
@@ -70,13 +69,8 @@ class STA(Attack):
             loss = (-margins).clamp_min(-self.confidence) + self.tau * flow_loss(flow, _ROUNDING)
             (gradient,) = torch.autograd.grad(loss.sum(), flow)
             gradient = mended(gradient)  # sampling at NaN may crash the process
-
-            first = _DECAY_1 * first + (1.0 - _DECAY_1) * gradient
-            second = _DECAY_2 * second + (1.0 - _DECAY_2) * gradient.square().flatten(1).mean(1)
-            mean = first / (1.0 - _DECAY_1 ** (step + 1))
-            variance = second / (1.0 - _DECAY_2 ** (step + 1))
-            step_size = self.step_size * (1.0 - step / self.steps)
-            flow = flow.detach() - step_size * mean / per_sample(variance.sqrt() + _TINY, mean)
+            squares = per_sample(gradient.square().flatten(1).mean(1), gradient)
+            descent.step(gradient, self.step_size * (1.0 - step / self.steps), squares)
         return best
 
 

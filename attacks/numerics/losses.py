@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 LossName = Literal["log-odds", "ce", "margin", "dlr"]
@@ -20,6 +20,15 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     true = y[:, None]
     others = logits.scatter(1, true, -torch.inf)
     return others.max(1).values - logits.gather(1, true)[:, 0]
+
+
+def margin_slope(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of the model's margin at ``x``, and the margin: (N, C, H, W), (N,)."""
+    point = x.detach().requires_grad_()
+    with torch.enable_grad():
+        reached = margin(model(point), y)
+        (slope,) = torch.autograd.grad(reached.sum(), point)
+    return slope, reached.detach()
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ class Noise:
     def _bits(self, shape: tuple[int, ...], draw: int | Tensor) -> Tensor:
         positions = torch.arange(math.prod(shape), device=self.keys.device)
         keys = mix(self.keys + mix(torch.as_tensor(draw, device=self.keys.device)))[:, None]
+        # 23 bits: with the half that ``uniform`` adds, float32 holds each exactly, so none becomes 0 or 1.
         bits: Tensor = _shift_right(mix(mix(keys + positions * _GOLDEN)), 41)
         return bits.reshape(len(self), *shape)
 

@@ -1,5 +1,6 @@
 """APGD: Croce and Hein 2020, https://arxiv.org/abs/2003.01690, algorithm 1 and section 4."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -123,10 +124,8 @@ class APGD(Search[Climb]):
             checked = torch.where(new, value, checked)
         better = value > s.best_loss
         wide = per_sample(better, x_adv)
-        after = Climb(
-            x=s.x,
-            y=s.y,
-            target=s.target,
+        after = dataclasses.replace(
+            s,
             x_adv=x_adv,
             x_before=s.x_adv,
             gradient=gradient,
@@ -136,8 +135,6 @@ class APGD(Search[Climb]):
             previous=previous,
             gains=gains,
             checked=checked,
-            halved=s.halved,
-            step_size=s.step_size,
         )
         period = self.periods[age]
         return (_checked(after, period) if bool((period > 0).any()) else after), x_adv, fooled

@@ -26,7 +26,7 @@ def offer(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
 
 def test_a_plugin_s_attack_is_one_like_any_other() -> None:
     assert "fgsm" in attack_names()
-    assert attack_presets("strict")["fgsm"].build("l2", 0.5).identity()["step"] == 1.0
+    assert attack_presets("strict")["fgsm"].build("l2", 0.5).step == 1.0  # type: ignore[attr-defined]
     assert "fgsm" not in attack_presets("paper")
 
 
