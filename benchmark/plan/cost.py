@@ -159,17 +159,13 @@ def measure(tasks: Iterable[Task], context: Context) -> dict[tuple[str, int, str
     threads = torch.get_num_threads()
     torch.set_num_threads(context.threads or threads)
     try:
-        _measure(tasks, context.device, speeds)
+        for task in tasks:
+            key = passes(task).model
+            if key not in speeds:
+                speeds[key] = _probe(key, task, context.device)
     finally:
         torch.set_num_threads(threads)
     return speeds
-
-
-def _measure(tasks: Iterable[Task], device: str, speeds: dict[tuple[str, int, str], Speed]) -> None:
-    for task in tasks:
-        key = passes(task).model
-        if key not in speeds:
-            speeds[key] = _probe(key, task, device)
 
 
 def _probe(key: tuple[str, int, str], task: Task, device: str) -> Speed:

@@ -81,7 +81,7 @@ class _DetectionPlanner:
             "network": preset.identity(),
             "recipe": recipe,
             "training": self._held_out(),
-            **self.planner.dataset(),
+            **self.data.identity,
         }
         return self.planner.task("part", spec, seed, f"{name}-seed{seed}", {}, part=name)
 
@@ -97,7 +97,7 @@ class _DetectionPlanner:
             "images": preset.images,
             "gates": gates,
             "training": self._held_out(),
-            **self.planner.dataset(),
+            **self.data.identity,
         }
         parents = {MODEL: self.model, **self._parts(preset, seed)}
         words = {"detector": name, "of_parts": seed}
@@ -127,7 +127,7 @@ class _DetectionPlanner:
             "setting": setting,
             "parameters": {"attack": _ADAPTIVE_CLASS, **self.detection.adaptive_attack.identity()},
             **self._described(system),
-            **self.planner.dataset(),
+            **self.data.identity,
             "n_examples": min(self.detection.adaptive_examples or images, images),
         }
         stem, parents = f"detectors/{setting}-{system.name}-seed{self.seed}", self._parents(system, seed)
@@ -148,7 +148,7 @@ class _DetectionPlanner:
             "parameters": {} if crafted is None else crafted.spec["parameters"],
             "classifier": self.detection.classifier,
             **self._described(system),
-            **self.planner.dataset(),
+            **self.data.identity,
             "n_examples": n_examples,
         }
         name = attack if setting in ("natural", "white") else f"{attack}-{setting}"

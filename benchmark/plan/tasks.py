@@ -106,14 +106,12 @@ def make_plan(protocol: Protocol, data: dict[str, Located]) -> list[Task]:
     for settings in protocol.settings:
         planner = Planner(settings, data[settings.dataset])
         own: dict[tuple[str, str, int], list[Task]] = {}
-        for seed in range(protocol.seeds):
-            for norm in protocol.norms:
-                for threat in protocol.threats:
-                    for defense in protocol.defenses:
-                        for attack, budget in _columns(settings, norm):
-                            cell = planner.evaluate(threat, norm, defense, attack, budget, seed)
-                            tasks.update({task.id: task for task in cell.lineage()})
-                            own.setdefault((defense, norm, seed), []).append(cell)
+        rows = product(range(protocol.seeds), protocol.norms, protocol.threats, protocol.defenses)
+        for seed, norm, threat, defense in rows:
+            for attack, budget in _columns(settings, norm):
+                cell = planner.evaluate(threat, norm, defense, attack, budget, seed)
+                tasks.update({task.id: task for task in cell.lineage()})
+                own.setdefault((defense, norm, seed), []).append(cell)
         if protocol.diagnosis:
             diagnoses += [planner.diagnose(*model, cells) for model, cells in own.items()]
     return [*tasks.values(), *{task.id: task for task in diagnoses}.values()]
@@ -256,7 +254,7 @@ class Planner:
             **MODELS[model].identity(),
             "defense": preset.identity(),
             "training": settings.training.identity(),
-            **self.dataset(),
+            **self.data.identity,
         }
         name = f"{defense}-{model}"
         if preset.adversarial:  # a naturally trained model is the same for every norm
@@ -275,11 +273,10 @@ class Planner:
         """Return the task that copies given weights into the store."""
         source = self.settings.weights
         if source.startswith(ZOO):
-            robustbench_file(
-                source.removeprefix(ZOO), self.data.info.name, norm, Path()
-            )  # raises an error if it is invalid
+            name = source.removeprefix(ZOO)
+            robustbench_file(name, self.data.info.name, norm, Path())  # raises an error if it is invalid
             architecture: dict[str, Any] = {"model": source, "zoo_norm": norm}
-            name = f"{source.removeprefix(ZOO)}-{norm}"
+            name += f"-{norm}"
         elif source.startswith(NAMED):
             named = parse_named(source)
             architecture = {"model": named.name}
@@ -295,7 +292,7 @@ class Planner:
             architecture |= MODELS[model].identity()
             architecture |= _reading(self.settings)
             name = f"{stem(source)}-{model}"
-        spec = {**architecture, "defense": defense, **self.dataset()}
+        spec = {**architecture, "defense": defense, **self.data.identity}
         task = self.task("load", spec, 0, f"{defense}-{name}", {}, source=source)
         return replace(task, source=source, network=self.settings.network)
 
@@ -308,7 +305,7 @@ class Planner:
             "inner_loss": INNER_LOSS,
             "estimators": recipe,
             "training": settings.training.identity(),
-            **self.dataset(),
+            **self.data.identity,
         }
         name = f"estimators-{recipe['objective']}-on-{defense}-{norm}"
         parents = {"pretrained": self.train(defense, norm, seed)}
@@ -356,23 +353,13 @@ class Planner:
         parents = {"model": first, **{f"model-{index}": each for index, each in enumerate(others, 2)}}
         return self.task("craft", spec, first.seed, stem, parents, **words)
 
-    def dataset(self) -> dict[str, Any]:
-        """The data set, as it enters ids."""
-        return self.data.identity
-
     def sample(self) -> dict[str, Any]:
         """Return the data set and the number of attacked test images, as they enter ids."""
         images = min(self.settings.n_examples or self.data.test_images, self.data.test_images)
-        return {**self.dataset(), "n_examples": images}
+        return {**self.data.identity, "n_examples": images}
 
     def task(
-        self,
-        kind: str,
-        spec: dict[str, Any],
-        seed: int,
-        stem: str,
-        parents: dict[str, Task],
-        **words: Any,
+        self, kind: str, spec: dict[str, Any], seed: int, stem: str, parents: dict[str, Task], **words: Any
     ) -> Task:
         """A task whose id comes from ``spec``, its parents and ``seed``.
 

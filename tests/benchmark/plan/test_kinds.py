@@ -78,7 +78,7 @@ def new(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Task]:
     monkeypatch.setitem(TASK_KINDS, "draw", kind)
     planner = Planner(load_protocol().settings[0], locate("digits", Path("data")))
     return lambda number: planner.task(
-        "draw", {"number": number, **planner.dataset()}, 2, f"draw-{number}-seed2", {}, times="once"
+        "draw", {"number": number, **planner.data.identity}, 2, f"draw-{number}-seed2", {}, times="once"
     )
 
 
