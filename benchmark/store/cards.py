@@ -35,11 +35,7 @@ def write_card(path: Path, sha256: str, card: Card) -> None:
 
 
 def read_card(path: Path) -> Card:
-    """Read the card of the tensors at ``path``.
-
-    Raises:
-        StoreError: unreadable or of another format.
-    """
+    """Read the card of the tensors at ``path``; StoreError if unreadable or of another format."""
     card = read_json(card_of(path), remedy(path))
     check_format(card_of(path), card.get("format"), FORMAT)
     return card
@@ -79,18 +75,9 @@ def remedy(path: Path) -> str:
 
 
 def card_for(task: Task, context: Context, started: float, **found: Any) -> Card:
-    """Return the card of a finished task: what it is, how it was made, and what was ``found``.
-
-    Args:
-        started: of the clock ``time.monotonic``.
-    """
-    return {
-        "id": task.id,
-        "seed": task.seed,
-        "spec": task.spec,
-        **found,
-        **circumstances(task, context, started),
-    }
+    """Return the card of a finished task: what it is, its ``circumstances``, and what was ``found``."""
+    own = {"id": task.id, "seed": task.seed, "spec": task.spec}
+    return {**own, **found, **circumstances(task, context, started)}
 
 
 def circumstances(task: Task, context: Context, started: float) -> dict[str, Any]:
@@ -99,10 +86,7 @@ def circumstances(task: Task, context: Context, started: float) -> dict[str, Any
     Args:
         started: of the clock ``time.monotonic``.
     """
-    return {
-        "environment": environment_of(task, context),
-        "seconds": round(time.monotonic() - started, 3),
-    }
+    return {"environment": environment_of(task, context), "seconds": round(time.monotonic() - started, 3)}
 
 
 def environment_of(task: Task, context: Context) -> dict[str, Any]:
@@ -117,11 +101,7 @@ def environment_of(task: Task, context: Context) -> dict[str, Any]:
 
 
 def keep(task: Task, context: Context, started: float, tensors: "dict[str, Tensor]", **found: Any) -> None:
-    """Write the tensors that a task made, and its card with what else was ``found``.
-
-    Args:
-        started: of the clock ``time.monotonic``.
-    """
+    """Write the tensors that a task made, and its card (``card_for``)."""
     save_tensors(context.out / task.path, tensors, card_for(task, context, started, **found))
 
 

@@ -119,6 +119,7 @@ def robust_rows(rows: Mapping[str, NDArray[Any]], *, kind: str, norm: str, eps: 
     withstood = clean & (rows["adversarial_prediction"] == rows["label"])
     if kind != "minimum-norm":
         return np.asarray(withstood)
+    # The slack of ``attacks.base``, which reading records without torch cannot import.
     return np.asarray(withstood | (clean & (rows[norm] > eps * (1 + 1e-5) + 1e-6)))
 
 
@@ -172,11 +173,7 @@ def read_record(path: Path, columns: Columns | None = None) -> Record:
 
 
 def read_records(out: Path) -> list[Record]:
-    """Read all records of a store, each with the diagnosis of its model.
-
-    Raises:
-        StoreError: a record or a diagnosis is damaged; the message names the file.
-    """
+    """Read all records of a store, each with its model's diagnosis; StoreError if one of these is damaged."""
     diagnoses = Diagnoses([out])
     records = map(read_record, find_records(out))
     return [replace(record, diagnosis=diagnoses.of(record.spec)) for record in records]

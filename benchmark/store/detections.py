@@ -138,11 +138,7 @@ def is_kept(path: Path, task: Task) -> bool:
 
 
 def read_detection(path: Path) -> Detection:
-    """Read and verify one cell.
-
-    Raises:
-        StoreError: truncated, altered, or of another format; the message names the file.
-    """
+    """Read and verify one cell; StoreError, which names the file, if altered or of another format."""
     return read_as(Detection, path, FORMAT)
 
 

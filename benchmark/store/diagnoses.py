@@ -61,11 +61,7 @@ def probe_rank(probe: dict[str, Any]) -> tuple[int, ...]:
 
 
 def read_diagnosis(path: Path) -> Diagnosis:
-    """Read one diagnosis.
-
-    Raises:
-        StoreError: unreadable; the message names the file.
-    """
+    """Read one diagnosis; StoreError, which names the file, if unreadable."""
     story = read_json(path)
     with reading(path):
         spec = story["spec"]
@@ -87,11 +83,7 @@ def find_diagnoses(out: Path) -> list[Path]:
 
 
 class Diagnoses:
-    """The diagnoses of some stores, by what was probed.
-
-    Raises:
-        StoreError: one is damaged; the message names the file.
-    """
+    """The diagnoses of some stores, by what was probed; StoreError, naming the file, if one is damaged."""
 
     def __init__(self, stores: Iterable[Path]) -> None:
         self._of: dict[tuple[object, ...], list[Diagnosis]] = {}

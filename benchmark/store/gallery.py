@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from robustness_bench.benchmark.files import reading, write_atomic
 
-_FIELDS = ("x", "x_adv", "label", "clean_prediction", "adversarial_prediction")
-
 
 class Examples(NamedTuple):
     """The first K test images of a cell and their adversarial images."""
@@ -49,4 +47,4 @@ def read_examples(path: Path) -> Examples:
 
     with reading(path, "delete it, the page goes without images", SafetensorError):
         found = load(path.read_bytes())
-        return Examples(**{name: found[name] for name in _FIELDS})
+        return Examples(**{name: found[name] for name in Examples._fields})

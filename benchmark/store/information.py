@@ -41,11 +41,7 @@ def is_kept(path: Path, task: Task) -> bool:
 
 
 def read_mi_record(path: Path) -> MIRecord:
-    """Read and verify one file.
-
-    Raises:
-        StoreError: truncated, altered, or of another format; the message names the file.
-    """
+    """Read and verify one file; StoreError, which names it, if altered or of another format."""
     return read_as(MIRecord, path, FORMAT)
 
 

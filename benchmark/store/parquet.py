@@ -128,11 +128,7 @@ def read_table(
 
 
 def read_story(path: Path) -> Story:
-    """Read only what a table says of itself.
-
-    Raises:
-        StoreError: absent or truncated; the message names the file.
-    """
+    """Read only what a table says of itself; StoreError, which names the file, if absent or truncated."""
     with reading(path, AGAIN, pa.ArrowException):
         story: Story = json.loads(pq.read_metadata(path).metadata[_KEY])
         return story
