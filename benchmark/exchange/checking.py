@@ -6,26 +6,14 @@ from pathlib import Path
 from robustness_bench.benchmark.errors import StoreError
 from robustness_bench.benchmark.exchange.facts import Facts, examine, opened
 from robustness_bench.benchmark.exchange.layout import companions_of, owner_of
-from robustness_bench.benchmark.exchange.rules import (
-    WrongError,
-    bound_table,
-    check_generated,
-    check_scores,
-)
+from robustness_bench.benchmark.exchange.rules import WrongError, bound_table, check_generated, check_scores
 from robustness_bench.benchmark.exchange.sources import Source, tracked
 from robustness_bench.benchmark.files import short_hash
 from robustness_bench.benchmark.store.evidence import read_evidence
 
 
 def check(source: Source) -> dict[str, Facts]:
-    """Read every file of a source.
-
-    Returns:
-        Name -> facts, for all files without an owner.
-
-    Raises:
-        StoreError: for the first invalid file.
-    """
+    """Return name -> facts of every file without an owner; StoreError for the first invalid file."""
     contents, faults = look_over(source, stop=True)
     for fault in faults.values():
         raise fault
@@ -64,11 +52,7 @@ def look_over(source: Source, *, stop: bool = False) -> tuple[dict[str, Facts], 
 
 
 def check_together(source: Source, contents: dict[str, Facts]) -> None:
-    """Check files against those they depend on.
-
-    Raises:
-        StoreError: for the first that contradicts another.
-    """
+    """Check files against those they depend on; StoreError for the first that contradicts another."""
     _check_families(source, contents)
     _check_thresholds(source, contents)
 

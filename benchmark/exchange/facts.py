@@ -117,7 +117,8 @@ def examine(source: Source, name: str) -> Facts:
         bound_file(path)
         folder = name.partition("/")[0]
         if folder in _OTHERS:
-            return _OTHERS[folder](path, name)
+            check_place(name, _OTHERS[folder](path))
+            return Facts(id=name, seed=0, spec={"kind": folder, "parents": {}}, result=file_hash(path))
         facts: Facts = load(_kind(path, folder).archived)(path, name)
         return facts
 
@@ -174,11 +175,7 @@ def estimates_facts(path: Path, name: str) -> Facts:
     check_place(name, f"mi/{place}-seed{record.seed}-{record.id}.parquet")
     check_samples(record.rows, record.spec)
     return Facts(
-        id=record.id,
-        seed=record.seed,
-        spec=record.spec,
-        result=digest(record.rows, []),
-        family=record.family,
+        id=record.id, seed=record.seed, spec=record.spec, result=digest(record.rows, []), family=record.family
     )
 
 
@@ -226,36 +223,27 @@ def _check_status(record: Record | Detection) -> None:
         raise WrongError("is neither a result nor the story of a failure")
 
 
-def _submission(path: Path, name: str) -> Facts:
-    entry = read_entry(path)
-    check_place(name, f"submissions/{entry.submission.slug}.json")
-    return _by_itself(path, name, "submission")
+def _submission(path: Path) -> str:
+    return f"submissions/{read_entry(path).submission.slug}.json"
 
 
-def _external(path: Path, name: str) -> Facts:
+def _external(path: Path) -> str:
     row = read_row(path)
-    check_place(name, f"external/{row.dataset}/{row.norm}/{row.slug}.json")
-    return _by_itself(path, name, "external")
+    return f"external/{row.dataset}/{row.norm}/{row.slug}.json"
 
 
-def _protocol(path: Path, name: str) -> Facts:
+def _protocol(path: Path) -> str:
     content = path.read_bytes()
     tomllib.loads(content.decode())  # or it is refused
-    check_place(name, f"protocols/{protocol_name(content)}.toml")
-    return _by_itself(path, name, "protocol")
+    return f"protocols/{protocol_name(content)}.toml"
 
 
-def _by_itself(path: Path, name: str, kind: str) -> Facts:
-    """Return the facts of a file that depends on no other and that no other depends on."""
-    return Facts(id=name, seed=0, spec={"kind": kind, "parents": {}}, result=file_hash(path))
-
-
-_OTHERS: dict[str, Callable[[Path, str], Facts]] = {
+_OTHERS: dict[str, Callable[[Path], str]] = {
     "submissions": _submission,
     "external": _external,
     "protocols": _protocol,
 }
-"""What no task makes."""
+"""Folder of files that no task makes, and that depend on no other -> the place that one gives itself."""
 
 
 def card_facts(path: Path, name: str) -> Facts:

@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -31,27 +32,21 @@ def mend(out: Path, *, dry_run: bool = False) -> tuple[int, dict[str, str], set[
     Raises:
         StoreError: there are no results, another run is writing, or whole files contradict each other.
     """
-    if dry_run:
-        return _mended(out, dry_run)
     given(out)  # a mistyped folder is refused before it is made
-    with locked(out):
-        return _mended(out, dry_run)
-
-
-def _mended(out: Path, dry_run: bool) -> tuple[int, dict[str, str], set[str]]:
-    folder = given(out)
-    contents, faults = look_over(folder)
-    unfinished = _damaged_partials(out)
-    broken = {owner_of(name) or name for name in faults}
-    check_together(folder, {name: facts for name, facts in contents.items() if name not in broken})
-    moved = {each for name in broken for each in (name, *companions_of(name)) if (out / each).is_file()}
-    moved |= unfinished.keys()
-    if not dry_run:
-        for half in out.rglob(".*.tmp"):  # of a killed write; its file is whole or absent
-            half.unlink()
-        # A result is there as long as its owner is: that goes last, so that a killed move is begun anew.
-        for name in sorted(moved, key=lambda each: not owner_of(each)):
-            _move_aside(out, name)
+    with nullcontext() if dry_run else locked(out):
+        folder = given(out)
+        contents, faults = look_over(folder)
+        unfinished = _damaged_partials(out)
+        broken = {owner_of(name) or name for name in faults}
+        check_together(folder, {name: facts for name, facts in contents.items() if name not in broken})
+        moved = {each for name in broken for each in (name, *companions_of(name)) if (out / each).is_file()}
+        moved |= unfinished.keys()
+        if not dry_run:
+            for half in out.rglob(".*.tmp"):  # of a killed write; its file is whole or absent
+                half.unlink()
+            # A result is there as long as its owner is: that goes last, so that a killed move is begun anew.
+            for name in sorted(moved, key=lambda each: not owner_of(each)):
+                _move_aside(out, name)
     told = {name: str(error).partition("; ")[0] for name, error in (faults | unfinished).items()}
     return len(folder.names), told, moved
 

@@ -90,9 +90,8 @@ def merge(sources: Sequence[Source], out: Path, *, keep: str = "", dry_run: bool
     if dry_run or not (merged.taken or merged.removed):
         return merged
     with locked(out):
-        merged = _joined(
-            sources, contents, Folder(out), keep
-        )  # read again, since a run may have ended meanwhile
+        # Read again, since a run may have ended meanwhile.
+        merged = _joined(sources, contents, Folder(out), keep)
         _land(merged)
     return merged
 

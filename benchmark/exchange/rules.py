@@ -84,10 +84,7 @@ def check_judged(record: Detection) -> None:
     """Check the rows of a successful cell."""
     rows, spec = record.rows, record.spec
     _check_columns(rows, record.detectors)
-    check_samples(rows, spec)
-    for name in ("sample", *_CLASSES, *_SIZES):
-        if not np.isfinite(rows[name]).all() or (rows[name] < 0).any():
-            raise WrongError(f"has a {name} that is negative or not finite")
+    check_rows({name: rows[name] for name in ("sample", *_CLASSES, *_SIZES)}, spec)
     _check_range(rows, spec["dataset"])
     for name in record.detectors:
         if not np.isfinite(record.scores(name)).all():

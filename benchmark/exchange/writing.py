@@ -62,12 +62,12 @@ def _pack(scratch: Path, store: Folder, manifest: bytes, listed: list[Listed]) -
                     if copy_hashed(content, member) != each.sha256:
                         raise StoreError(f"{store}/{each.path} changed meanwhile: run the same command again")
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(file.fileno())  # whole on disk before it gets its name
 
 
 def _entry(name: str, size: int) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-    entry.create_system = 3
+    entry.create_system = 3  # Unix on every machine, else Windows would give other bytes
     entry.external_attr = 0o100644 << 16
     entry.file_size = size
     return entry

@@ -1,6 +1,6 @@
 """The cells of a store as the hub's benchmarks have them: tasks with one value per model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from robustness_bench.attacks.registry import EXACT
@@ -35,7 +35,7 @@ def values(records: Sequence[Record], seed: int) -> list[Value]:
         records: of the family, all seeds.
     """
     found: dict[str, Value] = {}
-    for line in _lines(records):
+    for line in [*summarize(records), *worst_case(records, "strict"), *worst_case(records, "paper")]:
         accuracy = line.per_seed.get(seed)
         if accuracy is not None:
             dates = [
@@ -43,12 +43,6 @@ def values(records: Sequence[Record], seed: int) -> list[Value]:
             ]
             found.setdefault(task_id(line), Value(task_id(line), line, accuracy, max(dates, default="")))
     return list(found.values())
-
-
-def _lines(records: Sequence[Record]) -> Iterator[Line]:
-    yield from summarize(records)
-    for attack_set in ("strict", "paper"):
-        yield from worst_case(records, attack_set)
 
 
 def task_id(line: Line) -> str:
@@ -78,12 +72,6 @@ def by_model(records: Sequence[Record]) -> dict[tuple[str, int], list[Record]]:
         for family, members in families.items()
         for seed in sorted({record.seed for record in members})
     }
-
-
-def model_of(records: Sequence[Record], seed: int) -> str:
-    """Return the id of a family's model of one seed."""
-    parents: set[str] = {record.spec["parents"]["model"] for record in records if record.seed == seed}
-    return min(parents)
 
 
 def columns(records: Sequence[Record]) -> dict[str, list[Any]]:

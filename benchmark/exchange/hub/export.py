@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robustness_bench.benchmark.errors import BenchError, check_known
-from robustness_bench.benchmark.exchange.hub.cells import Value, by_model, model_of, values
+from robustness_bench.benchmark.exchange.hub.cells import Value, by_model, values
 from robustness_bench.benchmark.exchange.hub.models import exportable, folder_name, write_model
 from robustness_bench.benchmark.exchange.hub.records import write_records
 from robustness_bench.benchmark.exchange.sources import given
@@ -51,13 +51,14 @@ def export_to_hub(store: Path, folder: Path, benchmark: str, defenses: Sequence[
         of, name = [record for record in own if record.seed == seed], own[0].spec["defense"]
         if defenses and name not in defenses:
             continue
-        identity = model_of(own, seed)
+        identity: str = min(record.spec["parents"]["model"] for record in of)
         path = next(store.glob(f"checkpoints/*/*-{identity}.safetensors"), None)
         title = f"{own[0].spec['dataset']} {name}, seed {seed}, {identity}"
-        card = read_card(path) if path is not None else None
-        if path is None or card is None:
+        if path is None:
             left_out[title] = "its weights are not in the store"
-        elif reason := exportable(card):
+            continue
+        card = read_card(path)
+        if reason := exportable(card):
             left_out[title] = reason
         else:
             models.append(folder / folder_name(card, of))

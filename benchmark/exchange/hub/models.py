@@ -23,7 +23,6 @@ from robustness_bench.benchmark.store.cells import Record
 
 RESULTS = ".eval_results/robustness-bench.yaml"
 _WHAT = "bench export --hf"
-_FACTS = ("dataset", "norm", "eps", "defense", "seed")
 
 
 def exportable(card: Card) -> str:
