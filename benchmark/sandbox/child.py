@@ -42,7 +42,7 @@ def main() -> None:
         pass
     except Refused as refusal:
         channel.send({"kind": "error", "stage": refusal.stage, "text": refusal.text})
-    os._exit(0)
+    os._exit(0)  # and not what the submitted code may have registered for the exit
 
 
 def _serve(settings: dict[str, Any], channel: Channel) -> None:
@@ -58,7 +58,7 @@ def _serve(settings: dict[str, Any], channel: Channel) -> None:
         )
     except (OSError, KeyError) as error:
         raise Refused("confine", words(error)) from error
-    if settings["packages"] not in sys.path:
+    if settings["packages"] not in sys.path:  # a user's own folder of packages: -I leaves it out
         sys.path.append(settings["packages"])
     import torch
 

@@ -118,19 +118,18 @@ class ConfinedProcess:
             return self._popen([*python, json.dumps(told), str(_ROOT)], ends, threads)
         visible = readable(Path(told["packages"]), told["device"])
         outside = bubblewrap.command(visible, devices(told["device"]), self._scratch)
+        inside = [*python, json.dumps({**told, "parent": 0}), str(_ROOT)]
         info, told_there = os.pipe()
+        words = [*outside, "--info-fd", str(told_there), *inside]
         try:
-            words = [*outside, "--info-fd", str(told_there), *python]
-            words += [json.dumps({**told, "parent": 0}), str(_ROOT)]
-            process = self._popen(words, (*ends, told_there), threads)
-            os.close(told_there)
-            told_there = -1
+            try:
+                process = self._popen(words, (*ends, told_there), threads)
+            finally:
+                os.close(told_there)  # else reading would not end where bubblewrap dies
             self._inner = bubblewrap.inner_pid(info)
             return process
         finally:
             os.close(info)
-            if told_there >= 0:
-                os.close(told_there)
 
     def _popen(self, words: list[str], ends: tuple[int, ...], threads: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -148,6 +147,7 @@ class ConfinedProcess:
         with self._lock:
             with self._answering(_SECONDS_FOR_TORCH, "start of Python and torch") as deadline:
                 self._kind_of(self._channel.receive(0, deadline), "confined")
+            # Torch and weights are loaded, the submitted code is not: it is limited beyond what is taken now.
             self._watcher = Watcher(self._inner or self._process.pid, self._scratch, self._limits)
             self._watcher.start()
             with self._answering(self._limits.seconds_to_start, self.starting) as deadline:

@@ -14,11 +14,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def system_call(number: int, *arguments: Any) -> int:
-    """Return the result of system call ``number``; integers are passed as long.
-
-    Raises:
-        OSError: the kernel refused.
-    """
+    """Return the result of system call ``number``, integers passed as long; OSError if the kernel refuses."""
     passed = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
     return _checked(_libc().syscall(ctypes.c_long(number), *passed))
 

@@ -59,11 +59,7 @@ def add_entry(store: Path, entry: Entry) -> None:
 
 
 def find_entries(store: Path) -> list[Entry]:
-    """Return all entries of a store, by slug.
-
-    Raises:
-        StoreError: one is damaged; the message names the file.
-    """
+    """Return all entries of a store, by slug, as ``read_entry`` does each."""
     return [read_entry(path) for path in sorted(store.glob("submissions/*.json"))]
 
 
@@ -97,11 +93,7 @@ def register_entry(entry: Entry) -> None:
 
 
 def read_entry(path: Path) -> Entry:
-    """Read one entry.
-
-    Raises:
-        StoreError: it is damaged; the message names the file.
-    """
+    """Read one entry; StoreError, which names the file, if it is damaged."""
     story = read_json(path, _REMEDY)
     check_format(path, story.get("format"), FORMAT)
     with reading(path, _REMEDY):

@@ -53,20 +53,12 @@ def write_external(out: Path, row: ExternalRow) -> Path:
 
 
 def read_external(out: Path) -> list[ExternalRow]:
-    """Return every external row of a folder of results, by data set, norm and slug.
-
-    Raises:
-        StoreError: a file is damaged; the message names it.
-    """
+    """Return every external row of a folder of results, by data set, norm and slug, as ``read_row`` does."""
     return [read_row(path) for path in sorted((out / "external").glob("*/*/*.json"))]
 
 
 def read_row(path: Path) -> ExternalRow:
-    """Read one external row.
-
-    Raises:
-        StoreError: the file is damaged; the message names it.
-    """
+    """Read one external row; StoreError, which names the file, if it is damaged."""
     card = read_json(path, _REMEDY)
     with reading(path, _REMEDY):
         if (card.pop("format"), card.pop("kind"), card.pop("verified")) != (FORMAT, "external", False):

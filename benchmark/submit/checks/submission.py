@@ -97,16 +97,12 @@ def _probed(subject: "Subject", probes: dict[str, Probe], folder: Path) -> Itera
 
 
 def _subject(submission: Submission, model: "nn.Module", folder: Path, settings: Settings) -> "Subject":
-    import torch
-
     from robustness_bench.benchmark.data.base import subset
+    from robustness_bench.benchmark.measure.verification import natural_images
     from robustness_bench.benchmark.submit.checks.subject import Subject
 
     data = locate(submission.dataset, settings.data_dir)
-    splits = data.load()
-    kept = subset(len(splits.test_y), _IMAGES)
-    x = torch.from_numpy(splits.test_x[kept]).to(settings.device).float() / 255
-    y = torch.from_numpy(splits.test_y[kept]).to(settings.device)
+    _, (_, x, y) = natural_images(subset(data.test_images, _IMAGES), data, settings.device)
     return Subject(
         submission=submission, model=model, x=x, y=y, data=data, weights=folder / submission.weights
     )

@@ -88,12 +88,12 @@ def _zip_name(entry: zipfile.ZipInfo) -> str:
 def _check_directory(file: IO[bytes], caps: Caps) -> None:
     """Raise RefusedError if zipfile would read an overlong directory into memory."""
     size = file.seek(0, 2)
-    file.seek(max(0, size - _LONGEST_COMMENT - _END_SIZE - 20))
+    file.seek(max(0, size - _LONGEST_COMMENT - _END_SIZE - 20))  # zip64's locator has 20 bytes
     tail = file.read()
     at = tail.rfind(_END)
     if at < 0 or len(tail) - at < _END_SIZE:
         raise RefusedError("the zip file is damaged or cut short: pack it again")
-    (directory,) = struct.unpack_from("<I", tail, at + 12)
+    (directory,) = struct.unpack_from("<I", tail, at + 12)  # the directory's size in bytes
     if directory > caps.directory or _ZIP64 in tail:
         raise RefusedError("the zip file has an absurd directory: pack only the files of a submission")
     file.seek(0)

@@ -9,9 +9,8 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
 
 from robustness_bench.benchmark.files import scratch_folder
 from robustness_bench.benchmark.models import shown
@@ -82,7 +81,7 @@ def _unpack(path: Path, into: Path, caps: Caps) -> None:
             f"{shown(path.resolve().name)} is larger than {_size(caps.unpacked)}; submit one model"
         )
     with path.open("rb") as file:
-        start = file.read(512)
+        start = file.read(512)  # a tar file's first header, with its magic at 257
         file.seek(0)
         if start[:2] == b"PK":
             _copy(zip_members(file, caps), into, caps, limit)
@@ -96,23 +95,18 @@ def _unpack(path: Path, into: Path, caps: Caps) -> None:
 
 @contextmanager
 def _folder(path: Path) -> Iterator[Iterator[Member]]:
-    opened: list[IO[bytes]] = []
+    with ExitStack() as opened:
 
-    def members() -> Iterator[Member]:
-        for entry in sorted(path.iterdir()):
-            status = entry.lstat()
-            content = None
-            if stat.S_ISREG(status.st_mode):
-                handle = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-                content = os.fdopen(handle, "rb")
-                opened.append(content)
-            yield Member(entry.name, status.st_mode, status.st_size, content)
+        def members() -> Iterator[Member]:
+            for entry in sorted(path.iterdir()):
+                status, content = entry.lstat(), None
+                if stat.S_ISREG(status.st_mode):
+                    # It may be a link or a pipe by now.
+                    handle = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                    content = opened.enter_context(os.fdopen(handle, "rb"))
+                yield Member(entry.name, status.st_mode, status.st_size, content)
 
-    try:
         yield members()
-    finally:
-        for file in opened:
-            file.close()
 
 
 def _copy(members: Iterator[Member], into: Path, caps: Caps, limit: int) -> None:

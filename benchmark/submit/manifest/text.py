@@ -86,11 +86,7 @@ def fraction(value: object) -> float:
 
 
 def percentage(value: object) -> float:
-    """Return an accuracy in %.
-
-    Raises:
-        ValueError: it is not a number from 0 to 100.
-    """
+    """Return an accuracy in %; ValueError unless it is a number from 0 to 100."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
         raise ValueError(f"must be a number from 0 to 100 (%), got {shown(value)}")
     return float(value)
