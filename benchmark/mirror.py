@@ -130,7 +130,7 @@ class Mirror:
             else:
                 old = known.get(name, {}).get("there") != mark
             if old:
-                self._get(self._there(name), file)
+                write_atomic(file, self._files.cat_file(self._there(name)))
                 alike[name] = {"here": _stamp(file), "there": mark}
         self._keep(alike)
 
@@ -160,9 +160,6 @@ class Mirror:
             return {}
         found = {self._name(info["name"]): info for info in self._files.ls(folder, detail=True)}
         return {name: info for name, info in found.items() if Path(name).name.startswith(result.stem)}
-
-    def _get(self, there: str, file: Path) -> None:
-        write_atomic(file, self._files.cat_file(there))
 
     def _put(self, file: Path) -> None:
         there = self._there(self._name_here(file))

@@ -50,16 +50,19 @@ def attacks(as_json: Json = False, verbose: Verbose = False) -> None:
     from robustness_bench.attacks.registry import SETS, attack_names, attack_presets
 
     sets = {each: attack_presets(each) for each in SETS}
+    by_name = {
+        name: {each: presets[name] for each, presets in sets.items() if name in presets}
+        for name in attack_names()
+    }
     if as_json:
-        print(json.dumps(_by_name(attack_names(), sets), indent=1, ensure_ascii=False))
+        print(json.dumps([_entry(of) for of in by_name.values()], indent=1, ensure_ascii=False))
         return
     if verbose:
         for each, meaning in SETS.items():
             print(f"{each}: {meaning}")
     print(f"Also judged after being stored: {_storages()}")
-    width = max(map(len, attack_names()))
-    for name in attack_names():
-        of = {each: presets[name] for each, presets in sets.items() if name in presets}
+    width = max(map(len, by_name))
+    for name, of in by_name.items():
         one = next(iter(of.values()))
         text = f"{one.label}; {one.kind} {'/'.join(one.norms)}; set {' and '.join(of)}"
         if verbose:
@@ -75,15 +78,12 @@ def _storages() -> str:
     return "; ".join(f"NAME@{way}{'QUALITY' * (way == JPEG)}, {told}" for way, told in STORAGES.items())
 
 
-def _by_name(names: list[str], sets: dict[str, Any]) -> list[dict[str, Any]]:
-    entries = []
-    for name in names:
-        of = {each: presets[name] for each, presets in sets.items() if name in presets}
-        shared = dataclasses.asdict(next(iter(of.values())))
-        del shared["source"], shared["parameters"]
-        own = {each: {"source": p.source, "parameters": p.parameters} for each, p in of.items()}
-        entries.append({**shared, "sets": own})
-    return entries
+def _entry(of: dict[str, Any]) -> dict[str, Any]:
+    """Return an attack's facts, with what each of its parameter sets has of its own."""
+    shared = dataclasses.asdict(next(iter(of.values())))
+    del shared["source"], shared["parameters"]
+    own = {each: {"source": p.source, "parameters": p.parameters} for each, p in of.items()}
+    return {**shared, "sets": own}
 
 
 def _side_by_side(of: dict[str, Any]) -> None:

@@ -122,15 +122,14 @@ def _measured(
     from robustness_bench.benchmark.data.base import subset
     from robustness_bench.benchmark.files import write_atomic
     from robustness_bench.benchmark.measure.peers import Figures, measure, problem_of
+    from robustness_bench.benchmark.measure.verification import natural_images
     from robustness_bench.benchmark.report.rendering.csv import to_csv
     from robustness_bench.benchmark.store.models import load_model
 
     task, settings, norm = subject
     torch.set_num_threads(context.threads)
-    splits, eps = task.data.load(), settings.eps[norm] or task.data.info.eps(norm)
-    kept = subset(len(splits.test_y), settings.n_examples)
-    x = torch.from_numpy(splits.test_x[kept]).to(context.device).float() / 255
-    y = torch.from_numpy(splits.test_y[kept]).to(context.device)
+    kept, eps = subset(task.data.test_images, settings.n_examples), settings.eps[norm]
+    _, (_, x, y) = natural_images(kept, task.data, context.device)
     on = problem_of(load_model(task, context, fold=False), x, y, norm, eps)
     rows = measure(on, families, rounds, lambda text: print(f"  {text}", file=sys.stderr))
     circumstances = {

@@ -60,8 +60,7 @@ def tell(merged: "Merged", out: Path, dry_run: bool) -> None:
 def import_(
     archive: Annotated[Path, typer.Argument(metavar="ARCHIVE.zip", help="Written by bench export.")],
     out: Annotated[
-        Path,
-        typer.Option("--out", help="Folder of results to add to, or a new one.", parser=local_folder),
+        Path, typer.Option("--out", help="Folder of results to add to, or a new one.", parser=local_folder)
     ] = Path("results"),
     keep: KeepWhich = "",
     dry_run: DryRun = False,

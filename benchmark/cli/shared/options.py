@@ -181,8 +181,7 @@ class Request:
     device: Annotated[str, _how("--device", "auto, cpu or cuda.")] = "auto"
     workers: Annotated[int, _how("--workers", "Tasks at once; 0 = one per GPU, or per CPU core up to 4.")] = 0
     shard_size: Annotated[
-        int,
-        _how("--shard-size", "Images of a cell that a worker attacks at a time; 0 = automatic: 1024."),
+        int, _how("--shard-size", "Images of a cell that a worker attacks at a time; 0 = automatic: 1024.")
     ] = 0
     engine: Annotated[str, _how("--engine", "Where tasks run: local, ray or slurm.")] = "local"
     address: Annotated[str, _how("--address", "HOST:PORT of a Ray cluster; default: this machine's.")] = ""

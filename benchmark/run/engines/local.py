@@ -17,13 +17,10 @@ class Local:
     """Worker processes on this machine."""
 
     own_process = True
+    host = "127.0.0.1"
 
     def __init__(self) -> None:
         self._processes: list[BaseProcess] = []
-
-    @property
-    def host(self) -> str:
-        return "127.0.0.1"
 
     def device(self, wanted: str) -> str:
         """Return the torch device; "auto" takes CUDA if there is a GPU."""

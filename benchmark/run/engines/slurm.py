@@ -39,14 +39,10 @@ class Slurm:
         parameters = {"name": "bench", "timeout_min": _DAY, "cpus_per_task": 1, **options}
         self._cluster = parameters.pop("cluster", "slurm")
         here = getfqdn() if self._cluster == "slurm" else "127.0.0.1"
-        self._host: str = parameters.pop("host", here)
+        self.host: str = parameters.pop("host", here)
         self._parameters: dict[str, Any] = parameters
         self._folder = folder.resolve() / _FOLDER
         self._jobs: list[_Job] = []
-
-    @property
-    def host(self) -> str:
-        return self._host
 
     def device(self, wanted: str) -> str:
         return cluster_device(wanted, self._parameters.get("gpus_per_node", 0))
