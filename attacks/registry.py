@@ -165,11 +165,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
 
 
 def _plugin(offer: Offer) -> Mapping[str, Any]:
-    """The preset that a plugin offers, checked: a mapping with the keys of ``presets.toml``.
-
-    Raises:
-        PresetError: a key is missing or wrong.
-    """
+    """A plugin's preset, checked: a mapping with the keys of ``presets.toml``; PresetError for any other."""
     _, where, table = offer
     if not isinstance(table, Mapping):
         raise PresetError(f"{where} must be a mapping like an entry of presets.toml, got {table!r}")

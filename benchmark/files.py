@@ -138,11 +138,7 @@ def write_json(path: Path, value: Any, *, for_people: bool = False) -> None:
 
 
 def read_json(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        StoreError: absent, or no JSON object; the message names the file.
-    """
+    """The JSON object in a file; StoreError, which names the file, if absent or anything else."""
     with reading(path, remedy):
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):

@@ -62,11 +62,7 @@ def compare(
 
 
 def _protocol(request: Request, first: str, second: str) -> "Protocol":
-    """Return the requested settings.
-
-    Raises:
-        BenchError: an unknown name, or not two defenses.
-    """
+    """Return the requested settings; BenchError for an unknown name, or not two defenses."""
     from robustness_bench.attacks.registry import SETS, attack_names, attack_preset
     from robustness_bench.benchmark.report.lines.worst_case import NAME
     from robustness_bench.defenses.registry import defense_presets

@@ -92,11 +92,7 @@ def _figures(request: Request, number: str) -> Iterator[Drawable | BenchError]:
 def _questions(
     request: Request, protocol: "Protocol", data: "dict[str, Located]", number: str
 ) -> "list[Question]":
-    """Return what to draw, per data set and norm.
-
-    Raises:
-        BenchError: options that the figure does not use.
-    """
+    """Return what to draw, per data set and norm; BenchError for options that the figure does not use."""
     from robustness_bench.attacks.registry import attack_presets, parsed
     from robustness_bench.benchmark.report.figures.namid import ESTIMATED, Question
 
@@ -161,11 +157,7 @@ def command(request: Request, gap: "Gap") -> str:
 
 
 def detection_figures(request: Request, kind: str) -> Iterator[Drawable | BenchError]:
-    """Yield every requested figure, or why there is none.
-
-    Raises:
-        BenchError: options that the figure does not use.
-    """
+    """Yield every requested figure, or why there is none; BenchError for options that it does not use."""
     used = (*_WHERE, *(() if kind == "generated" else _OF_SCORES))
     for each in given(request):
         if each.name not in used:
@@ -237,11 +229,7 @@ def _datasets(request: Request, met: list[str]) -> list[str]:
 
 
 def _kept(request: Request, detections: "list[Detection]") -> "list[Detection]":
-    """Return the detections that the options select.
-
-    Raises:
-        BenchError: a system or an attack that the store does not hold.
-    """
+    """Return the detections that the options select; BenchError for names that the store does not hold."""
     if not detections:
         return []
     systems = _known("system", request.defense, {each.spec["system"] for each in detections})

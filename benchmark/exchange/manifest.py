@@ -55,11 +55,7 @@ def digest_of(content: bytes) -> str:
 
 
 def read_manifest(content: bytes) -> Manifest:
-    """Read a list that ``write_manifest`` wrote.
-
-    Raises:
-        ValueError: it is anything else; says what.
-    """
+    """Read a list that ``write_manifest`` wrote; ValueError, which says what it is, for anything else."""
     try:
         listed = Listing.model_validate_json(content).files
     except ValidationError as error:

@@ -18,11 +18,7 @@ Tree = dict[str, Any]
 
 
 def read_toml(path: Path) -> Tree:
-    """Return the content of a protocol file.
-
-    Raises:
-        BenchError: unreadable, or not TOML.
-    """
+    """Return the content of a protocol file; BenchError if unreadable or not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

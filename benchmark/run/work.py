@@ -93,11 +93,7 @@ def prepare(
 
 
 def locate_for(settings: Settings, data_dir: Path, *, download: bool = False) -> Located:
-    """Find the data set of some settings.
-
-    Raises:
-        BenchError: data missing, or budgets that do not fit its images.
-    """
+    """Find the data set of some settings; BenchError if missing, or if budgets do not fit its images."""
     located = locate(settings.dataset, data_dir, download=download, fit=settings.fit)
     check_budgets(located.info, settings.eps, settings.budgets if any(settings.curve.values()) else ())
     return located

@@ -111,11 +111,7 @@ def protections(at: Platform | None = None) -> list[Protection]:
 
 
 def require(*, at: Platform | None = None, file: str = "model.py") -> None:
-    """Raise an error if submitted code could harm this machine.
-
-    Raises:
-        ConfinementError: a protection is missing, or this is Windows.
-    """
+    """Raise ConfinementError if submitted code could harm this machine: it lacks a wall, or runs Windows."""
     at = at or Platform.here()
     if at.system == "Windows":
         raise ConfinementError(f"a submitted {file} cannot be run on Windows; use Linux 6.2 or later")

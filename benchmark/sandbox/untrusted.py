@@ -22,11 +22,7 @@ class Refused(Exception):  # noqa: N818
 
 
 def imported(file: str) -> ModuleType:
-    """Import ``file`` from the scratch folder.
-
-    Raises:
-        Refused: its code raised.
-    """
+    """Import ``file`` from the scratch folder; Refused if its code raises."""
     from importlib.util import module_from_spec, spec_from_file_location
 
     name = Path(file).stem

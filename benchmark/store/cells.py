@@ -97,11 +97,7 @@ class Record(CellMeasurement):
         return self.robust_at(self.spec["eps"])
 
     def robust_at(self, eps: float) -> NDArray[np.bool_]:
-        """Return the same at another ε, which needs a minimum-norm attack.
-
-        Raises:
-            ValueError: the attack ran inside another ε.
-        """
+        """Return the same at another ε; ValueError unless the attack is a minimum-norm one."""
         kind = self.spec["kind_of_attack"]
         if kind != "minimum-norm" and eps != self.spec["eps"]:
             raise ValueError(f"{self.spec['attack']} ran at ε = {self.spec['eps']}, not {eps}")

@@ -33,11 +33,7 @@ class Evidence(NamedTuple):
     """(K, C, H, W): pixels as bytes, perturbations in half precision, or the images as they were"""
 
     def images(self, x: Natural) -> Images:
-        """The adversarial images, from the natural ones of ``sample``.
-
-        Raises:
-            StoreError: images of another shape.
-        """
+        """The adversarial images, from the natural ones of ``sample``; StoreError for another shape."""
         if x.shape != self.stored.shape:
             raise StoreError(f"evidence of {self.record} is of {self.stored.shape}, the data of {x.shape}")
         return unpack(self.form, self.stored, x)
@@ -90,11 +86,7 @@ def write_evidence(path: Path, evidence: Evidence) -> None:
 
 
 def read_evidence(path: Path) -> Evidence:
-    """Read what was written.
-
-    Raises:
-        StoreError: absent, truncated or altered; the message names the file.
-    """
+    """Read what was written; StoreError, which names the file, if absent, truncated or altered."""
     if not path.is_file():
         raise StoreError(f"there is no {path}: add --keep-examples to the run that makes the record")
     story, table = read_table(path, FORMAT, remedy=_REMEDY)

@@ -45,11 +45,7 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def is_done(out: Path, task: Task) -> bool:
-    """Return whether ``task`` has its result.
-
-    Raises:
-        StoreError: the result exists but is damaged.
-    """
+    """Return whether ``task`` has its result; StoreError if it has one that is damaged."""
     try:
         done: bool = load(task.how.done)(out / task.path, task)
     except StoreError as error:

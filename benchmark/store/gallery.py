@@ -37,11 +37,7 @@ def write_examples(path: Path, examples: Examples) -> None:
 
 
 def read_examples(path: Path) -> Examples:
-    """Read the images of one cell.
-
-    Raises:
-        StoreError: truncated or without one of the tensors; the message names the file.
-    """
+    """Read the images of one cell; StoreError, which names the file, if truncated or without a tensor."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 

@@ -43,11 +43,7 @@ def find_conditional_examples(out: Path, dataset: str) -> list[Path]:
 
 
 def write_conditional_examples(path: Path, examples: ConditionalExamples) -> None:
-    """Write them, atomically; equal images give equal bytes.
-
-    Raises:
-        ValueError: shapes or types are not those of ``ConditionalExamples``.
-    """
+    """Write them, atomically; equal images give equal bytes, other shapes or types a ValueError."""
     _check(examples)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **examples._asdict())
@@ -55,11 +51,7 @@ def write_conditional_examples(path: Path, examples: ConditionalExamples) -> Non
 
 
 def read_conditional_examples(path: Path) -> ConditionalExamples:
-    """Read and check them.
-
-    Raises:
-        StoreError: truncated, altered, or not such a file; the message names it.
-    """
+    """Read and check them; StoreError, which names the file, if altered or not such a file."""
     with reading(path, _REMEDY, *_DAMAGED):
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
             if not isinstance(found, np.lib.npyio.NpzFile) or set(found.files) != set(_FIELDS):

@@ -80,11 +80,7 @@ def _say(verdict: "Verdict") -> None:
 
 
 def _found(named: list[Path]) -> list[Path]:
-    """Return the named records; of a folder, those with evidence.
-
-    Raises:
-        BenchError: there are none.
-    """
+    """Return the named records, of a folder those with evidence; BenchError if there are none."""
     from robustness_bench.benchmark.errors import BenchError
     from robustness_bench.benchmark.store.evidence import evidence_of
 

@@ -66,11 +66,7 @@ class Writer:
 
 
 def read_journal(out: Path) -> Journal | None:
-    """Return the journal of the last run in a folder; None if there was none.
-
-    Raises:
-        StoreError: damaged, or of another format.
-    """
+    """Return the journal of a folder's last run, or None; StoreError if damaged or of another format."""
     path = out / _FILE
     if not path.is_file():
         return None

@@ -24,11 +24,7 @@ TRACKERS: Mapping[str, type[Tracker]] = Registry("bench.trackers", "tracker", OW
 
 
 def parsed(text: str) -> tuple[str, type[Tracker], dict[str, str]]:
-    """Parse ``NAME`` or ``NAME:KEY=VALUE,KEY=VALUE``.
-
-    Raises:
-        BenchError: an unknown name or key, or no value.
-    """
+    """Parse ``NAME`` or ``NAME:KEY=VALUE,KEY=VALUE``; BenchError for an unknown name or key, or no value."""
     name, _, rest = text.partition(":")
     check_known("tracker", [name], TRACKERS)
     kind = TRACKERS[name]

@@ -94,11 +94,7 @@ def loaded(submission: Submission, folder: Path, device: str) -> Iterator[nn.Mod
 
 
 def listed_model(submission: Submission, weights: Path, *, plain: bool) -> nn.Module:
-    """Return the listed architecture with these weights, frozen, in evaluation mode.
-
-    Raises:
-        BenchError: the weights do not fit.
-    """
+    """Return the listed architecture with these weights, frozen, evaluating; BenchError if they misfit."""
     tensors = read_weights(weights)
     _check_width(submission, sum(tensor.numel() for tensor in tensors.values()))
     with torch.random.fork_rng(devices=[]):

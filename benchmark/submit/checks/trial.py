@@ -60,11 +60,7 @@ class Trial:
 
     @cached_property
     def runs(self) -> dict[Norm, Run]:
-        """Run it with the same seed in every norm it supports: norm -> run.
-
-        Raises:
-            SubmittedAttackError: it gives an invalid answer.
-        """
+        """Run it with one seed in each of its norms: norm -> run; SubmittedAttackError if one is invalid."""
         return {norm: self.run(norm, _SEED) for norm in cast(tuple[Norm, ...], self.attack.norms)}
 
     def run(self, norm: Norm, seed: int) -> Run:

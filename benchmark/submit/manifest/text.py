@@ -45,11 +45,7 @@ def plain(value: object, longest: int, *, markup: bool = False, lines: bool = Fa
 
 
 def link(value: object) -> str:
-    """Return an http or https address.
-
-    Raises:
-        ValueError: it is anything else, or contains a password.
-    """
+    """Return an http or https address; ValueError for anything else, or one with a password."""
     if not isinstance(value, str):
         raise ValueError(f"must be a link in quotes, got {shown(value)}")
     if len(value) > _LONGEST_LINK:
@@ -69,11 +65,7 @@ def link(value: object) -> str:
 
 
 def fraction(value: object) -> float:
-    """Return a number above 0, given as a number or as a quoted fraction such as "8/255".
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """Return a number above 0, given as one or as a quoted fraction such as "8/255"; else ValueError."""
     number = 0.0
     if isinstance(value, str):
         parts = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,12})?)(?:/([1-9][0-9]{0,5}))?", value.replace(" ", ""))
