@@ -1,1 +1,1 @@
-"""What the attacks compute with: norms, losses, noise per sample, optimal transport."""
+"""What the attacks compute with: norms, losses, noise per sample, Adam, optimal transport."""
