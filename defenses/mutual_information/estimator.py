@@ -20,7 +20,7 @@ Apply = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 """(network, its input) -> its output; for example one batch at a time."""
 
 _SHORTEST = 1e-6  # a shorter vector is not scaled to length 1: its direction is rounding noise
-
+# The weights in the loss of the authors' code (objective "author").
 _FOOLED_APART = 5.0
 _SURVIVED = 0.5
 _SURVIVED_TOGETHER_NATURAL = 5.0
@@ -39,12 +39,19 @@ def build_estimators(
     objective: Objective,
     floor: bool,
 ) -> "MIEstimators | StandardMI":
-    """Return freshly initialised estimators for an objective; draws from torch's global generator."""
+    """Return freshly initialised estimators for an objective; draws from torch's global generator.
+
+    Args:
+        channels, classes, units, scores, bound, temperature: as in `Estimator`.
+        objective, floor: as in `MIEstimators`; "standard" is that of `StandardMI`.
+    """
+
+    def estimator() -> Estimator:
+        return Estimator(channels, classes, units, scores, bound, temperature=temperature)
+
     if objective == "standard":
-        return StandardMI(channels, classes, units, scores, bound, temperature=temperature)
-    return MIEstimators(
-        channels, classes, units, scores, bound, objective, temperature=temperature, floor=floor
-    )
+        return StandardMI(estimator())
+    return MIEstimators(estimator(), estimator(), objective, floor=floor)
 
 
 def directly(network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
@@ -107,7 +114,7 @@ class Estimator(nn.Module):
         classes: int,
         units: int,
         scores: Scores,
-        bound: Bound = "dv",
+        bound: Bound,
         *,
         temperature: float,
     ) -> None:
@@ -160,7 +167,6 @@ class MIEstimators(nn.Module):
     """E_n for the natural pattern (fed with x) and E_a for the adversarial one (fed with n = x̃ - x).
 
     Args:
-        channels, classes, units, scores, bound, temperature: as in `Estimator`.
         objective: the training loss.
             "eq-4" maximises E_n(x; h(x)) and E_a(n; h(x̃)) over the whole batch.
             "eq-5" maximises E_n(x; h(x)) - E_n(x; h(x̃)) and E_a(n; h(x̃)) - E_a(n; h(x)) over the
@@ -181,21 +187,15 @@ class MIEstimators(nn.Module):
 
     def __init__(
         self,
-        channels: int,
-        classes: int,
-        units: int,
-        scores: Scores,
-        bound: Bound = "dv",
-        objective: Literal["eq-5", "eq-4", "author"] = "eq-5",
+        natural: Estimator,
+        adversarial: Estimator,
+        objective: Literal["eq-5", "eq-4", "author"],
         *,
-        temperature: float,
         floor: bool,
     ) -> None:
         super().__init__()
-        self.objective = objective
-        self.floor = floor
-        self.natural = Estimator(channels, classes, units, scores, bound, temperature=temperature)
-        self.adversarial = Estimator(channels, classes, units, scores, bound, temperature=temperature)
+        self.natural, self.adversarial = natural, adversarial
+        self.objective, self.floor = objective, floor
 
     def terms(self, x: Tensor, x_adv: Tensor, y: Tensor, h: Tensor, h_adv: Tensor) -> dict[str, Tensor]:
         """Return the training loss as scalar terms "natural" and "adversarial", to be minimised.
@@ -266,18 +266,9 @@ class MIEstimators(nn.Module):
 class StandardMI(nn.Module):
     """One estimator Ê of the mutual information between an image and its output, for WMIM."""
 
-    def __init__(
-        self,
-        channels: int,
-        classes: int,
-        units: int,
-        scores: Scores,
-        bound: Bound = "dv",
-        *,
-        temperature: float,
-    ) -> None:
+    def __init__(self, standard: Estimator) -> None:
         super().__init__()
-        self.standard = Estimator(channels, classes, units, scores, bound, temperature=temperature)
+        self.standard = standard
 
     def terms(self, x: Tensor, x_adv: Tensor, y: Tensor, h: Tensor, h_adv: Tensor) -> dict[str, Tensor]:
         """As in `MIEstimators`: "standard" maximises Ê(x̃; h(x̃)) over the whole batch."""

@@ -717,7 +717,8 @@ def test_what_is_kept_of_many_steps_says_more_than_after_fifty_five(tmp_path: Pa
     """Held-out E_n(x; h(x)) under equation 5. The last state says less: 128 images are learnt by heart."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = MIEstimators(1, 4, 8, "cosine", temperature=0.2, floor=True).train()
+        natural, adversarial = (Estimator(1, 4, 8, "cosine", "dv", temperature=0.2) for _ in range(2))
+        module = MIEstimators(natural, adversarial, "eq-5", floor=True).train()
     trained, (x, x_adv, y, h, h_adv) = fooled(128, 1), fooled(64, 2)
     fit = loop.Fit(
         epochs=50,
