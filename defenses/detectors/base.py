@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from robustness_bench.attacks.numerics.noise import Noise
+from robustness_bench.defenses.detectors.registry import ROLES
 from robustness_bench.defenses.detectors.view import View
 
 
@@ -16,9 +17,9 @@ class Detector(ABC):
     """A way to score images; its fields are its hyperparameters and its identity in records."""
 
     @property
-    @abstractmethod
     def parts(self) -> tuple[str, ...]:
-        """Names of the learned networks that it uses."""
+        """Names of the learned networks that it uses: what its hyperparameters of ``ROLES`` name."""
+        return tuple(name for role in ROLES if (name := getattr(self, role, None)))
 
     @abstractmethod
     def score(self, view: View) -> Tensor:

@@ -17,10 +17,6 @@ class ConditionalReconstruction(Detector):
 
     generator: str
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return (self.generator,)
-
     def score(self, view: View) -> Tensor:
         return distance(view.x, view.generated(self.generator, view.logits.argmax(1)), 1)
 
@@ -29,10 +25,6 @@ class ConditionalReconstruction(Detector):
 class OutputEntropy(Detector):
     """H(F(x)), in nats: the classifier's uncertainty alone."""
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return ()
-
     def score(self, view: View) -> Tensor:
         return entropy(log_probabilities(view.logits))
 
@@ -40,10 +32,6 @@ class OutputEntropy(Detector):
 @dataclass(frozen=True, kw_only=True)
 class RandomScore(Detector):
     """Uniform on [0, 1): a hash of the float32 pixels, the same in every batch, process and device."""
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return ()
 
     def score(self, view: View) -> Tensor:
         pixels = view.x.detach().float().flatten(1) + 0.0  # -0.0 becomes 0.0, since their bits differ

@@ -24,10 +24,6 @@ class Divergence(Detector):
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return (self.autoencoder,)
-
     def score(self, view: View) -> Tensor:
         return jensen_shannon(
             log_probabilities(view.logits, self.temperature),

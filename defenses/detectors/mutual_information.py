@@ -50,10 +50,6 @@ class MutualInformation(Detector):
             raise DetectorError(f"delta must be 0 for {self.reading!r}, which does not use it: {self.delta}")
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        return (*self.rebuilt_by, self.generator)
-
-    @property
     def rebuilt_by(self) -> tuple[str, ...]:
         return (self.autoencoder,) if self.autoencoder else ()
 

@@ -20,9 +20,5 @@ class Reconstruction(Detector):
         if not 1 <= self.p < float("inf"):
             raise DetectorError(f"p must be at least 1 and finite, got {self.p}")
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return (self.autoencoder,)
-
     def score(self, view: View) -> Tensor:
         return distance(view.x, view.rebuilt(self.autoencoder), self.p)

@@ -21,7 +21,8 @@ from robustness_bench.attacks.plugins import (
 if TYPE_CHECKING:
     from robustness_bench.defenses.detectors.base import Detector, Part
 
-_ROLES = ("autoencoder", "generator")  # the hyperparameters that name parts
+ROLES = ("autoencoder", "generator")
+"""The hyperparameters that name parts."""
 _RECIPE = ("epochs", "batch_size", "lr", "schedule")
 _ENTRY_POINTS = "bench.detectors"
 GROUPS = ("magnet", "mi", "control", "plugins")
@@ -80,7 +81,7 @@ class DetectorPreset:
     @property
     def parts(self) -> tuple[str, ...]:
         """The names of the parts it uses."""
-        return tuple(self.parameters[role] for role in _ROLES if role in self.parameters)
+        return tuple(self.parameters[role] for role in ROLES if role in self.parameters)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Protocol, cast
 
 import torch
@@ -49,6 +49,19 @@ class Networks:
         return self.parts[name]
 
 
+def _once(make: Callable[["View", str], Tensor]) -> Callable[["View", str], Tensor]:
+    """Let a view make something of a part when it is first asked for, and keep it."""
+
+    @wraps(make)
+    def kept(view: "View", part: str) -> Tensor:
+        key = make.__name__, part
+        if key not in view._made:
+            view._made[key] = make(view, part)
+        return view._made[key]
+
+    return kept
+
+
 class View:
     """Networks' outputs for images x (N, C, H, W) in [0, 1]; gradients flow unless the caller stops them."""
 
@@ -62,25 +75,34 @@ class View:
         """Z(x), (N, K)."""
         return self._classified(self.x)
 
+    @_once
     def rebuilt(self, part: str) -> Tensor:
         """AE(x) clipped to [0, 1], (N, C, H, W)."""
-        return self._once("rebuilt", part, lambda: self._rebuild(part))
+        return self._like_x(part, self.networks.part(part)(self.x)).clamp(0, 1)
 
+    @_once
     def rebuilt_logits(self, part: str) -> Tensor:
         """Z(AE(x)), (N, K)."""
-        return self._once("rebuilt logits", part, lambda: self._classified(self.rebuilt(part)))
+        return self._classified(self.rebuilt(part))
 
+    @_once
     def code(self, part: str) -> Tensor:
         """E(x), (N, Z)."""
-        return self._once("code", part, lambda: self._generator(part).encode(self.x))
+        return self._generator(part).encode(self.x)
 
+    @_once
     def conditional(self, part: str) -> Tensor:
         """G(E(x), j) under every class j, (N, K, C, H, W)."""
-        return self._once("conditional", part, lambda: self._condition(part))
+        n, k = self.logits.shape
+        classes = torch.arange(k, device=self.x.device).repeat(n)
+        images = self._generator(part).decode(self.code(part).repeat_interleave(k, 0), classes)
+        return images.reshape(n, k, *self.x.shape[1:])
 
+    @_once
     def conditional_logits(self, part: str) -> Tensor:
         """Z(G(E(x), j))_i as [n, j, i], (N, K, K): one batch of N · K images."""
-        return self._once("conditional logits", part, lambda: self._classify_conditional(part))
+        n, k = self.logits.shape
+        return self._classified(self.conditional(part).flatten(0, 1)).reshape(n, k, k)
 
     def generated(self, part: str, classes: Tensor) -> Tensor:
         """G(E(x), classes) of one class for each image, (N,) int64 -> (N, C, H, W); not kept."""
@@ -90,30 +112,12 @@ class View:
         """Z(G(E(x), classes)), (N, K); not kept."""
         return self._classified(self.generated(part, classes))
 
-    def _once(self, what: str, part: str, make: Callable[[], Tensor]) -> Tensor:
-        if (what, part) not in self._made:
-            self._made[what, part] = make()
-        return self._made[what, part]
-
     def _generator(self, part: str) -> Generator:
         return cast(Generator, self.networks.part(part))
 
     def _classified(self, images: Tensor) -> Tensor:
         logits: Tensor = self.networks.classifier(images)
         return logits
-
-    def _rebuild(self, part: str) -> Tensor:
-        return self._like_x(part, self.networks.part(part)(self.x)).clamp(0, 1)
-
-    def _condition(self, part: str) -> Tensor:
-        n, k = self.logits.shape
-        classes = torch.arange(k, device=self.x.device).repeat(n)
-        images = self._generator(part).decode(self.code(part).repeat_interleave(k, 0), classes)
-        return images.reshape(n, k, *self.x.shape[1:])
-
-    def _classify_conditional(self, part: str) -> Tensor:
-        n, k = self.logits.shape
-        return self._classified(self.conditional(part).flatten(0, 1)).reshape(n, k, k)
 
     def _like_x(self, part: str, images: Tensor) -> Tensor:
         if images.shape != self.x.shape:  # otherwise it would broadcast into a wrong score
