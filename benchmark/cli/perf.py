@@ -123,7 +123,7 @@ def _measured(
     from robustness_bench.benchmark.files import write_atomic
     from robustness_bench.benchmark.measure.peers import Figures, measure, problem_of
     from robustness_bench.benchmark.measure.verification import natural_images
-    from robustness_bench.benchmark.report.rendering.csv import to_csv
+    from robustness_bench.benchmark.report.rendering.csv import csv_text
     from robustness_bench.benchmark.store.models import load_model
 
     task, settings, norm = subject
@@ -145,7 +145,7 @@ def _measured(
     }
     told = {**circumstances, "rows": [row._asdict() for row in rows]}
     write_atomic(folder / f"{name}.json", (json.dumps(told, indent=1) + "\n").encode())
-    write_atomic(folder / f"{name}.csv", to_csv(Figures._fields, rows).encode())
+    write_atomic(folder / f"{name}.csv", csv_text(Figures._fields, rows).encode())
     print(f"figures of {task.title} are in {folder}/{name}.json and .csv", file=sys.stderr)
     return told
 

@@ -6,7 +6,7 @@ from robustness_bench.benchmark.report.detectors.lines import FIGURES, NATURAL, 
 from robustness_bench.benchmark.report.detectors.names import confidence
 from robustness_bench.benchmark.report.detectors.rates import DetectorLine, Reading
 from robustness_bench.benchmark.report.detectors.roc import RATES
-from robustness_bench.benchmark.report.rendering.csv import number, to_csv
+from robustness_bench.benchmark.report.rendering.csv import csv_text, number
 from robustness_bench.benchmark.statistics import Interval, MeanStd, widened
 
 _CELL = ("dataset", "system", "setting", "attack", "confidence", "beta")
@@ -22,12 +22,12 @@ DETECTOR_COLUMNS = (
 
 def detections_csv(lines: Iterable[DetectionLine]) -> str:
     """Return CSV text; shares in percent; the same lines give the same bytes."""
-    return to_csv(COLUMNS, (row for line in lines for row in _rows(line)))
+    return csv_text(COLUMNS, (row for line in lines for row in _rows(line)))
 
 
 def detectors_csv(lines: Iterable[DetectorLine]) -> str:
     """Return CSV text; shares in percent, AUROC from 0 to 1; "union" is all of a system's detectors."""
-    return to_csv(DETECTOR_COLUMNS, (row for line in lines for row in _detector_rows(line)))
+    return csv_text(DETECTOR_COLUMNS, (row for line in lines for row in _detector_rows(line)))
 
 
 def _cell(line: DetectionLine) -> list[str]:

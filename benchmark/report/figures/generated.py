@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
+from robustness_bench.benchmark.report.rendering.csv import csv_text
 from robustness_bench.benchmark.report.rendering.table import Table, plain_table
 from robustness_bench.benchmark.store.generated import ConditionalExamples
 

@@ -13,10 +13,10 @@ from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.plan.protocol import Settings
 from robustness_bench.benchmark.report.lines.information import mi_lines
 from robustness_bench.benchmark.report.lines.results import Line, summarize
-from robustness_bench.benchmark.report.rendering.csv import number, numbers
-from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
+from robustness_bench.benchmark.report.rendering.csv import csv_text, number, numbers
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table, spread
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, span
+from robustness_bench.benchmark.report.tables.threats import suffix_of
 from robustness_bench.benchmark.statistics import MeanStd, mean_std
 from robustness_bench.benchmark.store.cells import Record
 from robustness_bench.benchmark.store.information import MIRecord
@@ -170,8 +170,7 @@ class Figure:
     @property
     def name(self) -> str:
         """What its files are called."""
-        suffix = "" if self.attack_set == "strict" else f"-{self.attack_set}"
-        return f"figure-{self.number}-{self.dataset}-{self.norm}{suffix}"
+        return f"figure-{self.number}-{self.dataset}-{self.norm}{suffix_of(self.attack_set)}"
 
     @property
     def drawn(self) -> "Figure":
@@ -197,8 +196,7 @@ class Figure:
     def at(self, panel: str, group: str, series: str) -> Value | None:
         """Return the value at one place."""
         wanted = (panel, group, series)
-        found = [v for v in self.values if (v.spot.panel, v.spot.group, v.spot.series) == wanted]
-        return found[0] if found else None
+        return next((v for v in self.values if (v.spot.panel, v.spot.group, v.spot.series) == wanted), None)
 
 
 def attack_labels() -> dict[str, str]:

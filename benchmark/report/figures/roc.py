@@ -10,8 +10,7 @@ from robustness_bench.benchmark.report.detectors.names import detector_label
 from robustness_bench.benchmark.report.detectors.roc import FPRS, RATES, auroc, roc, tpr_at
 from robustness_bench.benchmark.report.figures.namid import NothingToDrawError
 from robustness_bench.benchmark.report.figures.pairs import Pair, Panel, pair_up, panels_of
-from robustness_bench.benchmark.report.rendering.csv import numbers
-from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
+from robustness_bench.benchmark.report.rendering.csv import csv_text, numbers
 from robustness_bench.benchmark.report.rendering.table import Table, plain_table
 from robustness_bench.benchmark.report.rendering.wording import span
 from robustness_bench.benchmark.statistics import MeanStd, mean_std

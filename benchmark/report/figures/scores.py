@@ -15,7 +15,7 @@ from robustness_bench.benchmark.report.figures.roc import (
     suffix,
     which,
 )
-from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
+from robustness_bench.benchmark.report.rendering.csv import csv_text
 from robustness_bench.benchmark.report.rendering.table import Table, plain_table
 from robustness_bench.benchmark.store.detections import Detection
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from robustness_bench.benchmark.report.lines.results import percent
-from robustness_bench.benchmark.report.rendering.csv import numbers, to_csv
+from robustness_bench.benchmark.report.rendering.csv import csv_text, numbers
 from robustness_bench.benchmark.statistics import mean_std
 from robustness_bench.benchmark.store.cells import Record
 
@@ -43,7 +43,7 @@ def curves(records: Sequence[Record], budgets: dict[str, Sequence[float]]) -> st
             start = natural.get((*key[:4], *key[5:]))
             points = sorted(curve.items()) if start is None else [(0.0, start), *sorted(curve.items())]
             rows += [[*key[:5], *_point(eps, seeds), *key[5:]] for eps, seeds in points]
-    return to_csv(COLUMNS, rows) if rows else ""
+    return csv_text(COLUMNS, rows) if rows else ""
 
 
 def _accuracy(record: Record, eps: float) -> float | None:

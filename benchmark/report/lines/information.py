@@ -14,8 +14,7 @@ from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.plan.protocol import OBJECTIVES, Protocol, Settings
 from robustness_bench.benchmark.plan.tasks import make_mi_plan
 from robustness_bench.benchmark.report.lines.results import position
-from robustness_bench.benchmark.report.rendering.csv import number, numbers
-from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
+from robustness_bench.benchmark.report.rendering.csv import csv_text, number, numbers
 from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table, spread
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, count
 from robustness_bench.benchmark.statistics import MeanStd, mean_std

@@ -9,8 +9,7 @@ import numpy as np
 from robustness_bench.attacks.registry import EXACT, SETS, attack_place, attack_preset
 from robustness_bench.benchmark.errors import last_line
 from robustness_bench.benchmark.grouping import grouped
-from robustness_bench.benchmark.report.rendering.csv import number, numbers
-from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
+from robustness_bench.benchmark.report.rendering.csv import csv_text, number, numbers
 from robustness_bench.benchmark.statistics import MeanStd, audit_words, mean_std
 from robustness_bench.benchmark.store.cells import Record
 from robustness_bench.benchmark.store.diagnoses import EARLIER, NOT_DIAGNOSED, SIGNS_ONLY

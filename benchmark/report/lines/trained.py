@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustness_bench.benchmark.grouping import grouped
-from robustness_bench.benchmark.report.rendering.csv import to_csv
+from robustness_bench.benchmark.report.rendering.csv import csv_text
 from robustness_bench.benchmark.report.rendering.wording import count
 from robustness_bench.benchmark.store.cards import read_card
 
@@ -28,7 +28,7 @@ def learning(checkpoints: Iterable[Path]) -> str:
     kept: whether the checkpoint is from this epoch.
     """
     cards = ((path, read_card(path)) for path in checkpoints)
-    return to_csv(
+    return csv_text(
         COLUMNS,
         (
             _epoch_row(path.stem.removesuffix(f"-{card['id']}"), card, number, entry)

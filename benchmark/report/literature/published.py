@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from robustness_bench.benchmark.grouping import grouped
+
 _FOLDER = Path(__file__).parents[3] / "results" / "published"
 _DATASETS = {"CIFAR-10": "cifar10", "Tiny-ImageNet": "tiny-imagenet", "MNIST": "mnist"}
 Source = Literal["namid", "magnet"]
@@ -125,9 +127,7 @@ def printed_name(dataset: str) -> str:
 
 def contradictions(figures: tuple[Published, ...]) -> dict[Published, str]:
     """Return numbers that another table of the same paper prints differently -> a remark on them."""
-    at: dict[tuple[str, ...], list[Published]] = {}
-    for figure in figures:
-        at.setdefault((figure.threat, *figure.place), []).append(figure)
+    at = grouped(figures, lambda figure: (figure.threat, *figure.place))
     said = {}
     for each in figures:
         others = [o for o in at[each.threat, *each.place] if o.mean != each.mean]

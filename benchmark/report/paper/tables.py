@@ -21,8 +21,7 @@ from robustness_bench.benchmark.report.literature.published import (
     published,
 )
 from robustness_bench.benchmark.report.paper.cells import AnyLine, Block, Blocks, Cells, PaperCell, blocks_of
-from robustness_bench.benchmark.report.rendering.csv import number
-from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
+from robustness_bench.benchmark.report.rendering.csv import csv_text, number
 from robustness_bench.benchmark.report.rendering.table import (
     Cell,
     Column,
@@ -30,6 +29,7 @@ from robustness_bench.benchmark.report.rendering.table import (
     Notes,
     Row,
     Table,
+    best_of,
     signed,
     spread,
 )
@@ -313,7 +313,9 @@ def _ours(
     partial = f"mean over {cell.ours.n} of the {seeds} seeds asked for" if lacking else ""
     return Cell(
         text=spread(cell.ours.mean, cell.ours.std if shape.spread else None, decimals),
-        best=paper.marks_best and not lacking and _is_best(cell.ours.mean, rivals, decimals),
+        best=paper.marks_best
+        and not lacking
+        and round(cell.ours.mean, decimals) == best_of(rivals, decimals),
         marks=notes.marks(partial, *paper.remarks(cell.line)),
     )
 
@@ -325,7 +327,7 @@ def _printed(paper: Paper[AnyLine], cell: PaperCell[AnyLine], group: Cells[AnyLi
     rivals = [each.published.mean for each in group if each.column == cell.column and each.published]
     return Cell(
         text=spread(figure.mean, figure.std, decimals),
-        best=paper.marks_best and _is_best(figure.mean, rivals, decimals),
+        best=paper.marks_best and round(figure.mean, decimals) == best_of(rivals, decimals),
         marks=notes.marks(cell.doubt, cell.obstacle),
     )
 
@@ -336,12 +338,6 @@ def _compared(cell: PaperCell[AnyLine], decimals: int, notes: Notes) -> Cell:
         return Cell(text="")
     sign = {True: " ≈", False: " ≠", None: ""}[cell.inside]
     return Cell(text=signed(cell.difference, decimals) + sign, marks=notes.marks(cell.obstacle))
-
-
-def _is_best(mean: float, rivals: Sequence[float], decimals: int) -> bool:
-    """Return whether a number is the highest of its group as shown, and the group is not all equal."""
-    shown = {round(rival, decimals) for rival in rivals}
-    return len(shown) > 1 and round(mean, decimals) == max(shown)
 
 
 def _caption(paper: Paper[AnyLine], shape: Layout, cells: Cells[AnyLine]) -> str:

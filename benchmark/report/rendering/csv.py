@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from robustness_bench.benchmark.statistics import MeanStd
 
 
-def to_csv(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+def csv_text(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     """Return CSV text: a header and a line per row, None as an empty field."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -135,6 +135,12 @@ def spread(mean: float, std: float | None, decimals: int) -> str:
     return f"{mean:.{decimals}f}" + ("" if std is None else f" ± {std:.{decimals}f}")
 
 
+def best_of(means: Iterable[float], decimals: int) -> float | None:
+    """Return the highest number as shown; None if all are equal, so that none is the best."""
+    shown = {round(mean, decimals) for mean in means}
+    return max(shown) if len(shown) > 1 else None
+
+
 def signed(points: float, decimals: int) -> str:
     """Format a difference; one that rounds to zero has no sign."""
     text = f"{points:+.{decimals}f}"

@@ -6,8 +6,7 @@ from typing import Any
 from robustness_bench.benchmark.report.lines.compare import Accuracy, Comparison, p_text, points, side, span
 from robustness_bench.benchmark.report.lines.trained import UNKNOWN, column
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
-from robustness_bench.benchmark.report.rendering.csv import number
-from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
+from robustness_bench.benchmark.report.rendering.csv import csv_text, number
 from robustness_bench.benchmark.report.rendering.table import Table, plain_table
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, count
 

@@ -5,13 +5,14 @@ from pathlib import PurePath
 from typing import Literal, NamedTuple
 
 from robustness_bench.attacks.registry import EIGHT_BIT, NORMS, SETS, attack_preset, in_order, parsed
+from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.networks.hub import HUB
 from robustness_bench.benchmark.plan.protocol import ZOOS, Settings, surrogate_words
 from robustness_bench.benchmark.plan.tasks import weights_hash
 from robustness_bench.benchmark.report.lines.results import Line
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST_CASE
 from robustness_bench.benchmark.report.lines.worst_case import SUBMITTED
-from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table, spread
+from robustness_bench.benchmark.report.rendering.table import Cell, Column, Row, Table, best_of, spread
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget, count, training_seeds
 from robustness_bench.benchmark.statistics import MeanStd
 from robustness_bench.benchmark.store.diagnoses import EARLIER, SIGNS_ONLY
@@ -54,10 +55,8 @@ def _accuracies(threat: str, lines: list[Line], settings: Settings, label: str) 
     measures = _measures(lines, settings.attack_set)
     defenses = _defenses(lines)
     decimals = 2 if min(line.images for line in lines) >= 1000 else 1
-    best = {
-        m: _best([m.figure(cells.get((m.norm, m.attack, each))) for each in defenses], decimals)
-        for m in measures
-    }
+    figures = {m: [m.figure(cells.get((m.norm, m.attack, each))) for each in defenses] for m in measures}
+    best = {m: best_of((each.mean for each in own if each), decimals) for m, own in figures.items()}
 
     def cell(defense: str, measure: _Measure) -> Cell:
         line = cells.get((measure.norm, measure.attack, defense))
@@ -175,12 +174,6 @@ def _measures(lines: list[Line], attack_set: str) -> list[_Measure]:
     return measures
 
 
-def _best(column: list[MeanStd | None], decimals: int) -> float | None:
-    """Return the highest mean as shown; None if all are equal, so that none is the best."""
-    shown = {round(figure.mean, decimals) for figure in column if figure is not None}
-    return max(shown) if len(shown) > 1 else None
-
-
 def _cell(line: Line | None, figure: MeanStd | None, best: float | None, decimals: int) -> Cell:
     if line is None:
         return Cell(text=_MISSING)
@@ -204,28 +197,22 @@ def _caption(threat: str, lines: list[Line], settings: Settings, label: str) -> 
 def _lowered(lines: list[Line]) -> str:
     """Return which attacks took their gradients in lower precision."""
     labels = _labels(lines)
-    told: dict[str, dict[str, None]] = {}
-    for line in lines:
-        if line.precision and line.attack != WORST_CASE:
-            told.setdefault(line.precision, {})[labels[line.attack]] = None
+    lowered = [line for line in lines if line.precision and line.attack != WORST_CASE]
     return "".join(
-        f" Gradients in {precision}, successes judged in float32: {', '.join(names)}."
-        for precision, names in told.items()
+        f" Gradients in {precision}, successes judged in float32: "
+        f"{', '.join(dict.fromkeys(labels[line.attack] for line in own))}."
+        for precision, own in grouped(lowered, lambda line: line.precision).items()
     )
 
 
 def _audited(lines: list[Line]) -> str:
     """Return what audits say of accuracies, once for all defenses of which they say the same."""
     presets, labels = defense_presets(), _labels(lines)
-    told: dict[tuple[str, str, str], list[str]] = {}
-    for x in lines:
-        if x.audit:
-            told.setdefault((labels[x.attack], NORM_SYMBOLS[x.norm], x.audit), []).append(
-                presets[x.defense].label
-            )
+    audited = [line for line in lines if line.audit]
+    told = grouped(audited, lambda x: (labels[x.attack], NORM_SYMBOLS[x.norm], x.audit))
     return "".join(
-        f" {attack} in {norm} on {', '.join(names)}: {audit}."
-        for (attack, norm, audit), names in told.items()
+        f" {attack} in {norm} on {', '.join(presets[x.defense].label for x in own)}: {audit}."
+        for (attack, norm, audit), own in told.items()
     )
 
 

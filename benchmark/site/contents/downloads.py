@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST
-from robustness_bench.benchmark.report.rendering.csv import to_csv as csv_text
+from robustness_bench.benchmark.report.rendering.csv import csv_text
 from robustness_bench.benchmark.site.contents.boards import Board, Row
 from robustness_bench.benchmark.site.contents.cells import Cell
 from robustness_bench.benchmark.site.contents.families import Family

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 from markupsafe import Markup, escape
 
 from robustness_bench.attacks.registry import parsed
+from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST
+from robustness_bench.benchmark.report.rendering.table import best_of
 from robustness_bench.benchmark.site.contents import names, standings
 from robustness_bench.benchmark.site.contents.boards import Board, Row
 from robustness_bench.benchmark.site.contents.cells import Cell
@@ -88,11 +90,8 @@ def context(board: Board, boards: Sequence[Board], families: Families, found: Fo
 
 def _ensembles(board: Board) -> list[tuple[Markup, str]]:
     """Return labels of columns -> the surrogates on whose mean logits their images were crafted."""
-    found: dict[tuple[str, ...], list[str]] = {}
-    for column in board.columns:
-        if column.surrogates:
-            found.setdefault(column.surrogates, []).append(column.label)
-    return [(_unbroken(labels), names.listed(surrogates)) for surrogates, labels in found.items()]
+    found = grouped((each for each in board.columns if each.surrogates), lambda each: each.surrogates)
+    return [(_unbroken([each.label for each in own]), names.listed(on)) for on, own in found.items()]
 
 
 def _unbroken(labels: list[str]) -> Markup:
@@ -102,21 +101,16 @@ def _unbroken(labels: list[str]) -> Markup:
     return Markup(names.listed([Markup('<span class="nb">{}</span>').format(label) for label in labels]))
 
 
-def _best(board: Board, decimals: int) -> dict[str, float]:
-    """Return column key -> the highest shown mean of the ranked rows; without columns where all are equal."""
+def _best(board: Board, decimals: int) -> dict[str, float | None]:
+    """Return column key -> the highest shown mean of the ranked rows."""
     best = {}
     for key in (*(column.key for column in board.columns), WORST):
-        shown = set()
-        for row in board.rows:
-            cell = row.at(key)
-            if row.rank and cell and cell.figure:
-                shown.add(round(cell.figure.mean, decimals))
-        if len(shown) > 1:
-            best[key] = max(shown)
+        cells = [row.at(key) for row in board.rows if row.rank]
+        best[key] = best_of((cell.figure.mean for cell in cells if cell and cell.figure), decimals)
     return best
 
 
-def _html(board: Board, line: Line, decimals: int, best: dict[str, float], setting: str) -> Markup:
+def _html(board: Board, line: Line, decimals: int, best: dict[str, float | None], setting: str) -> Markup:
     row, family = line.row, line.family
     natural = [board.natural] if board.natural else []
     attacks = [column for column in board.columns if column != board.natural]
