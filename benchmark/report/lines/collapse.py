@@ -16,10 +16,7 @@ _DEVIATIONS = 4.0
 _NORMAL = 1.4826  # from a median absolute deviation to a normal standard deviation
 _HIGH, _SHARE = 10.0, 0.25  # accuracy under PGD at least this; accuracy under AA below this share of it
 _CHANCE = 0.05
-_PGD, _AUTOATTACK = (
-    "attacks.pgd:PGD",
-    "attacks.autoattack:AutoAttack",
-)  # as recorded, whatever a preset's name
+_PGD, _AUTOATTACK = "attacks.pgd:PGD", "attacks.autoattack:AutoAttack"  # as recorded, whatever their presets
 
 
 class _Found(NamedTuple):

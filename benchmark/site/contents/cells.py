@@ -1,5 +1,6 @@
 """The columns of a board, and its cells: the outcomes of one attack for all seeds of a defense."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,7 +8,9 @@ from functools import cached_property
 import numpy as np
 
 from robustness_bench.attacks.registry import is_bounded
+from robustness_bench.benchmark.errors import last_line
 from robustness_bench.benchmark.files import short_hash
+from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.results import median_distance
 from robustness_bench.benchmark.site.contents import names
 from robustness_bench.benchmark.statistics import (
@@ -16,7 +19,7 @@ from robustness_bench.benchmark.statistics import (
     Outcomes,
     audit_words,
     mean_std,
-    wilson,
+    widened,
 )
 from robustness_bench.benchmark.store.cells import Record, robust_to_all
 
@@ -50,23 +53,16 @@ def _variant(record: Record) -> str:
 
 def make_columns(members: Sequence[Record], attack_set: str) -> tuple[tuple[Column, ...], dict[str, str]]:
     """Return the columns, natural accuracy first, and record id -> column key."""
-    examples: dict[tuple[str, str], Record] = {}
-    variants: dict[str, set[str]] = {}
-    keys = {}
-    for record in members:
-        pair = record.spec["attack"], _variant(record)
-        examples.setdefault(pair, record)
-        variants.setdefault(pair[0], set()).add(pair[1])
-        keys[record.id] = pair
-    columns = {}
-    for (attack, variant), record in examples.items():
-        suffix = f"·{variant[:4]}" if len(variants[attack]) > 1 else ""
-        columns[attack, variant] = _column(record, attack_set, suffix)
-    shown = {c.attack: names.attack(c.attack) for c in columns.values()}
-    ordered = sorted(
-        columns.values(), key=lambda c: (c.kind != "natural", shown[c.attack].order, c.attack, c.key)
-    )
-    return tuple(ordered), {id_: columns[pair].key for id_, pair in keys.items()}
+    alike = grouped(members, lambda record: (record.spec["attack"], _variant(record)))
+    variants = Counter(attack for attack, _ in alike)
+    columns: list[Column] = []
+    keys: dict[str, str] = {}
+    for (attack, variant), own in alike.items():
+        column = _column(own[0], attack_set, f"·{variant[:4]}" if variants[attack] > 1 else "")
+        columns.append(column)
+        keys |= {record.id: column.key for record in own}
+    columns.sort(key=lambda c: (c.kind != "natural", names.attack(c.attack).order, c.attack, c.key))
+    return tuple(columns), keys
 
 
 def _column(record: Record, attack_set: str, suffix: str) -> Column:
@@ -125,8 +121,7 @@ class Cell:
         """The interval for the mean on other images of the same kind, in percent."""
         if self.figure is None:
             return None
-        low, high = wilson(self.figure.mean / 100.0 * self.images, self.images)
-        return Interval(100.0 * low, 100.0 * high)
+        return widened(self.figure._replace(std=None), self.images)
 
     @property
     def audit(self) -> str:
@@ -171,7 +166,7 @@ def make_cell(records: Sequence[Record], seeds: Sequence[int], *, any_distance: 
         outcomes={r.seed: _outcome(r, any_distance) for r in ordered},
         lacking=tuple(seed for seed in seeds if seed not in {record.seed for record in ordered}),
         records=ordered,
-        error=(failed[0].error.strip().splitlines() or ["no traceback"])[-1] if failed else "",
+        error=last_line(failed[0].error) if failed else "",
     )
 
 

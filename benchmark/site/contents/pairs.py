@@ -56,7 +56,7 @@ def _compared(faced: dict[str, Seeds]) -> dict[str, dict[str, list[Any]]]:
             found[one][other] = _figures(difference, tests)
             if alike:
                 swapped = {s: McNemar(t.only_second, t.only_first, t.p) for s, t in tests.items()}
-                mean, low, high = difference
+                mean, low, high = difference  # 0 - x is never the negative zero that -x can be
                 found[other][one] = _figures(Difference(0 - mean, 0 - high, 0 - low), swapped)
     return found
 

@@ -15,6 +15,7 @@ from robustness_bench.benchmark.data.base import DatasetInfo
 from robustness_bench.benchmark.data.registry import dataset_named
 from robustness_bench.benchmark.errors import BenchError
 from robustness_bench.benchmark.files import canonical_json
+from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.networks.hub import HUB
 from robustness_bench.benchmark.networks.inputs import RULE
 from robustness_bench.benchmark.plan.layers import schedules, to_toml
@@ -167,10 +168,9 @@ def recipes(family: Family, found: Found, config_name: str) -> list[Recipe]:
     Args:
         config_name: name of a protocol file, without its number and extension.
     """
-    told: dict[tuple[str, str], list[Record]] = {}
-    for record in family.records:
-        key = (record.environment.get("command", ""), record.environment.get("protocol", ""))
-        told.setdefault(key, []).append(record)
+    told = grouped(
+        family.records, lambda r: (r.environment.get("command", ""), r.environment.get("protocol", ""))
+    )
     inferred = [record for (command, _), own in told.items() if not command for record in own]
     made = [_told(*key, own, found) for key, own in told.items() if key[0]]
     return made + (_inferred(family, inferred, found.cards, config_name) if inferred else [])
@@ -178,7 +178,7 @@ def recipes(family: Family, found: Found, config_name: str) -> list[Recipe]:
 
 def _told(command: str, protocol: str, records: list[Record], found: Found) -> Recipe:
     """Return the command that made some records, with the protocol it came to."""
-    stores = {found.files[record.id].parents[5] for record in records}
+    stores = {found.files[record.id].parents[5] for record in records}  # above records/DATA/NORM/…/FILE
     file = next((path for store in stores if (path := protocol_file(store, protocol)).is_file()), None)
     note = "This is the command that made them."
     if file is None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from robustness_bench.benchmark.errors import last_line
 from robustness_bench.benchmark.report.literature.citations import bibtex
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS
 from robustness_bench.benchmark.site.contents import names
@@ -143,11 +144,11 @@ def record_rows(family: Family) -> Markup:
     for record in sorted(family.records, key=_place):
         spec = record.spec
         cell = f"{names.threat(spec['threat'])}, {spec['norm']}, ε = {spec['eps']:.4g}, {spec['attack']}"
-        status = record.status if record.status == "ok" else record.error.strip().splitlines()[-1:]
+        status = "ok" if record.status == "ok" else last_line(record.error)
         lines.append(
             f"<tr><th scope='row'><code>{escape(record.id)}</code></th>"
             f"<td>{escape(cell)}, seed {escape(record.seed)}</td>"
-            f'<td class="n">{record.seconds:.1f}</td><td>{escape("".join(status))}</td></tr>'
+            f'<td class="n">{record.seconds:.1f}</td><td>{escape(status)}</td></tr>'
         )
     return Markup("\n".join(lines))
 
