@@ -16,12 +16,7 @@ from robustness_bench.benchmark.data import folder as folders
 from robustness_bench.benchmark.data import parquet
 from robustness_bench.benchmark.data.base import Dataset, DatasetInfo, Reading, Source, Splits
 from robustness_bench.benchmark.data.folder import FOLDER
-from robustness_bench.benchmark.data.registry import (
-    DATASETS,
-    dataset_named,
-    described,
-    is_plugin,
-)
+from robustness_bench.benchmark.data.registry import DATASETS, dataset_named, described, is_plugin
 from robustness_bench.benchmark.errors import DataError
 from robustness_bench.benchmark.files import cache_home, short_hash
 

@@ -53,8 +53,6 @@ def _read(files: tuple[Path, ...]) -> Reading:
     official = all(digests[name] == digest for name, digest in published.items())
     numbers, notes = _numbers(files[-1], contents)
     parts = [_batch(file, contents[file], numbers) for file in files[:6]]
-    for file, (x, y) in zip(files[:6], parts, strict=True):
-        check_split(x, y, CIFAR10.info, str(file))
     train_x, train_y = (np.concatenate(part) for part in zip(*parts[:5], strict=True))
     return Reading(Splits(train_x, train_y, *parts[5]), official=official, notes=notes)
 

@@ -21,7 +21,7 @@ def _read() -> Reading:
 
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.target))
-    x = np.rint(digits.images[order] * (255 / 16)).astype(np.uint8)[:, None]
+    x = np.rint(digits.images[order] * (255 / 16)).astype(np.uint8)[:, None]  # they are 0 to 16
     y = digits.target[order].astype(np.int64)
     splits = Splits(x[:-_TEST_IMAGES], y[:-_TEST_IMAGES], x[-_TEST_IMAGES:], y[-_TEST_IMAGES:])
     return Reading(splits, official=True)

@@ -51,7 +51,7 @@ def decode(content: bytes, info: DatasetInfo, where: str) -> Images:
 
     def check(size: tuple[int, int]) -> None:
         if size != (info.size, info.size):
-            raise _wrong_size(where, size, info)
+            raise wrong_size(where, size, info)
 
     return _fit(decode_plain(content, where, check), info, where)
 
@@ -82,7 +82,8 @@ def decode_plain(
         raise DataError(f"{where} cannot be decoded: {what}; fetch it again, or save it as PNG") from error
 
 
-def _wrong_size(where: str, size: tuple[int, int], info: DatasetInfo) -> DataError:
+def wrong_size(where: str, size: tuple[int, int], info: DatasetInfo) -> DataError:
+    """Return the error for images of another width and height than the data set's."""
     return DataError(
         f"{where} holds {size[0]}×{size[1]} images, {info.name} is {info.size}×{info.size}: "
         "is --data-dir right?"
@@ -91,9 +92,8 @@ def _wrong_size(where: str, size: tuple[int, int], info: DatasetInfo) -> DataErr
 
 def _pixels(image: "Image", where: str) -> Images:
     """Return the pixels, (H, W) or (H, W, 3)."""
-    stored = str(
-        getattr(image, "tile", "")
-    )  # how samples are kept: gone once loaded, as getexif does for PNG
+    # How samples are kept: gone once loaded, as getexif does for PNG.
+    stored = str(getattr(image, "tile", ""))
     if getattr(image, "is_animated", False):
         raise DataError(f"{where} has several frames; save the one that counts")
     if image.getexif().get(_ORIENTATION, 1) not in (0, 1):

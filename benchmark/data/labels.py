@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from robustness_bench.benchmark.data.base import DatasetInfo, Images, Labels
+from robustness_bench.benchmark.data.images import wrong_size
 from robustness_bench.benchmark.errors import DataError
 
 Names = tuple[str, ...]
@@ -142,10 +143,7 @@ def check_split(x: Images, y: Labels, info: DatasetInfo, where: str) -> None:
         raise DataError(f"{where} holds no images; fetch it again, or is --data-dir right?")
     shape = (info.channels, info.size, info.size)
     if x.shape[1:] != shape:
-        raise DataError(
-            f"{where} holds {x.shape[-1]}×{x.shape[-2]} images, {info.name} is {info.size}×{info.size}: "
-            "is --data-dir right?"
-        )
+        raise wrong_size(where, (x.shape[-1], x.shape[-2]), info)
     if y.min() < 0 or y.max() >= info.classes:
         raise DataError(
             f"{where} has labels {y.min()} to {y.max()}, {info.name} has {info.classes} classes (0 to "

@@ -36,10 +36,6 @@ class NetworkPreset:
         return {"architecture": {"network": self.network, "code": self.code}} if self.code else {}
 
 
-def _own(name: str, network: str, summary: str) -> tuple[str, NetworkPreset]:
-    return name, NetworkPreset(name=name, summary=summary, network=f"benchmark.networks.{network}")
-
-
 def _accept(offer: Offer) -> NetworkPreset:
     check_keys(offer.value, {"network": str, "summary": str}, offer.where, {})
     network = offer.value["network"]
@@ -51,21 +47,22 @@ def _accept(offer: Offer) -> NetworkPreset:
     )
 
 
-OWN_MODELS = dict(
-    [
-        _own("resnet-18", "resnet:ResNet18", "He et al. 2016, CIFAR stem: 3×3, stride 1, no pooling"),
-        _own(
+OWN_MODELS = {
+    name: NetworkPreset(name=name, network=f"benchmark.networks.{network}", summary=summary)
+    for name, network, summary in (
+        ("resnet-18", "resnet:ResNet18", "He et al. 2016, CIFAR stem: 3×3, stride 1, no pooling"),
+        (
             "vgg-19",
             "vgg:VGG19",
             "Simonyan and Zisserman 2015, batch norm, one linear layer: the black-box surrogate",
         ),
-        _own(
+        (
             "magnet-cnn",
             "magnet:MagNetCNN",
             "Meng and Chen 2017: what MagNet guards, width 32 (colour: 96) as published",
         ),
-    ]
-)
+    )
+}
 MODELS: Mapping[str, NetworkPreset] = Registry("bench.models", "model", OWN_MODELS, _accept)
 """Name -> architecture: ours, then those of plugins."""
 

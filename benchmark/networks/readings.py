@@ -49,11 +49,14 @@ class _Seen:
     """The results of one reading on the training images."""
 
     reading: Reading
-    right: NDArray[np.bool_]
     predictions: NDArray[np.int64]
     labels: NDArray[np.int64]
     distance: float
     """Of the first batch norm's stored statistics from those of the images; infinite if there is none."""
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        return np.asarray(self.predictions == self.labels)
 
     @property
     def accuracy(self) -> float:
@@ -141,14 +144,7 @@ class Trial:
             for part in x.split(_BATCH):
                 larger = part if scale == 1 else _enlarged(part, scale)
                 rows.append(model(larger).argmax(1).cpu().numpy())
-        predictions = np.concatenate(rows)
-        return _Seen(
-            reading=reading,
-            right=np.asarray(predictions == y),
-            predictions=predictions,
-            labels=y,
-            distance=probe.distance(),
-        )
+        return _Seen(reading=reading, predictions=np.concatenate(rows), labels=y, distance=probe.distance())
 
     def _built(self, reading: Reading) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -181,7 +177,8 @@ class Trial:
     def _asked(self, seen: Sequence[_Seen], best: _Seen) -> _Seen:
         """Return the requested reading, unless another is far ahead."""
         taken = next(each for each in seen if each.reading == self.asked)
-        if best.accuracy - taken.accuracy > _FAR and _clearly(best, taken) and not self.accept_low:
+        ahead = best.accuracy - taken.accuracy > _FAR and _clearly(best.right, taken.right)
+        if ahead and not self.accept_low:
             raise BenchError(
                 f"{self.where}: --weights-input {taken.reading.name} is right on "
                 f"{100 * taken.accuracy:.1f} % of {len(self.y)} training images, "
@@ -192,7 +189,7 @@ class Trial:
 
     def _winner(self, seen: Sequence[_Seen], best: _Seen) -> _Seen:
         """Return the reading that is clearly ahead; if several are level, the one its batch norm matches."""
-        level = [each for each in seen if not _clearly(best, each)]
+        level = [each for each in seen if not _clearly(best.right, each.right)]
         known = sorted(level, key=lambda each: each.distance)
         if len(level) == 1:
             return best
@@ -230,15 +227,15 @@ class Trial:
             order = _order(each.predictions, self.y, self.info.classes)
             if order is None:
                 continue
-            if not _clearly(replace(each, right=np.array(order)[self.y] == each.predictions), best):
+            so = np.array(order)[self.y] == each.predictions
+            if not _clearly(so, best.right):
                 continue
             moved = [f"{true} is its output {out}" for true, out in enumerate(order) if true != out]
             named = ", ".join(moved[:10]) + (", …" if len(moved) > 10 else "")
             raise BenchError(
                 f"{self.where} has its classes in another order than the data set: class {named} "
                 f"({each.reading.name}, {100 * each.accuracy:.1f} % of {len(self.y)} training images right "
-                f"as it is, {100 * float((np.array(order)[self.y] == each.predictions).mean()):.1f} % so): "
-                "sort the rows of its last layer"
+                f"as it is, {100 * float(so.mean()):.1f} % so): sort the rows of its last layer"
             )
 
     def _check_size(self, best: _Seen) -> None:
@@ -248,11 +245,11 @@ class Trial:
         stems = sorted({each.stem for each in self._readings()})
         tried = [self._seen(replace(best.reading, stem=stem), _SCREEN, scale=2) for stem in stems]
         larger = max(tried, key=lambda each: each.accuracy)
-        small = replace(best, right=best.right[:_SCREEN])
-        if larger.accuracy - small.accuracy > _FAR and _clearly(larger, small):
+        small = best.right[:_SCREEN]
+        if larger.accuracy - float(small.mean()) > _FAR and _clearly(larger.right, small):
             size = self.info.size
             raise BenchError(
-                f"{self.where} is right on {100 * small.accuracy:.1f} % of {_SCREEN} training images of "
+                f"{self.where} is right on {100 * float(small.mean()):.1f} % of {_SCREEN} training images of "
                 f"{size}×{size} and on {100 * larger.accuracy:.1f} % enlarged to {2 * size}×{2 * size}: its "
                 "network saw larger images; bring its code, which enlarges them, with --network"
             )
@@ -266,10 +263,9 @@ class Trial:
         return f"{taken.reading.text}, {how}: {100 * taken.accuracy:.1f} %{of}{against}"
 
 
-def _clearly(ahead: _Seen, behind: _Seen) -> bool:
+def _clearly(ahead: NDArray[np.bool_], behind: NDArray[np.bool_]) -> bool:
     """Return whether one is right significantly more often on the same images (McNemar 1947)."""
-    won = int((ahead.right & ~behind.right).sum())
-    lost = int((behind.right & ~ahead.right).sum())
+    won, lost = int((ahead & ~behind).sum()), int((behind & ~ahead).sum())
     return won - lost > _CLEAR * float(np.sqrt(won + lost))
 
 
@@ -289,12 +285,7 @@ def _order(predictions: NDArray[np.int64], y: NDArray[np.int64], classes: int) -
     order = _assigned(counts)
     p, t = predictions[1::2], y[1::2]
     so, identity = order[t] == p, t == p
-    won, lost = int((so & ~identity).sum()), int((identity & ~so).sum())
-    if (
-        so.mean() < FLOOR
-        or won - lost <= _CLEAR * np.sqrt(won + lost)
-        or so.mean() - identity.mean() < _FAR / 2
-    ):
+    if so.mean() < FLOOR or not _clearly(so, identity) or so.mean() - identity.mean() < _FAR / 2:
         return None
     return [int(each) for each in order]
 

@@ -89,7 +89,7 @@ def _load_zoo(load: "Callable[..., nn.Module]", name: str, path: Path) -> "nn.Mo
     with reading(path, "delete it and run the same command again to download it"):
         try:
             with redirect_stdout(sys.stderr):
-                return load(name, path.parents[2])
+                return load(name, path.parents[2])  # it appends DATASET/NORM/NAME.pt itself
         except (OSError, download_failed) as error:
             if path.exists():
                 raise
