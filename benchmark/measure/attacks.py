@@ -69,6 +69,7 @@ def evaluate(task: Task, context: Context, advance: Advance) -> None:
             columns["x_adv"] = outcome.x_adv[: max(kept - rows.start, 0)].float().cpu().contiguous().numpy()
         return columns
 
+    # Named by the number of images kept: one of another number has more or fewer of them.
     partial = (context.out / task.path).with_suffix(f".{kept}.partial")
     columns, before = in_batches(len(sample.y), context, advance, work, partial, task.shard)
     if task.shard:
@@ -184,6 +185,7 @@ def craft(task: Task, context: Context, advance: Advance) -> None:
     if task.shard:
         return
     cost = {name: float(columns[name].mean()) for name in ("forwards", "backwards")}
+    # Every column where the attack's verdict is among them, otherwise the images alone.
     kept = [name for name in columns if name.startswith("x_adv") or "clean_prediction" in columns]
     keep(task, context, started - before, {name: torch.from_numpy(columns[name]) for name in kept}, **cost)
     forget(partial)

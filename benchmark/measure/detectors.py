@@ -55,7 +55,7 @@ def detect(task: Task, context: Context, advance: Advance) -> None:
         forwards, backwards = card["forwards"], card["backwards"]
 
     def work(rows: slice) -> Columns:
-        piece = Sample(*(tensor[rows] for tensor in sample))
+        piece = sample.part(rows)
         return _judged(system, piece, x[rows]) | passes_of(len(piece.y), forwards, backwards)
 
     partial = (context.out / task.path).with_suffix(".partial")

@@ -64,15 +64,11 @@ def measure(model: nn.Module, sample: Sample, spec: dict[str, Any], batches: Bat
     """
     probe = spec["probe"]
     with frozen(model):
-        signs = _signs(model, _first(sample, probe["images"]), probe, batches)
+        signs = _signs(model, sample.part(slice(probe["images"])), probe, batches)
     attacked = None
     if probe["attacks"]:
-        attacked = _attacked(model, _first(sample, probe["attacks"]["images"]), spec, batches)
+        attacked = _attacked(model, sample.part(slice(probe["attacks"]["images"])), spec, batches)
     return Measured(attacked=attacked, **signs)
-
-
-def _first(sample: Sample, n: int) -> Sample:
-    return Sample(*(tensor[:n] for tensor in sample))
 
 
 def _signs(model: nn.Module, sample: Sample, probe: dict[str, Any], batches: Batches) -> dict[str, Any]:
@@ -148,7 +144,7 @@ def _attacked(model: nn.Module, sample: Sample, spec: dict[str, Any], batches: B
     judged, climbed = _attacks(spec, limit), list(_climbs(spec))
 
     def piece(rows: slice, advance: Advance) -> Columns:
-        ids, x, y = (tensor[rows] for tensor in sample)
+        ids, x, y = sample.part(rows)
         found: dict[str, Tensor] = {"forwards": torch.zeros_like(y)}  # `in_batches` counts rows by it
         stages = len(judged) + len(budgets)
         for name, attack in judged.items():

@@ -68,8 +68,9 @@ def verify_record(path: Path, context: Context, find: Callable[[Mapping[str, Any
     pixels, piece = natural_images(evidence.sample, data, context.device)
     storage, norm = record.spec.get("storage", ""), record.spec["norm"]
     more = allowance(storage, norm, pixels[:1].size) if storage else 0.0
+    store = path.parents[5]  # records/DATA/NORM/THREAT/DEFENSE/FILE is below it
     found = judge(
-        model_of(path.parents[5], record, data, context),
+        model_of(store, record, data, context),
         piece,
         evidence.images(pixels),
         norm=norm,
