@@ -37,11 +37,11 @@ from robustness_bench.benchmark.networks.fold import folded
 from robustness_bench.benchmark.networks.resnet import ResNet18
 from robustness_bench.benchmark.plan.protocol import Training, load_protocol
 from robustness_bench.benchmark.store.models import Estimators
-from robustness_bench.benchmark.train.defenses import Float, against, autocast, climbed, inner_attack, seeded
+from robustness_bench.benchmark.train.defenses import Float, autocast, climbed, inner_attack, seeded
 from robustness_bench.benchmark.train.images import Batch
 from robustness_bench.benchmark.train.loop import Fit
 from robustness_bench.defenses import base as contract
-from robustness_bench.defenses.base import Defense, InnerAttack, InnerLoss, craft
+from robustness_bench.defenses.base import Defense, InnerAttack, InnerLoss, against, craft
 from robustness_bench.defenses.mutual_information.estimator import build_estimators
 from robustness_bench.defenses.registry import DefensePreset, build_defense, defense_presets
 from robustness_bench.defenses.standard import Standard

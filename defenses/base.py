@@ -29,6 +29,11 @@ InnerLoss = Callable[[Tensor], Tensor]
 """Logits of the adversarial images (N, K) -> what the inner attack maximises, (N,)."""
 
 
+def against(y: Tensor) -> InnerLoss:
+    """Return the map from logits (N, K) to log-odds against ``y`` (N,)."""
+    return lambda logits: log_odds(logits, y)
+
+
 @dataclass(frozen=True, kw_only=True)
 class InnerAttack:
     """The projected gradient ascent used in training: every step is taken, the last iterate is used.
@@ -149,7 +154,7 @@ class Defense(ABC):
         Args:
             model: the attacked model, frozen and in evaluation mode.
         """
-        return lambda logits: log_odds(logits, y)
+        return against(y)
 
     def natural_epochs(self, epochs: int) -> int:
         """Return how many epochs of natural training, CE(h(x), y), precede the schedule's ``epochs``.

@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustness_bench.attacks.base import frozen
-from robustness_bench.attacks.numerics.losses import log_odds
 from robustness_bench.attacks.numerics.noise import key_of
 from robustness_bench.benchmark.batching import Batches, pieces
 from robustness_bench.benchmark.context import Advance, Context
@@ -28,7 +26,7 @@ from robustness_bench.benchmark.train.loop import Fit, Fitted, TrainingError, on
 from robustness_bench.benchmark.train.prior import Prior, deviation
 from robustness_bench.benchmark.train.processes import Ranks, joined
 from robustness_bench.defenses import base as contract
-from robustness_bench.defenses.base import Defense, InnerAttack, InnerLoss, craft
+from robustness_bench.defenses.base import Defense, InnerAttack, against, craft
 from robustness_bench.defenses.registry import build_defense
 
 
@@ -94,8 +92,10 @@ def _train(task: Task, context: Context, advance: Advance, ranks: Ranks) -> None
         return terms() if perturbation is None or epoch < first else perturbation(terms)
 
     held, judge = data.held_out(), _judge(attack, recipe)
+    steps = recipe["lr_schedule"] == "steps"
+    schedule = stepped(recipe["lr"], recipe["milestones"]) if steps else one_cycle(recipe["lr"])
     fit = dataclasses.replace(
-        _fit(task, context, advance, recipe, data, recipe["lr_schedule"]),
+        fit_of(task, context, advance, data, recipe, schedule),
         epochs=natural + recipe["epochs"],
         evaluate=None if held is None or not ranks.leads else lambda m: accuracies(m, held, judge, context),
         select=_selected(recipe, attack) if ranks.leads else "",
@@ -110,7 +110,7 @@ def _train(task: Task, context: Context, advance: Advance, ranks: Ranks) -> None
     perturbation = WeightPerturbation(model, optimizer, recipe["awp"]) if recipe.get("awp") else None
     fitted = fit.run(model, optimizer, loss)
     if ranks.leads:
-        _finish(task, context, fitted, fit.partial, started)
+        finish(task, context, fit, fitted, started)
 
 
 def _check_soft(batch: contract.Batch, recipe: dict[str, Any], defense: Defense) -> None:
@@ -204,13 +204,13 @@ def train_estimators(task: Task, context: Context, advance: Advance) -> None:
     held = data.held_out()
     known = None if held is None else Known.of(held, seen, Batches(context))
     fit = dataclasses.replace(
-        _fit(task, context, advance, recipe, data, "steps"),
+        fit_of(task, context, advance, data, recipe, stepped(recipe["lr"], recipe["milestones"])),
         evaluate=None if known is None else known.figures,
         select="held_out_objective" if known is not None and recipe["selection"] == "best" else "",
     )
     optimizer = torch.optim.Adam(module.parameters())
     fitted = fit.run(module, optimizer, loss)
-    _finish(task, context, fitted, fit.partial, started)
+    finish(task, context, fit, fitted, started)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,11 +272,6 @@ def _judge(attack: InnerAttack | None, recipe: dict[str, Any]) -> InnerAttack | 
     return dataclasses.replace(attack, steps=steps, rel_step_size=2.5 / steps)
 
 
-def against(y: Tensor) -> InnerLoss:
-    """Return the map from logits (N, K) to log-odds against ``y`` (N,)."""
-    return lambda logits: log_odds(logits, y)
-
-
 class Float(nn.Module):
     """A network with float32 logits, so that losses are float32, under any autocast."""
 
@@ -294,20 +289,23 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def _fit(
-    task: Task, context: Context, advance: Advance, recipe: dict[str, Any], data: TrainingData, schedule: str
+def fit_of(
+    task: Task,
+    context: Context,
+    advance: Advance,
+    data: TrainingData,
+    recipe: dict[str, Any],
+    learning_rate: Callable[[float], float],
+    kind: str = "",
 ) -> Fit:
-    lr = one_cycle(recipe["lr"])
-    if schedule == "steps":
-        lr = stepped(recipe["lr"], recipe["milestones"])
+    """Return how a task's network is fitted. Its randomness comes from ``kind``, by default the task's."""
+    stream = (kind or task.kind, task.seed)
     return Fit(
         epochs=recipe["epochs"],
-        stream=(task.kind, task.seed),
-        batches=lambda epoch: shuffled(
-            data.indices, recipe["batch_size"], key_of(task.kind, task.seed, epoch)
-        ),
-        learning_rate=lr,
-        clip_norm=recipe["clip_norm"],
+        stream=stream,
+        batches=lambda epoch: shuffled(data.indices, recipe["batch_size"], key_of(*stream, epoch)),
+        learning_rate=learning_rate,
+        clip_norm=recipe.get("clip_norm", 0.0),
         partial=(context.out / task.path).with_suffix(".partial"),
         advance=advance,
     )
@@ -319,6 +317,7 @@ def seeded(seed: int, build: Callable[[], nn.Module]) -> Any:
         return build()
 
 
-def _finish(task: Task, context: Context, fitted: Fitted, partial: Path, started: float) -> None:
+def finish(task: Task, context: Context, fit: Fit, fitted: Fitted, started: float) -> None:
+    """Keep the checkpoint of a training, and delete what it kept for resuming."""
     keep(task, context, started, fitted.state, history=fitted.history, epoch=fitted.epoch)
-    partial.unlink(missing_ok=True)
+    fit.partial.unlink(missing_ok=True)

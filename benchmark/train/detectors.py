@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustness_bench.attacks.numerics.noise import key_of
 from robustness_bench.benchmark.context import Advance, Context
 from robustness_bench.benchmark.data.base import subset
 from robustness_bench.benchmark.errors import BenchError
@@ -22,9 +21,9 @@ from robustness_bench.benchmark.store.generated import (
     write_conditional_examples,
 )
 from robustness_bench.benchmark.store.models import load_model
-from robustness_bench.benchmark.train.defenses import seeded
+from robustness_bench.benchmark.train.defenses import finish, fit_of, seeded
 from robustness_bench.benchmark.train.images import TrainingData, pixels
-from robustness_bench.benchmark.train.loop import Fit, one_cycle, shuffled, stepped
+from robustness_bench.benchmark.train.loop import one_cycle, stepped
 from robustness_bench.defenses.detectors.base import Part
 from robustness_bench.defenses.detectors.generator import GeneratorNetwork
 from robustness_bench.defenses.detectors.registry import build_detector, build_part
@@ -34,6 +33,10 @@ from robustness_bench.defenses.detectors.view import DetectorError, Networks, Vi
 _AT_ONCE = 100
 _SHOWN = 8
 _NEAR = 0.9
+_SCHEDULES: dict[str, Callable[[float], Callable[[float], float]]] = {
+    "one-cycle": one_cycle,
+    "quarter": lambda lr: stepped(lr, (2 / 3,), 0.25),  # in the last third
+}
 
 
 class CalibrationError(RuntimeError):
@@ -107,7 +110,7 @@ def read_calibration(path: Path) -> Calibration:
         StoreError: the file is damaged.
     """
     card = read_card(path)
-    scale = card["threshold"] - card["near"]
+    scale = card["threshold"] - card["near"]  # 0 where scores are tied; an excess is divided by it
     return Calibration(threshold=card["threshold"], scale=scale or 1.0, remark=card["remark"])
 
 
@@ -166,14 +169,6 @@ def _show(task: Task, context: Context, networks: Networks, name: str, x: Tensor
     write_conditional_examples(path, examples)
 
 
-def _quarter(lr: float) -> Callable[[float], float]:
-    """Return a schedule: ``lr``, and a quarter of it in the last third."""
-    return stepped(lr, (2 / 3,), 0.25)
-
-
-_SCHEDULES = {"one-cycle": one_cycle, "quarter": _quarter}
-
-
 def fit_part(task: Task, context: Context, advance: Advance) -> None:
     """Train the network of a "part" task, and keep its checkpoint and its figures on held-out images."""
     started, device = time.monotonic(), torch.device(context.device)
@@ -188,21 +183,11 @@ def fit_part(task: Task, context: Context, advance: Advance) -> None:
     def evaluate(module: nn.Module) -> dict[str, float]:
         return {} if held is None else part.figures(module, held.x, held.y)
 
-    stream = (task.spec["network"]["part"], task.seed)
-    fit = Fit(
-        epochs=recipe["epochs"],
-        stream=stream,
-        batches=lambda epoch: shuffled(data.indices, recipe["batch_size"], key_of(*stream, epoch)),
-        learning_rate=_SCHEDULES[recipe["schedule"]](recipe["lr"]),
-        clip_norm=0.0,
-        partial=(context.out / task.path).with_suffix(".partial"),
-        advance=advance,
-        evaluate=evaluate,
-    )
+    schedule = _SCHEDULES[recipe["schedule"]](recipe["lr"])
+    fit = fit_of(task, context, advance, data, recipe, schedule, task.spec["network"]["part"])
+    fit = replace(fit, evaluate=evaluate)
     optimizer = torch.optim.Adam(part.groups(network), betas=part.betas)
-    fitted = fit.run(network, optimizer, loss)
-    keep(task, context, started, fitted.state, history=fitted.history, epoch=fitted.epoch)
-    fit.partial.unlink(missing_ok=True)
+    finish(task, context, fit, fit.run(network, optimizer, loss), started)
 
 
 def load_part(task: Task, context: Context) -> nn.Module:

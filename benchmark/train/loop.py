@@ -127,6 +127,7 @@ class Fit:
             return
         state.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
+        # Taken without a limit too: the norm tells whether a gradient is not finite.
         limit = self.clip_norm if self.clip_norm > 0 else float("inf")
         norm = nn.utils.clip_grad_norm_(state.module.parameters(), limit)
         values = torch.stack([*(term.detach() for term in terms.values()), norm]).double().cpu()
@@ -227,12 +228,15 @@ class _State:
             return Fitted(self.best, self.best_epoch, self.history)
         return Fitted(self.result.state_dict(), self.epoch, self.history)
 
+    def _modules(self) -> dict[str, nn.Module]:
+        """Return what has tensors, by their prefix in the file."""
+        parts = {"module": self.module, "average": self.average, "memory": self.memory}
+        return {name: part for name, part in parts.items() if part is not None}
+
     def save(self, path: Path) -> None:
-        tensors = _prefixed("module", self.module.state_dict()) | _prefixed("best", self.best)
-        if self.average is not None:
-            tensors |= _prefixed("average", self.average.state_dict())
-        if self.memory is not None:
-            tensors |= _prefixed("memory", self.memory.state_dict())
+        tensors = _prefixed("best", self.best)
+        for name, part in self._modules().items():
+            tensors |= _prefixed(name, part.state_dict())
         for index, buffers in self.optimizer.state_dict()["state"].items():
             tensors |= _prefixed(f"optimizer.{index}", {k: t for k, t in buffers.items() if t is not None})
         story = {name: getattr(self, name) for name in _STORY}
@@ -253,11 +257,8 @@ class _State:
             )
         for name in _STORY:
             setattr(self, name, story[name])
-        self.module.load_state_dict(_under("module", tensors))
-        if self.average is not None:
-            self.average.load_state_dict(_under("average", tensors))
-        if self.memory is not None:
-            self.memory.load_state_dict(_under("memory", tensors))
+        for name, part in self._modules().items():
+            part.load_state_dict(_under(name, tensors))
         self.best = {name: tensor.to(self.device) for name, tensor in _under("best", tensors).items()}
         buffers: dict[int, Tensors] = {}
         for name, tensor in _under("optimizer", tensors).items():

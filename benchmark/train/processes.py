@@ -79,6 +79,7 @@ class _Gather(torch.autograd.Function):
         return gradients[0][ctx.rows] * ctx.size, None, None
 
 
+# torch.distributed.nn.functional.all_reduce does the same, and is deprecated (torch 2.14).
 class _Sum(torch.autograd.Function):
     """The sum over all processes; its gradient is also summed."""
 
@@ -90,9 +91,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        distributed.all_reduce(total)
-        return total
+        return _sum(gradients[0])
 
 
 def _sum(values: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from robustness_bench.benchmark.train import loop
 from robustness_bench.benchmark.train.defenses import inner_attack, train, train_estimators
 from robustness_bench.benchmark.train.images import Batch, TrainingData, held_out_images
 from robustness_bench.defenses import base
-from robustness_bench.defenses.base import InnerAttack
+from robustness_bench.defenses.base import InnerAttack, against
 from robustness_bench.defenses.mutual_information.estimator import Estimator, MIEstimators, StandardMI
 from robustness_bench.defenses.namid import NAMID
 from robustness_bench.defenses.registry import defense_presets
@@ -565,7 +565,7 @@ def test_estimators_are_what_the_preset_asks_for(
     assert getattr(module, "objective", "standard") == objective
     held, model = held_out(task), load_model(task.parents["pretrained"], where(tmp_path))
     attack = dataclasses.replace(inner_attack(task.spec), steps=3)
-    x_adv = attack(model, held.x, held.noise, training.against(held.y))
+    x_adv = attack(model, held.x, held.noise, against(held.y))
     with torch.no_grad():
         estimates = module.measure(held.x, x_adv, model(held.x), model(x_adv))
     entry = card["history"][card["epoch"] - 1]
@@ -617,12 +617,12 @@ def test_held_out_images_go_through_networks_in_batches(tmp_path: Path, batch_si
     assert isinstance(module, MIEstimators)
     model = load_model(task.parents["pretrained"], where(tmp_path))
     attack = dataclasses.replace(inner_attack(task.spec), steps=3)
-    x_adv = attack(model, held.x, held.noise, training.against(held.y))
+    x_adv = attack(model, held.x, held.noise, against(held.y))
     expected = module.eval().measure(held.x, x_adv, model(held.x), model(x_adv))
     sizes: list[int] = []
 
     def seen(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        moved = attack(model, batch.x, batch.noise, training.against(batch.y))
+        moved = attack(model, batch.x, batch.noise, against(batch.y))
         return moved, model(batch.x), model(moved)
 
     networks: list[nn.Module] = [model, module.natural.local, module.adversarial.overall]
