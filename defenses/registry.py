@@ -1,8 +1,7 @@
 """The named defenses: ``presets.toml``, entry points, plugin files. Built-in names need no torch."""
 
-import dataclasses
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -95,12 +94,10 @@ def _installed() -> dict[str, DefensePreset]:
 
 
 def _from_table(name: str, entry: dict[str, Any]) -> DefensePreset:
-    shown = {key: entry.pop(key) for key in ("label", "group", "adversarial", "source", "defense")}
-    requires, estimators = tuple(entry.pop("requires")), entry.pop("estimators", {})
-    revision = entry.pop("revision", 1)
-    return DefensePreset(
-        name=name, requires=requires, estimators=estimators, revision=revision, parameters=entry, **shown
-    )
+    keys = ("label", "group", "adversarial", "source", "defense", "estimators", "revision")
+    shown = {key: entry.pop(key) for key in keys if key in entry}
+    requires = tuple(entry.pop("requires"))
+    return DefensePreset(name=name, requires=requires, parameters=entry, **shown)
 
 
 def _from_class(name: str, defense: "type[Defense]") -> DefensePreset:
@@ -124,6 +121,6 @@ def _identity(defense: "Defense") -> dict[str, Any]:
     from robustness_bench.defenses.base import Defense
 
     kind = type(defense)
-    values = {each.name: getattr(defense, each.name) for each in dataclasses.fields(defense)}
+    values = {each.name: getattr(defense, each.name) for each in fields(defense)}
     spelled = {key: _identity(v) if isinstance(v, Defense) else v for key, v in values.items()}
     return {"defense": recorded(f"{kind.__module__}:{kind.__qualname__}"), **spelled}

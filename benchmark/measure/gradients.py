@@ -1,6 +1,5 @@
 """Check a trained model for signs of hidden gradients (``store.flags``), once for all its cells."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +21,6 @@ from robustness_bench.benchmark.store.cards import card_for
 from robustness_bench.benchmark.store.flags import SATURATED, Attacked, Measured, flags
 from robustness_bench.benchmark.store.models import load_model
 
-_WHOLE_BOX = {"linf": 1.0, "l2": math.inf}
 Piece = Callable[[slice, Advance], Columns]
 """(rows, advance) -> a value per row; it reports how many of its stages are done."""
 Batches = Callable[[str, int, Piece], Columns]
@@ -140,7 +138,7 @@ def _mixed(model: nn.Module, x: Tensor) -> float:
 def _attacked(model: nn.Module, sample: Sample, spec: dict[str, Any], batches: Batches) -> Attacked:
     """Run the probe's attacks and return the remaining accuracies."""
     budgets = spec["probe"]["attacks"]["budgets"]
-    limit = min(_WHOLE_BOX[spec["norm"]], sample.x[0].numel() ** 0.5)
+    limit = 1.0 if spec["norm"] == "linf" else sample.x[0].numel() ** 0.5
     judged, climbed = _attacks(spec, limit), list(_climbs(spec))
 
     def piece(rows: slice, advance: Advance) -> Columns:

@@ -7,6 +7,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,14 +69,7 @@ def _zoo(dataset: str, norm: str) -> "tuple[Callable[..., nn.Module], dict[str, 
         ) from error
     threat_model = enums.ThreatModel(_NORMS[norm])
     models = zoo.model_dicts[enums.BenchmarkDataset(dataset)].get(threat_model, {})
-
-    def load(name: str, folder: Path) -> "nn.Module":
-        model: nn.Module = utils.load_model(
-            model_name=name, model_dir=folder, dataset=dataset, threat_model=_NORMS[norm]
-        )
-        return model
-
-    return load, models
+    return partial(utils.load_model, dataset=dataset, threat_model=_NORMS[norm]), models
 
 
 def _is_one_file(model: dict[str, Any]) -> bool:
@@ -89,7 +83,8 @@ def _load_zoo(load: "Callable[..., nn.Module]", name: str, path: Path) -> "nn.Mo
     with reading(path, "delete it and run the same command again to download it"):
         try:
             with redirect_stdout(sys.stderr):
-                return load(name, path.parents[2])  # it appends DATASET/NORM/NAME.pt itself
+                # It appends DATASET/NORM/NAME.pt itself.
+                return load(model_name=name, model_dir=path.parents[2])
         except (OSError, download_failed) as error:
             if path.exists():
                 raise

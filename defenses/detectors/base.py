@@ -1,6 +1,5 @@
 """The contracts between a detector, or a learned part of it, and their callers."""
 
-import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -34,10 +33,6 @@ class Detector(ABC):
     def generated_by(self) -> tuple[str, ...]:
         """Generators whose Z(G(E(x), j)) the score uses."""
         return ()
-
-    def identity(self) -> dict[str, Any]:
-        """Name and every hyperparameter, ready for JSON."""
-        return {"detector": type(self).__name__, **dataclasses.asdict(self)}
 
 
 class Images(NamedTuple):

@@ -1,8 +1,7 @@
 """The detectors' tables of one data set: every system at its worst κ, at every κ, and by its parts."""
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from robustness_bench.benchmark.report.detectors.lines import GREY, NATURAL, OBLIVIOUS, WHITE, DetectionLine
 from robustness_bench.benchmark.report.detectors.names import (
@@ -120,7 +119,7 @@ def _row(there: Found, system: str, notes: Notes) -> Row:
         group=system_group(system),
         label=system_label(system),
         cells=(
-            dataclasses.replace(accuracy, marks=notes.marks(*remarks) + accuracy.marks),
+            replace(accuracy, marks=notes.marks(*remarks) + accuracy.marks),
             *_false_positives(there, system),
             *(_worst(there, system, attack, notes, "both") for attack in there.attacks),
             *(_success(lines, notes, claim) for lines in adaptive.values()),
@@ -174,7 +173,7 @@ def _success(lines: Sequence[DetectionLine], notes: Notes, claim: str) -> Cell:
     figure, interval = (line.figure("both"), line.interval()) if line else (None, None)
     if line is None or figure is None or interval is None:
         cell = failed(lines[0], notes) if lines else MISSING
-        return dataclasses.replace(cell, marks=cell.marks + notes.marks(claim))
+        return replace(cell, marks=cell.marks + notes.marks(claim))
     return Cell(text=bracketed(100 - figure.mean, (100 - interval[1], 100 - interval[0])))
 
 

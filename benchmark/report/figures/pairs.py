@@ -28,8 +28,6 @@ from robustness_bench.benchmark.report.detectors.names import (
 from robustness_bench.benchmark.report.lines.results import position
 from robustness_bench.benchmark.store.detections import Detection
 
-_BOX = {"grey": "grey box", "white": "white box"}
-
 
 class Panel(NamedTuple):
     """The adversarial images that a panel shows.
@@ -48,7 +46,7 @@ class Panel(NamedTuple):
         attack = attack_label(self.attack)
         if not self.system:
             return attack
-        return f"{attack}, {_BOX.get(self.setting, self.setting)}, {system_label(self.system)}"
+        return f"{attack}, {self.setting} box, {system_label(self.system)}"
 
 
 @dataclass(frozen=True, kw_only=True)

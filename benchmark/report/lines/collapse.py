@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from robustness_bench.benchmark.grouping import grouped
 from robustness_bench.benchmark.report.lines.results import percent
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget
 from robustness_bench.benchmark.statistics import mcnemar_exact
@@ -59,14 +60,12 @@ def _furthest(found: Iterable[_Found]) -> dict[tuple[str, int], _Found]:
 
 
 def _below_siblings(records: Iterable[Record]) -> Iterator[_Found]:
-    columns: dict[str, dict[str, dict[int, Record]]] = {}
-    for record in records:
-        column = columns.setdefault(_column(record), {})
-        column.setdefault(record.family, {})[record.seed] = record
-    for column in columns.values():
-        accuracies = [{s: percent(r.robust) for s, r in cell.items()} for cell in column.values()]
+    for members in grouped(records, _column).values():
+        families = grouped(members, lambda record: record.family).values()
+        column = [{record.seed: record for record in own} for own in families]
+        accuracies = [{s: percent(r.robust) for s, r in cell.items()} for cell in column]
         spreads = [_deviation(list(each.values())) if len(each) > 2 else None for each in accuracies]
-        for place, (cell, per_seed) in enumerate(zip(column.values(), accuracies, strict=True)):
+        for place, (cell, per_seed) in enumerate(zip(column, accuracies, strict=True)):
             known = [each for each in [*spreads[:place], *spreads[place + 1 :]] if each is not None]
             ordinary = statistics.median(known) if known else 0.0
             for seed, record in cell.items():

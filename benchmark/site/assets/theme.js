@@ -2,7 +2,6 @@
 "use strict";
 (function () {
   var root = document.documentElement;
-  root.classList.add("js");
   try {
     var chosen = localStorage.getItem("bench-theme");
     if (chosen === "dark" || chosen === "light") root.dataset.theme = chosen;

@@ -13,7 +13,7 @@ from robustness_bench.benchmark.report.lines.worst_case import NAME as WORST
 from robustness_bench.benchmark.report.rendering.wording import NORM_SYMBOLS, budget
 from robustness_bench.benchmark.site.contents import names
 from robustness_bench.benchmark.site.contents.cells import Cell, Column, make_cell, make_columns, worst_of
-from robustness_bench.benchmark.statistics import Outcomes, Rank, ranks
+from robustness_bench.benchmark.statistics import Rank, ranks
 from robustness_bench.benchmark.store.cells import Record
 
 Records = list[Record]
@@ -256,15 +256,10 @@ def _problem(column: Column, cell: Cell | None) -> str:
 
 def _ranked(rows: list[Row], natural: str) -> tuple[Row, ...]:
     whole = sorted((row for row in rows if row.worst), key=lambda row: _standing(row, natural))
-    stood = [_stacked(row.worst) for row in whole if row.worst]
-    places = ranks(stood) if stood else []
+    worst = [row.worst for row in whole if row.worst]
+    places = ranks([np.stack([each for each in of.outcomes.values() if each is not None]) for of in worst])
     partial = sorted((row for row in rows if not row.worst), key=lambda row: (row.defense, row.family))
     return (*(replace(row, rank=place) for row, place in zip(whole, places, strict=True)), *partial)
-
-
-def _stacked(worst: Cell) -> Outcomes:
-    """Return which images withstand: (seeds, images)."""
-    return np.stack([outcome for outcome in worst.outcomes.values() if outcome is not None])
 
 
 def _standing(row: Row, natural: str) -> tuple[object, ...]:

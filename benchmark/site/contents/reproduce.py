@@ -1,10 +1,10 @@
 """Commands that reproduce a family's records, checked against their ids."""
 
-import dataclasses
+import json
 import shlex
 import tomllib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -180,16 +180,13 @@ def _told(command: str, protocol: str, records: list[Record], found: Found) -> R
     """Return the command that made some records, with the protocol it came to."""
     stores = {found.files[record.id].parents[5] for record in records}  # above records/DATA/NORM/…/FILE
     file = next((path for store in stores if (path := protocol_file(store, protocol)).is_file()), None)
-    note = "This is the command that made them."
-    if file is None:
-        return Recipe(command=command, cells=len(records), exact=None, note=note, told=True)
     return Recipe(
         command=command,
-        file=file.name,
-        config=file.read_text(encoding="utf-8"),
+        file=file.name if file else "",
+        config=file.read_text(encoding="utf-8") if file else "",
         cells=len(records),
-        exact=_exact(file, records),
-        note=note,
+        exact=_exact(file, records) if file else None,
+        note="This is the command that made them.",
         told=True,
     )
 
@@ -293,8 +290,6 @@ def _reading(spec: dict[str, Any]) -> list[str]:
 @cache
 def _by_options(dataset: str, wanted: str) -> tuple[Tree, list[str]] | None:
     """Return a schedule and options that give this training recipe (JSON), or None."""
-    import json
-
     tree: Tree = json.loads(wanted)
     for schedule in schedules():
         base: Tree = {"datasets": [dataset], "schedule": schedule, "model": {"width": tree["model"]["width"]}}
@@ -348,9 +343,7 @@ def _info(spec: dict[str, Any]) -> DatasetInfo:
     told = spec.get("facts")
     if told is None:
         return info
-    return dataclasses.replace(
-        info, classes=told["classes"], mean=tuple(told["mean"]), std=tuple(told["std"])
-    )
+    return replace(info, classes=told["classes"], mean=tuple(told["mean"]), std=tuple(told["std"]))
 
 
 def _surrogates(part: Part, cards: dict[str, Card]) -> list[Tree]:
