@@ -8,10 +8,10 @@ SIDE_BY_SIDE := --numprocesses logical --maxprocesses 8 --dist loadfile --no-loa
 
 setup: $(VENV)/.installed
 
-# TORCH pins the release, for example TORCH="torch==2.14.1 torchvision==0.29.1"
+# TORCH pins the release, for example TORCH="torch==2.14.1 torchvision==0.29.1"; PIP_OPTIONS go to pip
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) $(TORCH) -e ".[dev]"
 	touch $@
 
 bench: setup
