@@ -199,6 +199,22 @@ def test_the_id_is_of_the_hyperparameters_themselves(monkeypatch: pytest.MonkeyP
     assert first.id != heavier.id
 
 
+def test_a_file_changed_within_a_second_is_run_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Same size, same second: Python 3.11's bytecode cache, where it may write, takes the old one for it."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    weights = []
+    for weight in ("2.0", "3.0"):
+        file = write(tmp_path, MINE.replace("2.0", weight))
+        os.utime(file, (1e9, 1e9))
+        name = plugins.load_plugin(file)
+        built = build_defense(defense_presets()[name].identity())
+        weights.append(vars(built)["weight"])
+    assert weights == [2.0, 3.0]
+    assert not list(tmp_path.rglob("__pycache__"))
+
+
 def test_what_a_preset_says_of_itself_is_what_is_built(tmp_path: Path) -> None:
     plugins.load_plugin(write(tmp_path, MINE, "my_own.py"))
     preset = defense_presets()["my-own"]
