@@ -28,7 +28,7 @@ both_models = pytest.mark.parametrize("kind", ["convolutional", "connected"])
 class Known:
     """A model, images that it classifies correctly, and noise."""
 
-    def __init__(self, kind: str, seed: int) -> None:
+    def __init__(self, kind: str, seed: int, dtype: torch.dtype = torch.float32) -> None:
         self.kind = kind
         self.model, x, y = problem()
         if kind == "connected":
@@ -37,6 +37,7 @@ class Known:
                 layers = [nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10)]
                 self.model = nn.Sequential(*layers).eval().requires_grad_(False)
             y = self.model(x).argmax(1)
+        self.model, x = self.model.to(dtype), x.to(dtype)
         noise = Noise.for_samples(torch.arange(SAMPLES), seed, "parity")
         self.samples = Samples(x[:SAMPLES], y[:SAMPLES], noise)
         self.targets = ranked(self.model(self.samples.x))
@@ -96,16 +97,22 @@ def to_the_end(search: Search[Any]) -> tuple[Found, Any]:
 @both_norms
 @pytest.mark.parametrize(("kind", "seed"), [("convolutional", 0), ("connected", 1)])
 def test_apgd_is_the_library_s(kind: str, norm: Norm, loss: str, rank: int, seed: int) -> None:
-    """The same samples fall, to the same image, and the others' loss rises as high."""
-    on, eps = Known(kind, seed), EPS[kind][norm]
+    """The same samples fall, to the same image, and the others' loss rises as high.
+
+    In L∞ to the bit. In L2 the projections round otherwise, and forty steps make much of it in float32.
+    """
+    dtype = torch.float32 if norm == "linf" else torch.float64
+    on, eps = Known(kind, seed, dtype), EPS[kind][norm]
     stands, highest, images = library_apgd(on, norm, eps, loss, rank)
     found, state = to_the_end(apgd(on, norm, eps, loss, rank))
     assert isinstance(state, Climb)
     assert torch.equal(found.fooled, ~stands)
     assert 0 < int(stands.sum()) < SAMPLES
-    # In L∞ to the bit; in L2 the projections round otherwise.
-    assert torch.allclose(found.images[~stands], images[~stands], atol=0.0 if norm == "linf" else 0.03)
-    assert torch.allclose(state.best_loss[stands], highest[stands], rtol=0.0 if norm == "linf" else 0.02)
+    assert found.images.dtype == images.dtype == dtype
+    # Once the true class is third, the DLR is 1 all around, and rounding alone leads the way.
+    if norm == "linf" or loss != "dlr":
+        assert torch.allclose(found.images[~stands], images[~stands], atol=0.0 if norm == "linf" else 1e-3)
+    assert torch.allclose(state.best_loss[stands], highest[stands], rtol=0.0 if norm == "linf" else 1e-5)
 
 
 def library_fab(on: Known, norm: Norm, rank: int, start: int) -> Tensor:
