@@ -150,8 +150,9 @@ def test_fab_is_the_library_s(kind: str, norm: Norm, rank: int, start: int) -> N
     assert isinstance(state, Approach)
     assert not found.fooled.any()
     ours = state.nearest[-SAMPLES:]
-    assert torch.allclose(ours, theirs, rtol=0.005)
-    assert torch.isclose(ours, theirs, rtol=1e-4).float().mean() >= 0.75  # rounding, a hundred steps on
+    # The library's FAB runs in float32 only, and the processor decides how far forty steps carry rounding.
+    assert torch.allclose(ours, theirs, rtol=0.03)
+    assert torch.isclose(ours, theirs, rtol=1e-4).float().mean() >= 0.9
     assert torch.equal(ours <= eps, theirs <= eps)
     assert 0 < int((ours <= eps).sum()) < SAMPLES
     if start:

@@ -253,10 +253,12 @@ def test_windows_is_refused() -> None:
 def test_environment_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_TEST_SECRET", "secret")
     monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/lib")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
     made = environment(tmp_path, 3)
     assert "secret" not in made.values()
     assert made["HOME"] == str(tmp_path)
     assert made["LD_LIBRARY_PATH"] == "/opt/lib"
+    assert made["ATEN_CPU_CAPABILITY"] == "avx2"  # other instructions would round otherwise than this process
     assert made["OMP_NUM_THREADS"] == "3"
     assert os.environ["HOME"] != made["HOME"]
 
