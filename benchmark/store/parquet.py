@@ -1,5 +1,6 @@
-"""How tables are kept: Parquet with checksums, and a story, JSON that says what they are, as metadata."""
+"""How tables are kept: Parquet with two metadata: a story, JSON that says what they are, and a hash."""
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,9 @@ from robustness_bench.benchmark.files import AGAIN, check_format, reading, write
 from robustness_bench.benchmark.plan.tasks import Task
 
 _KEY = b"bench"
+# Parquet's own checksums are of the values alone: a bit of the footer may turn a number of the story into
+# another one, or floats into texts. The hash is of the whole file's bytes, with zeros in its own place.
+_HASH, _UNKNOWN = b"bench-sha256", b"0" * 64
 Story = dict[str, Any]
 Rows = dict[str, NDArray[Any]]
 Columns = Callable[[Story], Sequence[str]]
@@ -84,10 +88,24 @@ def write_table(
         story: JSON, with its "format".
         dictionary: whether equal values are stored once; False for images, which hardly repeat.
     """
-    table = pa.table(dict(columns)).replace_schema_metadata({_KEY: json.dumps(story).encode()})
+    described = {_KEY: json.dumps(story).encode(), _HASH: _UNKNOWN}
+    table = pa.table(dict(columns)).replace_schema_metadata(described)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", use_dictionary=dictionary, write_page_checksum=True)
-    write_atomic(path, buffer.getvalue())
+    content = buffer.getvalue()
+    place = content.index(_UNKNOWN, content.rindex(_HASH))
+    write_atomic(path, content[:place] + _hash(content) + content[place + len(_UNKNOWN) :])
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+def _check_hash(content: bytes, described: Mapping[bytes, bytes]) -> None:
+    """Raise ValueError if any byte is another one than was written; tables of before 2026-12 have no hash."""
+    found = described.get(_HASH)
+    if found is not None and found != _hash(content.replace(found, _UNKNOWN, 1)):
+        raise ValueError("its bytes are not those that were written")
 
 
 def typed(rows: Mapping[str, NDArray[Any]], kinds: Mapping[str, pa.DataType]) -> dict[str, pa.Array]:
@@ -116,7 +134,9 @@ def read_table(
     """
     with reading(path, remedy, pa.ArrowException):
         # Not pq.read_table: it takes six times as long for a small file, and infers columns from folders.
-        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
+        content = path.read_bytes()
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        _check_hash(content, file.metadata.metadata)
         story = json.loads(file.metadata.metadata[_KEY])
         check_format(path, story.pop("format"), current)
         wanted = list(columns(story)) if columns else None

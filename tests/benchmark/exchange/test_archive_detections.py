@@ -231,7 +231,7 @@ def rows(files: Files, column: str, values: Any, start: str = CW, kind: pa.DataT
     table = pq.read_table(io.BytesIO(files[name]))
     at = table.schema.get_field_index(column)
     field = table.schema.field(at) if at >= 0 else pa.field(column, kind)
-    story = table.schema.metadata
+    story = {b"bench": table.schema.metadata[b"bench"]}  # no hash: who forges rows can forge that too
     if at >= 0:
         table = table.remove_column(at)
     if values is not None:

@@ -46,22 +46,46 @@ def test_a_table_comes_back_with_its_story(path: Path) -> None:
     assert [len(rows) for rows in nothing["rows"].values()] == [0, 0, 0, 0]
 
 
-def test_equal_tables_are_equal_bytes_and_hold_what_proves_them(path: Path, tmp_path: Path) -> None:
+def test_equal_tables_are_equal_bytes(path: Path, tmp_path: Path) -> None:
     columns = typed({**ROWS, "label": ROWS["sample"] % 7}, KINDS)
     write_table(tmp_path / "other.parquet", columns, STORY)
     assert (tmp_path / "other.parquet").read_bytes() == path.read_bytes()
-    pq.write_table(pa.table(columns, metadata={b"bench": json.dumps(STORY)}), tmp_path / "bare.parquet")
-    for name in ("other", "bare"):
+
+
+def test_damage_is_noticed_in_older_tables_too(path: Path, tmp_path: Path) -> None:
+    """Tables of before the hash have the checksums of their pages; without them nothing is noticed."""
+    columns = typed({**ROWS, "label": ROWS["sample"] % 7}, KINDS)
+    table = pa.table(columns, metadata={b"bench": json.dumps(STORY)})
+    for name, checksums in (("bare", False), ("older", True)):
         file = tmp_path / f"{name}.parquet"
+        pq.write_table(table, file, write_page_checksum=checksums)
         content = bytearray(file.read_bytes())
         # Of a page of data: the metadata, in which the story is, stays as it was.
         content[pq.read_metadata(file).row_group(0).column(1).dictionary_page_offset + 200] ^= 1
         file.write_bytes(bytes(content))
-    read_table(tmp_path / "bare.parquet", 3)  # without checksums nothing is noticed
-    with pytest.raises(StoreError) as refusal:
-        read_table(tmp_path / "other.parquet", 3)
-    assert str(refusal.value).startswith(f"{tmp_path / 'other.parquet'} is damaged (")
-    assert str(refusal.value).endswith("); delete it and run the same command again")
+    read_table(tmp_path / "bare.parquet", 3)
+    with pytest.raises(StoreError, match=r"older.parquet is damaged \(.*CRC"):
+        read_table(tmp_path / "older.parquet", 3)
+
+
+def test_no_bit_changes_unnoticed(tmp_path: Path) -> None:
+    """In any byte of the values, the footer or the story; one in the hash's name leaves a table without."""
+    path = tmp_path / "small.parquet"
+    rows = {name: values[:50] for name, values in ROWS.items()}
+    write_table(path, typed({**rows, "label": rows["sample"] % 7}, KINDS), STORY)
+    written = path.read_bytes()
+    unnoticed = []
+    for at in range(len(written)):
+        content = bytearray(written)
+        content[at] ^= 1 << at % 8
+        path.write_bytes(bytes(content))
+        try:
+            assert read_table(path, 3).story == {"id": "abc"}
+            unnoticed.append(at)
+        except StoreError:
+            pass
+    name = written.index(b"bench-sha256")
+    assert set(unnoticed) <= set(range(name - 1, name + len(b"bench-sha256")))  # its length stands before it
 
 
 def test_only_the_columns_that_are_needed_are_read(path: Path) -> None:
