@@ -16,6 +16,7 @@ from typing import IO, Any
 from robustness_bench.benchmark.errors import StoreError, first_line
 
 AGAIN = "delete it and run the same command again"
+_SEAL = "entries_sha256"
 """The remedy for a damaged file that a run made."""
 _CHUNK = 1 << 20
 _MARK = ".bench-scratch"
@@ -144,6 +145,26 @@ def read_json(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValueError("it is no JSON object")
         return value
+
+
+def write_sealed(path: Path, entries: dict[str, Any]) -> None:
+    """Write a JSON object with the hash of its entries, so that none of its digits changes unnoticed."""
+    as_read = json.loads(json.dumps(entries))  # with texts for keys, which sort otherwise than numbers
+    write_json(path, as_read | {_SEAL: _hash(as_read)})
+
+
+def read_sealed(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
+    """What `write_sealed` wrote; StoreError if it was altered. Files of before 2026-12 have no hash."""
+    entries = read_json(path, remedy)
+    found = entries.pop(_SEAL, None)
+    with reading(path, remedy):
+        if found is not None and found != _hash(entries):
+            raise ValueError("its entries are not those that were written")
+    return entries
+
+
+def _hash(entries: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def canonical_json(value: Any) -> str:

@@ -38,6 +38,7 @@ _WORDS = {
     "string_pattern_mismatch": "must match {pattern}",
     "too_short": "is empty: name at least one",
     "missing": "is missing",
+    "missing_argument": "is missing",  # of a tuple with names, before pydantic 2.13
 }
 
 

@@ -31,7 +31,7 @@ from robustness_bench.benchmark.exchange.rules import (
 )
 from robustness_bench.benchmark.exchange.sources import Source
 from robustness_bench.benchmark.exchange.stories import kind_of, told
-from robustness_bench.benchmark.files import canonical_json, file_hash, read_json, short_hash
+from robustness_bench.benchmark.files import canonical_json, file_hash, read_sealed, short_hash
 from robustness_bench.benchmark.plan.detectors import CALIBRATION
 from robustness_bench.benchmark.plan.kinds import TASK_KINDS, TaskKind, kinds_in
 from robustness_bench.benchmark.store.cards import read_card
@@ -180,7 +180,7 @@ def estimates_facts(path: Path, name: str) -> Facts:
 
 
 def diagnosis_facts(path: Path, name: str) -> Facts:
-    values = read_json(path)
+    values = read_sealed(path)
     story = told(values, "diagnoses", "norm", "eps")
     read_diagnosis(path)
     end = f"-{story.spec.norm}-seed{story.seed}-{story.id}.json"

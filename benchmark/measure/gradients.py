@@ -13,7 +13,7 @@ from robustness_bench.attacks.base import Attack, Counted, frozen
 from robustness_bench.attacks.numerics.losses import margin
 from robustness_bench.attacks.pgd import PGD
 from robustness_bench.benchmark.context import Advance, Context
-from robustness_bench.benchmark.files import write_json
+from robustness_bench.benchmark.files import write_sealed
 from robustness_bench.benchmark.measure.attacks import Sample, test_sample
 from robustness_bench.benchmark.measure.parts import Columns, in_batches
 from robustness_bench.benchmark.plan.tasks import Task
@@ -50,7 +50,7 @@ def diagnose(task: Task, context: Context, advance: Advance) -> None:
 
     measured = measure(model, sample, task.spec, batches)
     seen = measured._asdict() | {"attacked": measured.attacked and measured.attacked._asdict()}
-    write_json(stem, card_for(task, context, started, measured=seen, flags=flags(measured)))
+    write_sealed(stem, card_for(task, context, started, measured=seen, flags=flags(measured)))
     for left in stem.parent.glob(f"{stem.stem}.*.partial"):
         left.unlink()
 

@@ -10,10 +10,10 @@ from robustness_bench.benchmark.data import Located
 from robustness_bench.benchmark.files import (
     check_format,
     file_hash,
-    read_json,
+    read_sealed,
     reading,
     write_atomic,
-    write_json,
+    write_sealed,
 )
 from robustness_bench.benchmark.plan.tasks import Task
 
@@ -31,12 +31,12 @@ def card_of(path: Path) -> Path:
 
 def write_card(path: Path, sha256: str, card: Card) -> None:
     """Write the card of the tensors at ``path``, whose hash is ``sha256``."""
-    write_json(card_of(path), {"format": FORMAT, "sha256": sha256, **card})
+    write_sealed(card_of(path), {"format": FORMAT, "sha256": sha256, **card})
 
 
 def read_card(path: Path) -> Card:
-    """Read the card of the tensors at ``path``; StoreError if unreadable or of another format."""
-    card = read_json(card_of(path), remedy(path))
+    """Read the card of the tensors at ``path``; StoreError if unreadable, altered or of another format."""
+    card = read_sealed(card_of(path), remedy(path))
     check_format(card_of(path), card.get("format"), FORMAT)
     return card
 

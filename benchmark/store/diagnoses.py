@@ -7,7 +7,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from robustness_bench.benchmark.files import read_json, reading
+from robustness_bench.benchmark.files import read_sealed, reading
 from robustness_bench.benchmark.plan.probe import VERSION
 from robustness_bench.benchmark.plan.tasks import Task
 
@@ -62,7 +62,7 @@ def probe_rank(probe: dict[str, Any]) -> tuple[int, ...]:
 
 def read_diagnosis(path: Path) -> Diagnosis:
     """Read one diagnosis; StoreError, which names the file, if unreadable."""
-    story = read_json(path)
+    story = read_sealed(path)
     with reading(path):
         spec = story["spec"]
         hash(_subject(spec)), float(spec["eps"]), probe_rank(spec["probe"])  # or it cannot be looked up

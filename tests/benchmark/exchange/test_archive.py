@@ -298,7 +298,14 @@ def with_spec(files: Files, **changes: Any) -> Files:
 
 def with_card(files: Files, start: str = "checkpoints/", **changes: Any) -> Files:
     name = next(n for n in files if n.startswith(start) and n.endswith(".json"))
-    return files | {name: json.dumps(json.loads(files[name]) | changes).encode()}
+    return files | {name: recarded(files[name], **changes)}
+
+
+def recarded(card: bytes, **changes: Any) -> bytes:
+    """A card with other entries and without their hash: who forges them can forge that too."""
+    entries = json.loads(card) | changes
+    entries.pop("entries_sha256", None)
+    return json.dumps(entries).encode()
 
 
 def with_rows(files: Files, name: str, values: list[Any], length: int | None = None) -> Files:
@@ -350,7 +357,7 @@ def tensors(files: Files, content: bytes) -> Files:
     name = next(n for n in files if n.startswith("checkpoints/") and n.endswith(CARD_SUFFIX))
     card = name.replace(CARD_SUFFIX, ".json")
     sha256 = hashlib.sha256(content).hexdigest()
-    return files | {name: content, card: json.dumps(json.loads(files[card]) | {"sha256": sha256}).encode()}
+    return files | {name: content, card: recarded(files[card], sha256=sha256)}
 
 
 def other_evidence(files: Files) -> Files:

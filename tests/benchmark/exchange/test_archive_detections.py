@@ -23,7 +23,16 @@ from robustness_bench.benchmark.files import short_hash, write_atomic
 from robustness_bench.benchmark.store.detections import find_detections, read_detection
 from robustness_bench.benchmark.store.generated import SUFFIX
 from tests.benchmark.detector_store import IMAGES, SYSTEMS, asked, generated, write_detectors
-from tests.benchmark.exchange.test_archive import PICKLE, Files, packed, retold, story_of, tree, without
+from tests.benchmark.exchange.test_archive import (
+    PICKLE,
+    Files,
+    packed,
+    recarded,
+    retold,
+    story_of,
+    tree,
+    without,
+)
 from tests.benchmark.exchange.test_merge import counts, results
 from tests.conftest import ROOT, Bench
 
@@ -148,7 +157,7 @@ def test_a_threshold_is_part_of_the_result(bench: Bench, store: Path, theirs: Pa
     for path in [*find_detections(theirs), *theirs.glob("calibrations/*/*.json")]:
         told = path.read_bytes()
         if path.suffix == ".json":
-            path.write_text(json.dumps(json.loads(told) | {"remark": "poor"}))
+            path.write_bytes(recarded(told, remark="poor"))
         else:
             thresholds = story_of(told)["thresholds"]
             path.write_bytes(retold(told, remarks=dict.fromkeys(thresholds, "poor")))
@@ -244,7 +253,7 @@ def rows(files: Files, column: str, values: Any, start: str = CW, kind: pa.DataT
 
 def card(files: Files, start: str = LOOSE, **changes: Any) -> bytes:
     name = some(files, start, ".json")
-    return packed(files | {name: json.dumps(json.loads(files[name]) | changes).encode()})
+    return packed(files | {name: recarded(files[name], **changes)})
 
 
 def recard(files: Files, start: str = LOOSE, **changes: Any) -> bytes:
@@ -254,7 +263,7 @@ def recard(files: Files, start: str = LOOSE, **changes: Any) -> bytes:
     spec = story["spec"] | changes
     identity = short_hash([spec, story["seed"]])
     renamed = {each: each.replace(story["id"], identity) for each in files}
-    content = json.dumps(story | {"spec": spec, "id": identity}).encode()
+    content = recarded(files[name], spec=spec, id=identity)
     return packed({renamed[each]: content if each == name else files[each] for each in files})
 
 
@@ -262,9 +271,9 @@ def scored(files: Files, tensors: dict[str, Any], start: str = LOOSE, **changes:
     """Other scores of a calibration, with a card that has their hash."""
     name = some(files, start, ".json")
     content = save(tensors)
-    about = json.loads(files[name]) | {"sha256": hashlib.sha256(content).hexdigest()} | changes
+    about = recarded(files[name], **({"sha256": hashlib.sha256(content).hexdigest()} | changes))
     tensor_file = name.replace(".json", ".safetensors")
-    return packed(files | {name: json.dumps(about).encode(), tensor_file: content})
+    return packed(files | {name: about, tensor_file: content})
 
 
 def images(files: Files, content: bytes) -> bytes:

@@ -1,6 +1,8 @@
 """What is kept beside tensors: one form of card, written and read in one place."""
 
+import contextlib
 import json
+import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +14,7 @@ import torch
 from robustness_bench.benchmark.context import Context, environment
 from robustness_bench.benchmark.data import locate
 from robustness_bench.benchmark.errors import StoreError
-from robustness_bench.benchmark.files import file_hash, read_json, write_json
+from robustness_bench.benchmark.files import file_hash, read_json, read_sealed, write_json, write_sealed
 from robustness_bench.benchmark.plan.protocol import load_protocol
 from robustness_bench.benchmark.plan.tasks import Task, make_plan
 from robustness_bench.benchmark.store.cards import card_of, find_model, keep, load_tensors, read_card
@@ -88,3 +90,28 @@ def test_json_for_people_has_letters_and_a_last_newline(tmp_path: Path) -> None:
     assert for_machines.read_text() == '{\n "a": [\n  1\n ],\n "b": "Z\\u00fcrich"\n}'
     assert for_people.read_text() == '{\n "a": [\n  1\n ],\n "b": "Zürich"\n}\n'
     assert read_json(for_machines) == read_json(for_people) == value
+
+
+def test_no_digit_of_sealed_entries_changes_unnoticed(tmp_path: Path) -> None:
+    """White space aside. Files of before the hash are read; so is one whose hash has lost its name."""
+    path = tmp_path / "card.json"
+    entries: dict[str, Any] = {"seed": 1, "history": [{"lr": 1e-05}], "of": {2: 1, 10: math.nan}, "error": ""}
+    write_sealed(path, entries)
+    written, told = path.read_bytes(), canonical(read_sealed(path))
+    assert told == canonical(as_read(entries))
+    seal = range(written.index(b"entries_sha256"), written.index(b"entries_sha256") + len(b"entries_sha256"))
+    for at in range(len(written)):
+        content = bytearray(written)
+        content[at] ^= 1
+        path.write_bytes(bytes(content))
+        with contextlib.suppress(StoreError):
+            found = read_sealed(path)
+            if at in seal:
+                found = {name: found[name] for name in entries}
+            assert canonical(found) == told
+    path.write_text('{"seed": 2}')
+    assert read_sealed(path) == {"seed": 2}
+
+
+def canonical(entries: dict[str, Any]) -> str:
+    return json.dumps(entries, sort_keys=True)
