@@ -32,6 +32,8 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# With the oldest versions that pyproject.toml names:
+# UV_RESOLUTION=lowest-direct make setup VENV=.lowest && .lowest/bin/python -m pytest --numprocesses 2 --dist loadfile
 # Files of tests side by side, one on each core, in the order of their names, which ends with small ones.
 # mypy keeps one core for a minute, so lint runs beside them and is shown after them. Either fails the target.
 test: setup

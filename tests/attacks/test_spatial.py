@@ -225,7 +225,7 @@ def test_an_image_must_exceed_the_confidence(problem: tuple[nn.Module, Tensor, T
 
 def test_failures_are_the_natural_images(problem: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, x, y = problem
-    found = dataclasses.replace(SHORT, steps=2, step_size=0.3).perturb(model, x, y, nothing(len(x)))
+    found = dataclasses.replace(SHORT, steps=2, step_size=0.1).perturb(model, x, y, nothing(len(x)))
     stands = predict(model, found) == y
     assert stands.any()
     assert not stands.all()
