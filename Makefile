@@ -10,12 +10,12 @@ SIDE_BY_SIDE := --numprocesses logical --maxprocesses 8 --dist loadfile --no-loa
 setup: $(VENV)/.installed
 
 # TORCH pins the release, for example TORCH="torch==2.14.1 torchvision==0.29.1".
-# uv unpacks torch's 4 GB on all cores, in a quarter of pip's time. Where it cannot be had, or a package is at an
-# index that only pip's settings name, which it does not read, pip installs.
+# uv unpacks torch's 4 GB on all cores, in a quarter of pip's time. It does not read pip's settings: pip installs where
+# they name another index, and where uv fails.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	{ $(PIP) uv && $(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH) -e ".[dev]"; } \
-	  || $(PIP) $(TORCH) -e ".[dev]"
+	{ ! $(BIN)/python -m pip config list | grep -q '[.]index-url=' && $(PIP) uv \
+	  && $(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH) -e ".[dev]"; } || $(PIP) $(TORCH) -e ".[dev]"
 	touch $@
 
 bench: setup
